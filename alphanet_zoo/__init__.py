@@ -1,0 +1,69 @@
+"""AlphaNet Zoo: accurate image classifiers for a budget of compute.
+
+The names below load when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ALPHANET": "space.presets",
+    "ALPHANET_CIFAR": "space.presets",
+    "ALPHANET_TINY": "space.presets",
+    "ArchSpec": "space.arch",
+    "SearchSpace": "space.space",
+    "Stage": "space.space",
+    "count_macs": "space.cost",
+    "count_params": "space.cost",
+    "AlphaNet": "nn.model",
+    "build_supernet": "nn.model",
+    "calibrate": "nn.calibration",
+    "load_upstream": "zoo.convert",
+    "list_models": "zoo.registry",
+    "create_model": "zoo.registry",
+}
+_ROOMS = ("space", "nn", "zoo", "train", "search")
+
+if TYPE_CHECKING:
+    from alphanet_zoo import nn as nn
+    from alphanet_zoo import search as search
+    from alphanet_zoo import space as space
+    from alphanet_zoo import train as train
+    from alphanet_zoo import zoo as zoo
+    from alphanet_zoo.nn import losses as losses
+    from alphanet_zoo.nn.calibration import calibrate as calibrate
+    from alphanet_zoo.nn.model import AlphaNet as AlphaNet
+    from alphanet_zoo.nn.model import build_supernet as build_supernet
+    from alphanet_zoo.space.arch import ArchSpec as ArchSpec
+    from alphanet_zoo.space.cost import count_macs as count_macs
+    from alphanet_zoo.space.cost import count_params as count_params
+    from alphanet_zoo.space.presets import ALPHANET as ALPHANET
+    from alphanet_zoo.space.presets import ALPHANET_CIFAR as ALPHANET_CIFAR
+    from alphanet_zoo.space.presets import ALPHANET_TINY as ALPHANET_TINY
+    from alphanet_zoo.space.space import SearchSpace as SearchSpace
+    from alphanet_zoo.space.space import Stage as Stage
+    from alphanet_zoo.zoo.convert import load_upstream as load_upstream
+    from alphanet_zoo.zoo.registry import create_model as create_model
+    from alphanet_zoo.zoo.registry import list_models as list_models
+
+__all__ = ["__version__", "losses", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from its home (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name == "losses":
+        return import_module(f"{__name__}.nn.losses")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted({*__all__, *_ROOMS})

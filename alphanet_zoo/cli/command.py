@@ -1,0 +1,96 @@
+"""What every command shares: its parser, its exit codes, its one line of error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from alphanet_zoo import __version__
+from alphanet_zoo.errors import AlphaNetError, UsageError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UsageError`, and which knows ``--debug`` and ``--version``."""
+
+    def __init__(self, prog: str, description: str, *, epilog: str | None = None) -> None:
+        """A parser for the command ``prog``."""
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}")
+        self.add_argument("--debug", action="store_true", help="show a traceback where something fails")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage: an error is one line."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def run_command(
+    parser: CommandParser, action: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Parses ``argv``, runs ``action`` and returns the exit code; an error becomes one line on standard error.
+
+    Codes: 0 done; 1 failed on contents or environment; 2 wrong command line or config; 3 parity broken;
+    4 accuracy under its floor; 5 a target cannot be met; 6 an optional dependency missing; 130 interrupted.
+    With ``--debug`` the traceback comes before that line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return action(parser.parse_args(arguments)) or 0
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted"
+    except AlphaNetError as error:
+        code, message = error.exit_code, str(error)
+        _traceback_if("--debug" in arguments)
+    except ValueError as error:
+        code, message = 2, str(error)
+        _traceback_if("--debug" in arguments)
+    except Exception as error:
+        code, message = 1, f"{type(error).__name__}: {error}"
+        _traceback_if("--debug" in arguments)
+    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _traceback_if(wanted: bool) -> None:
+    """Prints the current exception's traceback where ``--debug`` asks for it."""
+    if wanted:
+        import traceback
+
+        traceback.print_exc()
+
+
+def existing_path(text: str) -> Path:
+    """An argparse type: a path that exists.
+
+    Raises:
+        UsageError: It does not.
+    """
+    path = Path(text)
+    if not text or not path.exists():
+        raise UsageError(f"{text!r} does not exist; give a file or folder that does")
+    return path
+
+
+def parse_macs(text: str) -> tuple[float, float]:
+    """A budget such as ``444M``, ``0.5G`` or ``203389568``: (MACs, the worth of its last written digit).
+
+    Raises:
+        UsageError: Not a positive number with an optional K, M or G.
+    """
+    number, scale = text.strip(), 1.0
+    if number[-1:].upper() in ("K", "M", "G"):
+        scale = {"K": 1e3, "M": 1e6, "G": 1e9}[number[-1].upper()]
+        number = number[:-1]
+    digits = number.replace(".", "", 1)
+    if not (digits.isascii() and digits.isdigit()) or float(number) <= 0:
+        raise UsageError(f"{text!r} is no budget of MACs; give a positive number such as 444M or 0.5G")
+    decimals = len(number.partition(".")[2])
+    return float(number) * scale, scale / 10**decimals

@@ -1,0 +1,1 @@
+"""The network, its slices, its statistics and its losses."""

@@ -1,0 +1,73 @@
+"""What a net is, as plain values: the description that travels with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from alphanet_zoo.space.arch import ArchSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CalibrationRecord(TypedDict):
+    """What batch norm's statistics were averaged over."""
+
+    images: int
+    batches: int
+    digest: str
+
+
+Calibration = Literal["checkpoint", "sliced", "training", "random"] | CalibrationRecord | None
+"""Where running statistics come from: 'checkpoint' (a foreign checkpoint's own), 'sliced' (cut from a larger net's),
+'training' (kept by a static net's training), 'random' (made up), a record of calibration, or None: nowhere."""
+
+_NAMED_SOURCES = ("checkpoint", "sliced", "training", "random")
+_TUPLES = ("input_size", "mean", "std", "label_names", "pool_size")
+
+
+def as_calibration(value: Any) -> Calibration:
+    """A calibration read from JSON.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value is None or value in _NAMED_SOURCES:
+        result: Calibration = value
+        return result
+    if isinstance(value, Mapping) and set(value) == {"images", "batches", "digest"}:
+        return CalibrationRecord(images=int(value["images"]), batches=int(value["batches"]), digest=value["digest"])
+    raise ValueError(f"calibration is {value!r}; give null, a record or one of {', '.join(_NAMED_SOURCES)}")
+
+
+def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
+    """The ``pretrained_cfg``, under timm's keys, of a net of ``arch`` without published weights."""
+    return {
+        "architecture": "alphanet",
+        "num_classes": num_classes,
+        "input_size": (3, arch.resolution, arch.resolution),
+        "fixed_input_size": False,
+        "pool_size": None,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "crop_mode": "center",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": "conv_stem",
+        "classifier": "classifier",
+        "label_names": None,
+        "license": None,
+        "origin_url": None,
+        "hf_hub_id": None,
+    }
+
+
+def plain_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``pretrained_cfg`` ready for JSON: lists for tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in cfg.items()}
+
+
+def restored_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `plain_cfg`."""
+    return {key: tuple(v) if key in _TUPLES and isinstance(v, list) else v for key, v in cfg.items()}

@@ -1,0 +1,1 @@
+"""From a trained supernet to a Pareto front."""

@@ -1,0 +1,1 @@
+"""The training pipeline: recipes to supernets."""

@@ -1,0 +1,1 @@
+"""From a subnet to a verified file: freeze, ONNX, parity, accuracy, latency, reports."""
