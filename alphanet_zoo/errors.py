@@ -30,8 +30,8 @@ class AccuracyError(AlphaNetError):
     exit_code = 4
 
 
-class TargetError(AlphaNetError):
-    """A target in MACs or milliseconds cannot be met (exit 5)."""
+class TargetError(AlphaNetError, ValueError):
+    """A target in MACs or milliseconds cannot be met (exit 5); a window of MACs holds no arch."""
 
     exit_code = 5
 

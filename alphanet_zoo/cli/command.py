@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from alphanet_zoo import __version__
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -30,6 +30,15 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage: an error is one line."""
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Keeps the words of a `UsageError` that an argument's type raises; argparse drops a ValueError's."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, UsageError):
+                raise argparse.ArgumentError(action, str(error.__context__)) from error
+            raise
 
 
 def run_command(

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.space.tables import NO_COLUMN, Int64Array, Link, cost_links
@@ -91,14 +92,15 @@ def draw_within(
         num_classes: Classes of the classifier, which the cost counts.
 
     Raises:
-        ValueError: No arch costs that much (the message says the nearest costs); ``low`` is above ``high``, one of
-            them is no number, ``n`` is negative or no integer, or the space is too large.
+        TargetError: (a ValueError) No arch costs that much; the message says the nearest costs.
+        ValueError: ``low`` is above ``high``, one of them is no number, ``n`` is negative or no integer, or the
+            space is too large.
     """
     if not hasattr(n, "__index__") or operator.index(n) < 0:
         raise ValueError(f"the number of archs to draw is {n!r}; give an integer of 0 or more")
     window = _window(space, *_whole_bounds(low, high), num_classes)
     if not window.total:
-        raise ValueError(_nearest(space, low, high, num_classes))
+        raise TargetError(_nearest(space, low, high, num_classes))
     rows = _archs_at(space, window, rng.integers(window.total, size=n), num_classes)
     in_chunks = (row for start in range(0, len(rows), _CHUNK) for row in rows[start : start + _CHUNK].tolist())
     return ArchSpec._of_valid_rows(in_chunks, len(space.stages))

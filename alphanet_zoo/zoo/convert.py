@@ -1,0 +1,141 @@
+"""From the published checkpoint to our supernet."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.model import AlphaNet, build_supernet
+from alphanet_zoo.space.presets import ALPHANET
+from alphanet_zoo.space.shapes import shortcut_varies
+from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.zoo.files import check_tensors
+from alphanet_zoo.zoo.registry import PUBLISHED_CFG
+
+_FOREIGN_CLASS = (OrderedDict, "utils.config.Config")
+_PREFIX = "module."
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_CLASSIFIER = "classifier.linear.linear.weight"
+
+NameMap = dict[str, str | None]
+
+
+def name_map(space: SearchSpace = ALPHANET) -> NameMap:
+    """Published key, without ``module.``, to our name; None where the tensor is dropped.
+
+    Dropped are the unused ``bn_tracking`` statistics and the shortcut convolutions that no subnet needs.
+
+    Source: SPEC section 7.
+    """
+    names = _conv("first_conv", "conv_stem") | _norm("first_conv", "bn1")
+    flat = 0
+    for stage_index, stage in enumerate(space.stages):
+        for index in range(stage.depth[-1]):
+            shortcut = index == 0 and shortcut_varies(space, stage_index)
+            names |= _block(f"blocks.{flat}", f"blocks.{stage_index}.{index}", stage, shortcut=shortcut)
+            flat += 1
+    names |= _conv("last_conv.final_expand_layer", "conv_final") | _norm("last_conv.final_expand_layer", "bn2")
+    names |= _conv("last_conv.feature_mix_layer", "conv_head")
+    return names | {f"classifier.linear.linear.{kind}": f"classifier.{kind}" for kind in ("weight", "bias")}
+
+
+def _conv(published: str, ours: str | None) -> NameMap:
+    """A convolution without bias."""
+    return {f"{published}.conv.conv.weight": ours and f"{ours}.weight"}
+
+
+def _norm(published: str, ours: str) -> NameMap:
+    """A batch norm, and the unused statistics beside it."""
+    names: NameMap = {f"{published}.bn.bn.{kind}": f"{ours}.{kind}" for kind in _BATCH_NORM}
+    return names | {f"{published}.bn.bn_tracking.{i}.{kind}": None for i in (0, 1) for kind in _BATCH_NORM[2:]}
+
+
+def _block(published: str, ours: str, stage: Stage, *, shortcut: bool) -> NameMap:
+    """An MBConv block."""
+    inner = f"{published}.mobile_inverted_conv"
+    layers = [("depth_conv", "conv_dw", "bn2"), ("point_linear", "conv_pwl", "bn3")]
+    if stage.expand_ratio[-1] != 1:
+        layers.insert(0, ("inverted_bottleneck", "conv_pw", "bn1"))
+    names: NameMap = {}
+    for layer, conv, norm in layers:
+        names |= _conv(f"{inner}.{layer}", f"{ours}.{conv}") | _norm(f"{inner}.{layer}", f"{ours}.{norm}")
+    if stage.se:
+        for part in ("reduce", "expand"):
+            for kind in ("weight", "bias"):
+                names[f"{inner}.depth_conv.se.fc.{part}.{kind}"] = f"{ours}.se.conv_{part}.{kind}"
+    return names | _conv(f"{published}.shortcut", f"{ours}.shortcut" if shortcut else None)
+
+
+def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
+    """The supernet in the authors' checkpoint, in eval mode, with the checkpoint's own running statistics.
+
+    The file is a pickle; it is read by torch's restricted unpickler, which builds tensors and plain containers and
+    runs nothing. Its one foreign class is read as a dict.
+
+    Args:
+        path: The authors' ``.pth.tar`` file. The number of classes is that of its classifier.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: Not a checkpoint, not one of this layout (names the tensors that are missing, unknown or of
+            the wrong shape), or it asks for something that no checkpoint needs.
+
+    Source: SPEC section 7.
+    """
+    tensors = _state_dict(path)
+    head = tensors.get(_CLASSIFIER)
+    classes = head.shape[0] if head is not None and head.dim() == 2 and head.shape[0] else 1000
+    with torch.device("meta"):
+        net = build_supernet(ALPHANET, classes)
+    names, expected = name_map(ALPHANET), net.state_dict()
+    wanted = {key: expected[ours] for key, ours in names.items() if ours is not None}
+    found = {key: tensor for key, tensor in tensors.items() if names.get(key, key) is not None}
+    check_tensors(os.fspath(path), found, wanted)
+    ours = {str(names[key]): tensor.clone(memory_format=torch.contiguous_format) for key, tensor in found.items()}
+    net.load_state_dict(ours, assign=True)
+    net.calibration = "checkpoint"
+    net.pretrained_cfg |= PUBLISHED_CFG["imagenet"]
+    return net.eval()
+
+
+def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without the ``module.`` that distributed training puts before their names."""
+    name = os.fspath(path)
+    checkpoint = _unpickle(path)
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise AlphaNetError(f"{name} holds no 'state_dict', so it is not the authors' checkpoint")
+    state = {str(key).removeprefix(_PREFIX): value for key, value in checkpoint["state_dict"].items()}
+    others = [key for key, value in state.items() if not isinstance(value, Tensor) or value.layout != torch.strided]
+    if others or len(state) != len(checkpoint["state_dict"]):
+        what = f"{others[0]} is no tensor" if others else "a name stands twice"
+        raise AlphaNetError(f"the 'state_dict' of {name} is not one: {what}")
+    return state
+
+
+def _unpickle(path: str | os.PathLike[str]) -> Any:
+    """What is in a file of ``torch.save``, of any format, read safely."""
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise UsageError(f"no such file: {name}; give the authors' checkpoint")
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals([_FOREIGN_CLASS]):
+            warnings.simplefilter("ignore")  # notes about the pickle's protocol; the result is checked instead
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can make the unpickler raise nearly anything
+        foreign = re.search(r"(?:GLOBAL|Unsupported (?:class|type)) ([\w.]+)", str(error))
+        if foreign:
+            message = f"{name} asks for {foreign[1]}, which no checkpoint of AlphaNet needs; it was refused and not run"
+        else:
+            message = f"{name} is no readable checkpoint ({type(error).__name__}): truncated, corrupt or another format"
+        raise AlphaNetError(message) from error

@@ -1,0 +1,290 @@
+"""Nets on the Hugging Face Hub: ``config.json`` and ``model.safetensors``, checked on every load.
+
+The interface is that of ``huggingface_hub.PyTorchModelHubMixin``; the loading is strict where the mixin's is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.zoo.files import find_config, load_net, save_net
+from alphanet_zoo.zoo.pins import pin_of
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+DIGEST_KEY = "weights_sha256"
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class DigestError(AlphaNetError):
+    """Weights are not those whose SHA-256 was given (exit 1)."""
+
+
+def save_pretrained(
+    net: AlphaNet,
+    save_directory: str | os.PathLike[str],
+    *,
+    repo_id: str | None = None,
+    push_to_hub: bool = False,
+    **push_to_hub_kwargs: Any,
+) -> str | None:
+    """Writes ``config.json``, with the digest of the weights, and ``model.safetensors``.
+
+    Args:
+        net: The net to write.
+        save_directory: The folder; made where it is missing.
+        repo_id: Repository to upload to where ``push_to_hub``; by default the folder's name.
+        push_to_hub: Upload too.
+        **push_to_hub_kwargs: As in `push_to_hub`.
+
+    Returns:
+        URL of the commit where ``push_to_hub``, else None.
+
+    Raises:
+        UsageError: ``save_directory`` is a file, or an argument for the Hub stands without ``push_to_hub``.
+        AlphaNetError: The upload failed.
+    """
+    folder = Path(save_directory)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder")
+    if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
+        given = ", ".join(["repo_id"] * (repo_id is not None) + sorted(push_to_hub_kwargs))
+        raise UsageError(f"{given} goes with push_to_hub=True")
+    config = net.config() | {DIGEST_KEY: save_net(net, folder / WEIGHTS_NAME)}
+    with replacing(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if not push_to_hub:
+        return None
+    return _push(net, repo_id or folder.resolve().name, **push_to_hub_kwargs)
+
+
+def push_to_hub(
+    net: AlphaNet,
+    repo_id: str,
+    *,
+    commit_message: str = "Push an AlphaNet",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    delete_patterns: list[str] | str | None = None,
+) -> str:
+    """Uploads what `save_pretrained` writes, and makes the repository where it is missing.
+
+    Args:
+        net: The net to upload.
+        repo_id: ``organisation/name``, or a name under the token's account.
+        commit_message: Message of the commit.
+        private: Whether a new repository is private; None leaves it to the organisation.
+        token: Access token; None takes the stored one or ``HF_TOKEN``.
+        branch: Branch to commit to; None is ``main``.
+        create_pr: Open a pull request instead of committing.
+        allow_patterns: Upload only files that match one.
+        ignore_patterns: Do not upload files that match one.
+        delete_patterns: Delete remote files that match one in the same commit.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        AlphaNetError: The Hub cannot be reached or refused; names the repository.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder, _hub_errors(repo_id, "upload to"):
+        save_pretrained(net, folder)
+        full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=full_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=branch,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            delete_patterns=delete_patterns,
+        )
+    return str(commit.commit_url)
+
+
+_push = push_to_hub  # `save_pretrained` has an argument of that name
+
+
+def from_pretrained(
+    pretrained_model_name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    sha256: str | None = None,
+) -> AlphaNet:
+    """The net of a Hub repository or of a folder that `save_pretrained` wrote, in eval mode.
+
+    The weights' SHA-256 is checked on every load: against ``sha256``, else the registry's pin of the repository,
+    else the digest in ``config.json`` (which shows that the weights are whole, not who made them). Where it differs,
+    a download is deleted from the cache and fetched once more; a folder's files are left alone. Pickles are never
+    read.
+
+    Args:
+        pretrained_model_name_or_path: A folder, or ``organisation/name``.
+        revision: Branch, tag or commit; None is the pinned commit, or ``main``.
+        cache_dir: The Hub cache; None is huggingface_hub's own.
+        force_download: Download even what the cache has.
+        token: Access token; None takes the stored one or ``HF_TOKEN``.
+        local_files_only: Send no request.
+        sha256: Digest that the weights must have, in hexadecimal.
+
+    Raises:
+        UsageError: Neither a folder nor a repository's name, or ``sha256`` is no digest.
+        AlphaNetError: Unreachable, missing, gated, corrupt, another digest, or not the net it says it is.
+    """
+    source = os.fspath(pretrained_model_name_or_path)
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise UsageError(f"sha256 is {sha256!r}; give 64 hexadecimal digits")
+    if os.path.isdir(source):
+        return _load_folder(Path(source), sha256)
+    _check_repository(source)
+    pin = pin_of(source, revision) if sha256 is None else None
+    if pin is not None:
+        revision, sha256 = pin.revision, pin.sha256
+    request = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+    config, weights = _download(source, force_download=force_download, **request)
+    try:
+        return _load_files(config, weights, sha256)
+    except DigestError as mismatch:
+        _remove_download(weights)
+        try:
+            config, weights = _download(source, force_download=True, **request)
+        except AlphaNetError as error:
+            raise AlphaNetError(f"{mismatch}; deleted, and fetching it again failed: {error}") from error
+    try:
+        return _load_files(config, weights, sha256)
+    except DigestError as mismatch:
+        _remove_download(weights)
+        raise AlphaNetError(f"{source}: {mismatch}; downloaded twice and deleted, so do not trust it") from mismatch
+
+
+def _check_repository(source: str) -> None:
+    """Raises where ``source`` is no repository's full name; a bare name is one that anybody could register."""
+    if os.path.isfile(source):
+        raise UsageError(f"{source} is a file; give a folder, or load the file with weights={source!r}")
+    if not _REPOSITORY.fullmatch(source):
+        raise UsageError(f"{source!r} is neither a folder that exists nor a Hub repository (organisation/name)")
+
+
+def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
+    """The net in a user's own folder, of which nothing is ever deleted."""
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise AlphaNetError(_lacks(str(folder), name))
+    return _load_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, sha256)
+
+
+def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNet:
+    """The net in two files, after checking digest, config and tensors."""
+    config = _read_json(config_path)
+    claimed = config.pop(DIGEST_KEY, None)
+    expected = sha256 or claimed
+    if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
+        raise AlphaNetError(f"{config_path} has no valid {DIGEST_KEY}, so the weights cannot be checked")
+    actual = sha256_of(weights)
+    if actual != expected.lower():
+        origin = "the pin" if sha256 else CONFIG_NAME
+        raise DigestError(f"{weights} has the SHA-256 {actual}, but {origin} says {expected.lower()}")
+    described = find_config(weights)
+    if described is None and sha256 is not None:
+        raise AlphaNetError(f"{weights} does not say which net it holds, and the pin vouches for no other file")
+    differing = [key for key, value in (described or {}).items() if config.get(key) != value]
+    if differing:
+        raise AlphaNetError(f"{config_path} and {weights.name} disagree about {', '.join(differing)}")
+    return load_net(weights, config=config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AlphaNetError(f"{path} is not JSON ({error}); get it again (force_download=True)") from error
+    if not isinstance(config, dict):
+        raise AlphaNetError(f"{path} is no JSON object; get it again (force_download=True)")
+    return config
+
+
+def _download(repository: str, *, force_download: bool, **request: Any) -> tuple[Path, Path]:
+    """Config and weights of a repository, in the cache."""
+    from huggingface_hub import hf_hub_download
+
+    paths = []
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        with _hub_errors(repository, f"get {name} of", name):
+            paths.append(Path(hf_hub_download(repository, name, force_download=force_download, **request)))
+    return paths[0], paths[1]
+
+
+def _remove_download(pointer: Path) -> None:
+    """Removes a file from the Hub cache: the snapshot's entry and, where it is a link, what it leads to."""
+    cache = pointer.parents[3]  # <cache>/models--organisation--name/snapshots/<commit>/<file>
+    entry: Path | None = pointer
+    try:
+        while entry is not None and cache in entry.parents:
+            target = Path(os.path.normpath(entry.parent / entry.readlink())) if entry.is_symlink() else None
+            entry.unlink(missing_ok=True)
+            entry = target
+    except OSError as error:
+        raise AlphaNetError(f"{pointer} is not what it should be and cannot be removed ({error}); remove it") from error
+
+
+def _lacks(source: str, name: str) -> str:
+    """The message for a repository or folder without one of the two files."""
+    return (
+        f"{source} has no {name}; nets are {CONFIG_NAME} + {WEIGHTS_NAME} (as save_pretrained writes them), "
+        "and pickles such as pytorch_model.bin are never read"
+    )
+
+
+@contextmanager
+def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
+    """Turns whatever huggingface_hub raises into one line that names the repository."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except AlphaNetError:
+        raise
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repository!r} is no name of a Hub repository: {error}") from error
+    except errors.GatedRepoError as error:
+        message = f"{repository} is gated: accept its conditions on the Hub, then give token= or set HF_TOKEN"
+        raise AlphaNetError(message) from error
+    except errors.RepositoryNotFoundError as error:
+        message = f"{repository} does not exist on the Hub, or is private: check its name, give token= or set HF_TOKEN"
+        raise AlphaNetError(message) from error
+    except errors.RevisionNotFoundError as error:
+        raise AlphaNetError(f"{repository} has no such revision on the Hub: give another one") from error
+    except errors.LocalEntryNotFoundError as error:
+        reason = type(error.__cause__).__name__ if error.__cause__ else "offline"
+        message = f"cannot {action} {repository}: not in the cache, and the Hub is out of reach ({reason})"
+        raise AlphaNetError(message) from error
+    except errors.EntryNotFoundError as error:
+        raise AlphaNetError(_lacks(repository, name)) from error
+    except Exception as error:  # HTTP, TLS, proxy, Xet and disk errors have no common base across its versions
+        cause = error.__cause__ or error
+        raise AlphaNetError(f"cannot {action} {repository}: {type(cause).__name__}: {cause}") from error

@@ -1,0 +1,226 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.features import FeatureExtractor
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.presets import ALIASES, FAMILIES, FamilyMember
+from alphanet_zoo.zoo.files import load_net
+from alphanet_zoo.zoo.hub import from_pretrained
+from alphanet_zoo.zoo.pins import PINS
+
+HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
+
+_FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin", ".onnx")
+
+PUBLISHED_CFG: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "input_size": (3, 224, 224),
+        "license": "cc-by-nc-4.0",
+        "origin_url": "https://github.com/facebookresearch/AlphaNet",
+    }
+}
+"""What the ``pretrained_cfg`` of a family's published weights says beside the defaults. Source: SPEC section 4."""
+
+
+def list_models(family: str | None = None) -> list[str]:
+    """Names of the models, in ascending cost within a family; aliases are left out.
+
+    Raises:
+        UsageError: There is no such family.
+    """
+    families = list(FAMILIES) if family is None else [family]
+    return [member.name for name in families for member in family_members(name)]
+
+
+def family_members(family: str) -> tuple[FamilyMember, ...]:
+    """The models of a family, in ascending cost.
+
+    Raises:
+        UsageError: There is no such family.
+    """
+    if family not in FAMILIES:
+        raise UsageError(f"unknown family {family!r}; there is {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+
+def resolve_name(name: str) -> str:
+    """The name under which `list_models` has a model: that of an alias, or ``name`` itself.
+
+    Raises:
+        UsageError: There is no such model; says the nearest name.
+    """
+    names = list_models()
+    if name in ALIASES:
+        return ALIASES[name]
+    if name not in names:
+        nearest = difflib.get_close_matches(str(name), [*names, *ALIASES], n=1, cutoff=0.0)[0]
+        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? list_models() gives {', '.join(names)}")
+    return name
+
+
+def find_member(name: str) -> FamilyMember:
+    """The family member of a model's name or alias.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    resolved = resolve_name(name)
+    return next(member for members in FAMILIES.values() for member in members if member.name == resolved)
+
+
+@overload
+def create_model(
+    name: str,
+    pretrained: bool = ...,
+    num_classes: int | None = ...,
+    weights: str | os.PathLike[str] | None = ...,
+    *,
+    features_only: Literal[False] = ...,
+    out_indices: Sequence[int] | None = ...,
+    drop_rate: float = ...,
+    drop_path_rate: float = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    revision: str | None = ...,
+) -> AlphaNet: ...
+@overload
+def create_model(
+    name: str,
+    pretrained: bool = ...,
+    num_classes: int | None = ...,
+    weights: str | os.PathLike[str] | None = ...,
+    *,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = ...,
+    drop_rate: float = ...,
+    drop_path_rate: float = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    revision: str | None = ...,
+) -> FeatureExtractor: ...
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> AlphaNet | FeatureExtractor:
+    """The model of a name: with fresh weights and in training mode, or with weights and in eval mode.
+
+    Args:
+        name: One of `list_models`, or an alias.
+        pretrained: Load the published weights: those of ``$ALPHANET_HUB_ORG`` where set, else the registry's pin.
+        num_classes: Outputs of the classifier; where the weights have another number, the body is kept and the head
+            is new. None: the weights' number.
+        weights: Instead of the published ones: 'random' (live made-up values, the same ones every time, for timing),
+            a ``.safetensors`` file, a folder of ``save_pretrained``, or a Hub repository.
+        features_only: Give a `FeatureExtractor`, the net without its head.
+        out_indices: Levels that it gives; None is all.
+        drop_rate: As in `AlphaNet`.
+        drop_path_rate: As in `AlphaNet`.
+        cache_dir: The Hub cache; None is huggingface_hub's own.
+        revision: Revision of the Hub repository; None is the pinned one, or ``main``.
+
+    Raises:
+        UsageError: Unknown name, no such file, or an argument that goes with another.
+        ValueError: A number is out of its domain.
+        AlphaNetError: No published weights, or the weights cannot be had or are not this model's.
+    """
+    member = find_member(name)
+    if out_indices is not None and not features_only:
+        raise UsageError("out_indices goes with features_only=True")
+    if weights is None and pretrained:
+        weights = _published_repository(member.name)
+    made_here = weights is None or weights == "random"
+    if made_here and revision is not None:
+        raise UsageError(f"revision {revision!r} goes with weights on the Hub")
+    with nullcontext() if made_here else torch.device("meta"):  # on meta it only checks the arguments
+        net = AlphaNet(
+            member.arch,
+            member.space,
+            member.num_classes if num_classes is None else num_classes,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+    net.pretrained_cfg |= published_cfg(member)
+    if weights == "random":
+        fill_live(net).eval()
+    elif weights is not None:
+        net = _loaded(weights, cache_dir, revision)
+        _check_is(member, net, os.fspath(weights))
+        net.pretrained_cfg["architecture"] = member.name
+        net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
+        if num_classes is not None and num_classes != net.num_classes:
+            net.reset_classifier(num_classes)
+    return FeatureExtractor(net, out_indices) if features_only else net
+
+
+def published_cfg(member: FamilyMember) -> dict[str, Any]:
+    """What a model's published weights add to its ``pretrained_cfg``; ``top1`` is the published one, in percent."""
+    family = next(name for name, members in FAMILIES.items() if member in members)
+    pin = PINS.get(member.name)
+    hub = {"hf_hub_id": pin.repository if pin else None, "top1": member.top1}
+    return {"architecture": member.name, **PUBLISHED_CFG[family], **hub}
+
+
+def _published_repository(name: str) -> str:
+    """The repository of a model's published weights."""
+    organisation = os.environ.get(HUB_ORG_VARIABLE, "").strip()
+    if organisation:
+        return f"{organisation}/{name}"
+    if name in PINS:
+        return PINS[name].repository
+    raise AlphaNetError(
+        f"nobody has published the weights of {name} yet (no request was sent): alphanet-convert and alphanet-publish "
+        "(to come) make them from the authors' checkpoint; --weights PATH (weights=PATH) uses a local file, "
+        f"{HUB_ORG_VARIABLE} or weights='organisation/name' the Hub, "
+        "and --weights random (weights='random') exists for timing"
+    )
+
+
+def _loaded(
+    weights: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None, revision: str | None
+) -> AlphaNet:
+    """The net of a file, a folder or a repository."""
+    path = Path(weights)
+    names_local = not isinstance(weights, str) or path.is_absolute() or path.suffix.lower() in _FILE_ENDINGS
+    if path.exists() or names_local:
+        if revision is not None:
+            raise UsageError(f"revision {revision!r} goes with weights on the Hub, and {path} is local")
+        if not path.is_dir():
+            return load_net(path)
+    return from_pretrained(weights, cache_dir=cache_dir, revision=revision)
+
+
+def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
+    """Raises where ``net`` is not the model ``member``."""
+    if net.supernet and net.space == member.space and net.contains(member.arch):
+        raise AlphaNetError(
+            f"{source} is a supernet, of which {member.name} is a slice that wants calibration: extract it with "
+            f"load_net({source!r}).extract(arch) and calibrate it, or export it with alphanet-export --supernet"
+        )
+    if net.arch != member.arch or net.space != member.space:
+        raise AlphaNetError(f"{source} holds {_described(net)}, not {member.name} ({member.arch})")
+
+
+def _described(net: AlphaNet) -> str:
+    """A net's name where it has one, and its arch."""
+    members = (m for members in FAMILIES.values() for m in members if (m.arch, m.space) == (net.arch, net.space))
+    named = next((member.name for member in members), f"a net of the space {net.space.name}")
+    return f"{named} ({net.arch})"

@@ -1,0 +1,19 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAKE_CHECKPOINT = Path(__file__).parent / "data" / "upstream" / "make_checkpoint.py"
+
+
+@pytest.fixture(scope="session")
+def upstream_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the published checkpoint's layout with the weights that the golden figures are from (97 MB)."""
+    path = tmp_path_factory.mktemp("upstream") / "checkpoint.pth.tar"
+    subprocess.run([sys.executable, str(MAKE_CHECKPOINT), str(path)], check=True, timeout=200)
+    return path

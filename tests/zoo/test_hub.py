@@ -1,0 +1,396 @@
+"""Loading from a Hub that is a real server on loopback, in processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.zoo.hub import from_pretrained, save_pretrained
+from tests.hub_server import HubClient, HubServer
+
+LOAD = """
+from alphanet_zoo import AlphaNet
+net = AlphaNet.from_pretrained(repo, **arguments)
+result = [net.config(), net.training, float(sum(t.double().sum() for t in net.state_dict().values()))]
+"""
+CREATE = """
+import os
+from alphanet_zoo import create_model
+os.environ.pop("ALPHANET_HUB_ORG", None)
+os.environ |= environment
+net = create_model(name, **arguments)
+result = [net.arch.to_dict(), net.calibration, net.training, net.pretrained_cfg["architecture"], net.num_classes]
+"""
+
+
+def live_net(classes: int = 10) -> AlphaNet:
+    net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, classes), seed=1).eval()
+    net.calibration = {"images": 64, "batches": 2, "digest": "ab" * 32}
+    return net
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `save_pretrained` writes for `live_net`; read only."""
+    path = tmp_path_factory.mktemp("saved")
+    live_net().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
+    with HubServer() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def client(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    with HubClient(server, tmp_path_factory.mktemp("home")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def offline(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    with HubClient(server, tmp_path_factory.mktemp("home"), HF_HUB_OFFLINE="1") as process:
+        yield process
+
+
+@pytest.fixture
+def repo(server: HubServer, folder: Path, request: pytest.FixtureRequest) -> str:
+    """A repository of this test's own, with the files of `folder`."""
+    name = f"someone/{re.sub('[^a-z0-9]+', '-', request.node.name.lower()).strip('-')[:80]}"
+    server.publish(name, folder)
+    server.requests.clear()
+    return name
+
+
+@pytest.fixture
+def load(client: HubClient, repo: str, tmp_path: Path) -> Any:
+    """Loads the test's repository through a cache of the test's own."""
+    return lambda **arguments: client(LOAD, repo=repo, arguments={"cache_dir": str(tmp_path / "cache")} | arguments)
+
+
+def cached(tmp_path: Path, name: str = "model.safetensors") -> list[Path]:
+    """What the cache holds of a file: snapshot entries, and blobs of its size."""
+    blobs = [path for path in tmp_path.rglob("blobs/*") if path.stat().st_size > 20_000]
+    return [*tmp_path.rglob(f"snapshots/*/{name}"), *blobs]
+
+
+def weights_sum(net: AlphaNet) -> float:
+    return float(sum(t.double().sum() for t in net.state_dict().values()))
+
+
+def test_download_restores_the_net_and_then_the_cache_is_used(server: HubServer, load: Any) -> None:
+    first = load()
+    assert first["value"] == [json.loads(json.dumps(live_net().config())), False, weights_sum(live_net())]
+    assert server.count("GET", "model.safetensors") == 1 and server.count("GET", "config.json") == 1
+    assert load()["value"] == first["value"]
+    assert server.count("GET") == 2
+
+
+def test_offline_and_air_gapped_caches_work(server: HubServer, load: Any, offline: HubClient, repo: str,
+                                            tmp_path: Path) -> None:  # fmt: skip
+    expected = load()["value"]
+    shutil.copytree(tmp_path / "cache", tmp_path / "carried", symlinks=True)
+    shutil.rmtree(tmp_path / "cache")
+    server.requests.clear()
+    carried = {"cache_dir": str(tmp_path / "carried")}
+    assert offline(LOAD, repo=repo, arguments=carried)["value"] == expected
+    assert load(local_files_only=True, **carried)["value"] == expected
+    empty = offline(LOAD, repo=repo, arguments={"cache_dir": str(tmp_path / "empty")})
+    assert (empty["error"], empty["code"]) == ("AlphaNetError", 1)
+    assert repo in empty["message"] and "not in the cache" in empty["message"]
+    assert server.requests == []
+
+
+def test_a_corrupt_download_heals(server: HubServer, load: Any, repo: str, tmp_path: Path) -> None:
+    server.spoil(repo, "model.safetensors", times=1)
+    assert load()["value"][2] == weights_sum(live_net())
+    assert server.count("GET", "model.safetensors") == 2
+    pointer, blob = cached(tmp_path)
+    assert pointer.resolve() == blob.resolve()
+
+
+def test_a_cache_that_rots_heals(server: HubServer, load: Any, repo: str, tmp_path: Path) -> None:
+    load()
+    blob = cached(tmp_path)[0].resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    assert load()["value"][2] == weights_sum(live_net())
+    assert server.count("GET", "model.safetensors") == 2
+
+
+def test_a_cache_that_rots_offline_is_an_error(load: Any, offline: HubClient, repo: str, tmp_path: Path) -> None:
+    load()
+    blob = cached(tmp_path)[0].resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    answer = offline(LOAD, repo=repo, arguments={"cache_dir": str(tmp_path / "cache")})
+    assert answer["code"] == 1 and "SHA-256" in answer["message"] and "fetching it again failed" in answer["message"]
+    assert cached(tmp_path) == []
+
+
+def test_corrupt_for_good_fails_and_leaves_nothing(server: HubServer, load: Any, repo: str, tmp_path: Path) -> None:
+    server.spoil(repo, "model.safetensors", times=float("inf"))
+    answer = load()
+    assert (answer["error"], answer["code"]) == ("AlphaNetError", 1)
+    assert repo in answer["message"] and "SHA-256" in answer["message"] and "\n" not in answer["message"]
+    assert server.count("GET", "model.safetensors") == 2
+    assert cached(tmp_path) == []
+
+
+def test_without_symlinks_a_corrupt_download_is_deleted_too(
+    server: HubServer, repo: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server.spoil(repo, "model.safetensors", times=float("inf"))
+    with HubClient(server, tmp_path_factory.mktemp("home"), HF_HUB_DISABLE_SYMLINKS="1") as client:
+        answer = client(LOAD, repo=repo, arguments={"cache_dir": str(tmp_path)})
+        assert answer["code"] == 1 and cached(tmp_path) == []
+        server.spoil(repo, "model.safetensors", times=0)
+        assert client(LOAD, repo=repo, arguments={"cache_dir": str(tmp_path)})["value"][1] is False
+    assert not cached(tmp_path)[0].is_symlink()
+
+
+def test_a_wrong_digest_in_config_is_refused(server: HubServer, load: Any, repo: str, tmp_path: Path) -> None:
+    files = server.files(repo)
+    config = json.loads(files["config.json"]) | {"weights_sha256": "0" * 64}
+    server.publish(repo, files | {"config.json": json.dumps(config).encode()})
+    answer = load()
+    assert answer["code"] == 1 and "0" * 64 in answer["message"] and "config.json" in answer["message"]
+    assert cached(tmp_path) == []
+
+
+def test_a_config_without_digest_is_refused(server: HubServer, load: Any, repo: str) -> None:
+    files = server.files(repo)
+    config = json.loads(files["config.json"])
+    del config["weights_sha256"]
+    server.publish(repo, files | {"config.json": json.dumps(config).encode()})
+    assert load()["code"] == 1 and "weights_sha256" in load()["message"]
+
+
+def test_the_pin_counts_and_not_the_config(server: HubServer, client: HubClient, repo: str, tmp_path: Path) -> None:
+    pinned = """
+from alphanet_zoo.zoo.pins import PINS, HubPin
+PINS["alphanet_a0"] = HubPin(repo, commit, digest)
+try:
+    exec(load, globals())
+finally:
+    PINS.clear()
+"""
+    commit = server.refs[repo]["main"]
+    digest = hashlib.sha256(server.files(repo)["model.safetensors"]).hexdigest()
+    other = {"commit": commit, "load": LOAD, "repo": repo, "arguments": {"cache_dir": str(tmp_path)}}
+    assert client(pinned, digest=digest, **other)["value"][1] is False
+    assert any(f"/resolve/{commit}/" in path for _, path in server.requests)
+    answer = client(pinned, digest="f" * 64, **other)
+    assert answer["code"] == 1 and "the pin says " + "f" * 64 in answer["message"]
+    assert cached(tmp_path) == []
+
+
+def test_a_digest_given_as_argument_counts(load: Any) -> None:
+    assert "f" * 64 in load(sha256="f" * 64)["message"]
+    assert load(sha256="short")["error"] == "UsageError"
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_a_pickle_is_never_read(server: HubServer, load: Any, repo: str, folder: Path, with_config: bool) -> None:
+    files = {"pytorch_model.bin": b"\x80\x02."}
+    if with_config:
+        files["config.json"] = (folder / "config.json").read_bytes()
+    server.publish(repo, files)
+    answer = load()
+    assert answer["code"] == 1 and repo in answer["message"]
+    assert "pickles such as pytorch_model.bin are never read" in answer["message"]
+    assert server.count("GET", ".bin") == 0
+
+
+def changed(
+    folder: Path, files: dict[str, bytes], *, metadata: bool, rename: str = "", new: str = ""
+) -> dict[str, bytes]:
+    """The files with a tensor renamed (or dropped, or halved), and a digest that fits."""
+    path = folder / "changed.safetensors"
+    path.write_bytes(files["model.safetensors"])
+    tensors = load_file(path)
+    tensor = tensors.pop(rename)
+    if new:
+        tensors[new] = tensor[: len(tensor) // 2].contiguous() if new == rename else tensor
+    config = json.loads(files["config.json"])
+    digest = config.pop("weights_sha256")
+    save_file(tensors, path, metadata={"alphanet": json.dumps(config)} if metadata else None)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    config["weights_sha256"] = digest
+    return {"model.safetensors": path.read_bytes(), "config.json": json.dumps(config).encode()}
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("", ["missing: conv_stem.weight"]),
+        ("stem.weight", ["missing: conv_stem.weight", "unexpected: stem.weight"]),
+        ("conv_stem.weight", ["wrong shape: conv_stem.weight (4, 3, 3, 3) where (8, 3, 3, 3) belongs"]),
+    ],
+)
+def test_wrong_tensors_are_named(server: HubServer, load: Any, repo: str, tmp_path: Path, metadata: bool, new: str,
+                                 told: list[str]) -> None:  # fmt: skip
+    files = changed(tmp_path, server.files(repo), metadata=metadata, rename="conv_stem.weight", new=new)
+    server.publish(repo, files)
+    answer = load()
+    assert (answer["error"], answer["code"]) == ("AlphaNetError", 1)
+    assert all(part in answer["message"] for part in told)
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_config_that_lies_about_the_arch_is_refused(server: HubServer, load: Any, repo: str, tmp_path: Path,
+                                                      metadata: bool) -> None:  # fmt: skip
+    files = server.files(repo)
+    if not metadata:
+        files = changed(tmp_path, files, metadata=False, rename="conv_stem.weight", new="stem.weight")
+    config = json.loads(files["config.json"]) | {"arch": ALPHANET_TINY.largest.to_dict()}
+    server.publish(repo, files | {"config.json": json.dumps(config).encode()})
+    answer = load()
+    assert answer["code"] == 1
+    assert ("disagree about arch" if metadata else "wrong shape") in answer["message"]
+
+
+def test_a_missing_repository_or_revision_and_a_gate_are_told_apart(
+    server: HubServer, load: Any, client: HubClient, repo: str, tmp_path: Path
+) -> None:
+    missing = client(LOAD, repo="someone/nowhere", arguments={"cache_dir": str(tmp_path)})
+    assert missing["code"] == 1 and "someone/nowhere does not exist" in missing["message"]
+    assert "no such revision" in load(revision="v9")["message"]
+    server.gated.add(repo)
+    gated = load()
+    assert gated["code"] == 1 and f"{repo} is gated" in gated["message"] and "\n" not in gated["message"]
+
+
+@pytest.mark.parametrize(
+    "source", ["alphanet_a5", "./nowhere", "/nowhere/net", "a/b/c", "", "org/../x", "some--one/net"]
+)
+def test_what_is_no_repository_sends_no_request(server: HubServer, client: HubClient, source: str) -> None:
+    server.requests.clear()
+    answer = client(LOAD, repo=source, arguments={})
+    assert (answer["error"], answer["code"]) == ("UsageError", 2)
+    assert server.requests == []
+
+
+def test_unpublished_weights_send_no_request(server: HubServer, client: HubClient) -> None:
+    server.requests.clear()
+    answer = client(CREATE, name="alphanet_a5", arguments={"pretrained": True}, environment={})
+    assert (answer["error"], answer["code"]) == ("AlphaNetError", 1)
+    for word in ("nobody has published", "alphanet-convert", "alphanet-publish", "--weights PATH", "--weights random",
+                 "ALPHANET_HUB_ORG"):  # fmt: skip
+        assert word in answer["message"]
+    assert server.requests == []
+
+
+def test_an_organisation_or_an_argument_names_the_repository(
+    server: HubServer, client: HubClient, tmp_path: Path
+) -> None:
+    made = client("""
+from alphanet_zoo import create_model
+net = create_model("alphanet_a0", weights="random")
+net.calibration = {"images": 1, "batches": 1, "digest": "00"}
+net.save_pretrained(folder)
+""", folder=str(tmp_path / "a0"))  # fmt: skip
+    assert made == {"value": None}
+    server.publish("lab/alphanet_a0", tmp_path / "a0")
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    ours = client(CREATE, name="alphanet_a0", arguments={"pretrained": True, **cache},
+                  environment={"ALPHANET_HUB_ORG": "lab"})  # fmt: skip
+    assert ours["value"][1:] == [{"images": 1, "batches": 1, "digest": "00"}, False, "alphanet_a0", 1000]
+    given = client(CREATE, name="alphanet_a0", arguments={"weights": "lab/alphanet_a0", "num_classes": 7, **cache},
+                   environment={})  # fmt: skip
+    assert given["value"][3:] == ["alphanet_a0", 7]
+    other = client(CREATE, name="alphanet_a1", arguments={"weights": "lab/alphanet_a0", **cache}, environment={})
+    assert other["code"] == 1 and "alphanet_a0" in other["message"] and "alphanet_a1" in other["message"]
+
+
+def test_push_makes_the_repository_and_what_it_holds_loads(server: HubServer, client: HubClient, folder: Path,
+                                                           tmp_path: Path) -> None:  # fmt: skip
+    push = """
+import warnings
+from alphanet_zoo import AlphaNet
+warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)  # huggingface_hub's own, of its HTTP client
+result = AlphaNet.from_pretrained(folder).push_to_hub("someone/pushed", token="hf_made_up", commit_message="first")
+"""
+    url = client(push, folder=str(folder))["value"]
+    assert url == f"{server.url}/someone/pushed/commit/{server.refs['someone/pushed']['main']}"
+    assert server.files("someone/pushed") == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert server.count("PUT") == 1
+    assert client(push, folder=str(folder))["value"] == url, "pushing to a repository that exists"
+    loaded = client(LOAD, repo="someone/pushed", arguments={"cache_dir": str(tmp_path)})
+    assert loaded["value"][2] == weights_sum(live_net())
+
+
+def test_push_that_fails_names_the_repository(offline: HubClient, folder: Path) -> None:
+    push = 'from alphanet_zoo import AlphaNet\nAlphaNet.from_pretrained(folder).push_to_hub("someone/pushed")'
+    answer = offline(push, folder=str(folder))
+    assert answer["code"] == 1 and "cannot upload to someone/pushed" in answer["message"]
+
+
+def test_a_folder_round_trips(folder: Path) -> None:
+    net = AlphaNet.from_pretrained(folder)
+    assert net.arch == ALPHANET_TINY.smallest and net.space == ALPHANET_TINY and not net.training
+    assert net.config() == live_net().config()
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.state_dict().values(), live_net().state_dict().values(), strict=True)
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_wrong_digest_never_deletes_a_users_file(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "mine")
+    weights = tmp_path / "mine" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(AlphaNetError, match="SHA-256"):
+        from_pretrained(tmp_path / "mine")
+    with pytest.raises(AlphaNetError, match="the pin says"):
+        from_pretrained(folder, sha256="1" * 64)
+    assert weights.is_file() and (folder / "model.safetensors").is_file()
+
+
+def test_a_folder_with_only_a_pickle_is_refused(tmp_path: Path, folder: Path) -> None:
+    shutil.copy(folder / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    with pytest.raises(AlphaNetError, match="has no model.safetensors"):
+        from_pretrained(tmp_path)
+
+
+def test_a_config_that_is_no_json_is_refused(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "mine")
+    for text in ("{", "[1]", ""):
+        (tmp_path / "mine" / "config.json").write_text(text)
+        with pytest.raises(AlphaNetError, match="JSON"):
+            from_pretrained(tmp_path / "mine")
+
+
+def test_save_arguments_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        save_pretrained(live_net(), tmp_path / "file")
+    with pytest.raises(UsageError, match="push_to_hub=True"):
+        save_pretrained(live_net(), tmp_path / "new", repo_id="a/b")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError, match="is a file"):
+        from_pretrained(tmp_path / "file")
+
+
+@pytest.mark.slow  # huggingface_hub tries again for 23 seconds
+def test_a_hub_out_of_reach_names_the_repository(tmp_path: Path) -> None:
+    with HubServer() as gone:
+        pass
+    with HubClient(gone, tmp_path) as client:
+        answer = client(LOAD, repo="someone/net", arguments={"cache_dir": str(tmp_path)})
+    assert answer["code"] == 1 and "someone/net" in answer["message"] and "out of reach" in answer["message"]

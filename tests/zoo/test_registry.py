@@ -1,0 +1,158 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import alphanet_zoo as az
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.features import FeatureExtractor
+from alphanet_zoo.zoo.files import save_net
+from alphanet_zoo.zoo.registry import create_model, family_members, find_member, list_models, resolve_name
+
+NAMES = [f"alphanet_{name}" for name in ("a0", "a1", "a2", "a3", "a4", "a5", "a5_base", "a6")]
+RECORD = {"images": 64, "batches": 2, "digest": "ab"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of alphanet_a0 with ten classes, calibrated, with a licence and labels of its own."""
+    net = create_model("alphanet_a0", weights="random", num_classes=10)
+    net.calibration = RECORD  # type: ignore[assignment]
+    net.pretrained_cfg |= {"license": "mit", "label_names": tuple("0123456789"), "top1": None}
+    path = tmp_path_factory.mktemp("weights") / "a0.safetensors"
+    save_net(net, path)
+    return path
+
+
+def test_names_are_listed_once() -> None:
+    assert list_models() == list_models("imagenet") == az.list_models() == NAMES
+    assert [member.name for member in family_members("imagenet")] == NAMES
+
+
+def test_an_alias_is_the_model_it_stands_for() -> None:
+    assert resolve_name("alphanet_a5_small") == resolve_name("alphanet_a5") == "alphanet_a5"
+    assert find_member("alphanet_a5_small") is find_member("alphanet_a5")
+    assert create_model("alphanet_a5_small").arch == create_model("alphanet_a5").arch
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("alphanet_a7", "alphanet_a"), ("alphanet-a5_base", "alphanet_a5_base"), ("", "alphanet"), ("resnet", "alphanet")],
+)
+def test_an_unknown_name_says_the_nearest(name: str, nearest: str) -> None:
+    for ask in (resolve_name, find_member, create_model):
+        with pytest.raises(UsageError, match=f"unknown model '{name}'; did you mean {nearest}"):
+            ask(name)
+    with pytest.raises(UsageError, match="unknown family 'cifar'"):
+        list_models("cifar")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fresh_model_has_its_arch_and_the_keys_of_timm(name: str) -> None:
+    net = create_model(name)
+    member = find_member(name)
+    assert net.arch == member.arch and net.num_classes == 1000 and net.training and net.calibration is None
+    cfg = net.pretrained_cfg
+    expected = {
+        "architecture": name, "input_size": (3, 224, 224), "fixed_input_size": False, "interpolation": "bicubic",
+        "crop_pct": 0.875, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "num_classes": 1000,
+        "pool_size": None, "first_conv": "conv_stem", "classifier": "classifier", "label_names": None,
+        "hf_hub_id": None, "license": "cc-by-nc-4.0", "top1": member.top1,
+    }  # fmt: skip
+    assert {key: cfg[key] for key in expected} == expected and cfg["origin_url"].startswith("https://")
+
+
+def test_random_weights_are_live_the_same_every_time_and_asked_for() -> None:
+    one, two = (create_model("alphanet_a0", weights="random") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert bool((one.state_dict()["blocks.0.0.bn3.weight"] >= 0.5).all())
+    assert one.calibration == "random" and not one.training
+    assert bool((create_model("alphanet_a0").state_dict()["blocks.0.0.bn3.weight"] == 0).all())
+
+
+@pytest.mark.parametrize("kind", ["file", "text", "folder"])
+def test_local_weights_load_with_what_they_say_of_themselves(weights: Path, tmp_path: Path, kind: str) -> None:
+    source: Any = weights if kind == "file" else str(weights)
+    if kind == "folder":
+        create_model("alphanet_a0", weights=weights).save_pretrained(tmp_path)
+        source = str(tmp_path)
+    net = create_model("alphanet_a0", weights=source, drop_rate=0.2, drop_path_rate=0.1)
+    assert net.num_classes == 10 and net.calibration == RECORD and not net.training
+    assert (net.drop_rate, net.drop_path_rate) == (0.2, 0.1)
+    assert (net.pretrained_cfg["license"], net.pretrained_cfg["top1"]) == ("mit", None)
+    assert net.pretrained_cfg["label_names"] == tuple("0123456789")
+
+
+def test_another_class_count_keeps_the_body_and_makes_a_new_head(weights: Path) -> None:
+    old = create_model("alphanet_a0", weights=weights)
+    new = create_model("alphanet_a0", weights=weights, num_classes=3)
+    assert new.num_classes == new.pretrained_cfg["num_classes"] == 3 and new.calibration == RECORD
+    assert new.pretrained_cfg["label_names"] is None
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = new.forward_features(images, resize=False)
+        assert torch.equal(old.forward_features(images, resize=False), features)
+        assert new.forward_head(features).shape == (1, 3)
+
+
+def test_weights_of_another_model_are_refused_by_both_names(weights: Path) -> None:
+    with pytest.raises(AlphaNetError, match=r"holds alphanet_a0 .*not alphanet_a4 ") as caught:
+        create_model("alphanet_a4", weights=weights)
+    assert caught.value.exit_code == 1
+
+
+def test_weights_of_another_space_are_refused(tmp_path: Path) -> None:
+    save_net(az.AlphaNet(az.ALPHANET_TINY.smallest, az.ALPHANET_TINY, 10), tmp_path / "tiny.safetensors")
+    with pytest.raises(AlphaNetError, match="holds a net of the space alphanet_tiny .*not alphanet_a0"):
+        create_model("alphanet_a0", weights=tmp_path / "tiny.safetensors")
+
+
+def test_a_supernet_is_not_sliced_silently(tmp_path: Path) -> None:
+    save_net(az.build_supernet(), tmp_path / "supernet.safetensors")
+    with pytest.raises(AlphaNetError, match="is a supernet.*extract"):
+        create_model("alphanet_a4", weights=tmp_path / "supernet.safetensors")
+
+
+def test_features_only_gives_the_pyramid(weights: Path) -> None:
+    features = create_model("alphanet_a0", weights=weights, features_only=True, out_indices=(1, 3))
+    assert isinstance(features, FeatureExtractor)
+    with torch.no_grad():
+        maps = features(torch.zeros(1, 3, 64, 96))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (channels, 64 // reduction, 96 // reduction)
+        for channels, reduction in zip(features.feature_info.channels(), features.feature_info.reduction(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"drop_rate": 1.0}, "drop_rate is 1.0"),
+        ({"drop_path_rate": -0.1, "weights": "someone/net"}, "drop_path_rate is -0.1"),
+        ({"out_indices": (0,)}, "features_only=True"),
+        ({"revision": "main"}, "goes with weights on the Hub"),
+        ({"revision": "main", "weights": "random"}, "goes with weights on the Hub"),
+        ({"revision": "main", "weights": "nowhere.safetensors"}, "is local"),
+        ({"weights": "nowhere.safetensors"}, "no such file: nowhere.safetensors"),
+        ({"weights": "models/nowhere.pth.tar"}, "no such file: models/nowhere.pth.tar"),
+        ({"weights": Path("nowhere/net")}, "no such file: nowhere/net"),
+        ({"weights": "nowhere"}, "neither a folder that exists nor a Hub repository"),
+        ({"weights": ""}, "neither a folder that exists nor a Hub repository"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_else(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        create_model("alphanet_a0", **arguments)
+
+
+def test_pretrained_weights_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALPHANET_HUB_ORG", raising=False)
+    with pytest.raises(AlphaNetError, match="nobody has published the weights of alphanet_a5 yet") as caught:
+        create_model("alphanet_a5_small", pretrained=True)
+    assert caught.value.exit_code == 1
