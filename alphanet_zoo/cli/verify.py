@@ -1,0 +1,161 @@
+"""``alphanet-verify``: from an exported file to a report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alphanet_zoo.cli.command import CommandParser, existing_path, run_command
+from alphanet_zoo.errors import UsageError
+
+EPILOG = """examples:
+  alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val --min-top1 79.5
+  alphanet-verify best.onnx --reference best.safetensors --report report.html
+  alphanet-verify alphanet_a0.onnx --threads 1 --max-latency-ms 40
+
+The report also goes to <stem>.verify.json beside the file. Exit codes: 3 where the file does not compute what its
+reference computes, else 4 where top-1 is below --min-top1, else 5 where the median latency is above
+--max-latency-ms; 1 for a corrupt file, 2 for a wrong command line."""
+
+_NEEDS = (("weights", "reference"), ("calib_data", "reference"), ("min_top1", "data"), ("limit", "data"))
+REPORT_ENDINGS = (".html", ".htm", ".md", ".json")
+
+
+def make_parser() -> CommandParser:
+    """The command's parser."""
+    parser = CommandParser(
+        "alphanet-verify",
+        "Measure an exported ONNX file: parity with PyTorch, accuracy, latency, peak memory, graph.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("model", type=existing_path, metavar="MODEL.onnx", help="a file that alphanet-export wrote")
+    _add_measures(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html or .md")
+    group.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes (default <stem>.verify.json)")
+    return parser
+
+
+def _add_measures(parser: CommandParser) -> None:
+    """Adds the options of what is measured, and how."""
+    add = parser.add_argument_group("parity").add_argument
+    add("--reference", metavar="NAME|PATH", help="the network it was exported from: a model's name, a .safetensors "
+        "file, a save_pretrained folder or the published checkpoint; without it, parity with PyTorch is not "
+        "measured")  # fmt: skip
+    add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is a name")
+    add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on at export, where the "
+        "reference was not calibrated on them")  # fmt: skip
+    add("--tolerance", type=_positive, metavar="ERROR", help="largest relative error of the logits (default 2e-5)")
+    add = parser.add_argument_group("accuracy").add_argument
+    add("--data", metavar="FOLDER", help="images, one folder a class: for accuracy, and for parity in place of 8 "
+        "synthetic ones")  # fmt: skip
+    add("--limit", type=_count, metavar="N", help="take N of the images, spread evenly")
+    add("--parity-only", action="store_true", help="take --data for parity alone; its folders need not be the model's "
+        "classes")  # fmt: skip
+    add("--min-top1", type=_percent, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
+    add = parser.add_argument_group("latency").add_argument
+    add("--threads", type=_count, metavar="N", help="threads within an operator (default: the physical cores)")
+    add("--batch", type=_count, default=1, metavar="N", help="images a run (default 1)")
+    add("--repeats", type=_count, default=50, metavar="N", help="runs to time, at least (default 50)")
+    add("--seconds", type=_positive, default=3.0, metavar="S", help="time to spend, at least (default 3)")
+    add("--max-latency-ms", type=_positive, metavar="MS", help="target of the median, else the exit code is 5")
+
+
+def verify_command(arguments: argparse.Namespace) -> int:
+    """Measures, prints and stores the report, and fails where it does."""
+    _check(arguments)
+    from alphanet_export.parity import TOLERANCE
+    from alphanet_export.verification import Settings, default_json_path, verify_model
+
+    settings = Settings(
+        limit=arguments.limit,
+        parity_only=arguments.parity_only,
+        tolerance=arguments.tolerance or TOLERANCE,
+        min_top1=arguments.min_top1,
+        max_latency_ms=arguments.max_latency_ms,
+        threads=arguments.threads,
+        batch=arguments.batch,
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+    )
+    report = verify_model(
+        arguments.model,
+        reference=arguments.reference,
+        weights=arguments.weights,
+        calib_data=arguments.calib_data,
+        data=arguments.data,
+        settings=settings,
+    )
+    sys.stdout.write(report.to_text())
+    for path in filter(None, (arguments.json or default_json_path(arguments.model), arguments.report)):
+        report.write(path)
+        print(f"wrote {path}")
+    sys.stdout.flush()
+    report.check()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return run_command(make_parser(), verify_command, argv)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses a command line that cannot work, before anything heavy is loaded."""
+    if arguments.model.is_dir():
+        raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")
+    for flag, needed in _NEEDS:
+        if getattr(arguments, flag) is not None and getattr(arguments, needed) is None:
+            raise UsageError(f"--{flag.replace('_', '-')} needs --{needed}")
+    if arguments.parity_only and (arguments.data is None or arguments.min_top1 is not None):
+        raise UsageError("--parity-only needs --data, and goes without --min-top1")
+    for flag in ("data", "calib_data"):
+        folder = getattr(arguments, flag)
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"{folder!r} is no folder; give one with a folder of images for each class")
+    if arguments.repeats < 2:
+        raise UsageError("--repeats is 1; give at least 2")
+    for flag, endings in (("report", REPORT_ENDINGS), ("json", (".json",))):
+        path = getattr(arguments, flag)
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise UsageError(f"--{flag} {str(path)!r} must end in {', '.join(endings)}")
+        if path.is_dir():
+            raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
+
+
+def _count(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise UsageError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"{text!r} is no positive number")
+    return number
+
+
+def _percent(text: str) -> float:
+    """An argparse type: a percentage from 0 to 100."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 100:
+        raise UsageError(f"{text!r} is no percentage from 0 to 100")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""From a network to a fixed graph: extract, calibrate, fold, trace."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.calibration import calibrate
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.zoo.preprocess import Preprocessing
+
+_NORMS = {"conv_stem": "bn1", "conv_final": "bn2", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
+"""The batch norm that follows each convolution, by their names in one module."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNet:
+    """A network ready to be written.
+
+    Args:
+        net: The static net in eval mode, as it was before folding: what a file must compute.
+        program: Its traced graph, batch norms folded, for images ``(N, 3, S, S)``.
+        preprocessing: How an image becomes the input; its ``input_size`` is S.
+        dynamic_batch: Whether N is any number; otherwise it is 1.
+    """
+
+    net: AlphaNet
+    program: ExportedProgram
+    preprocessing: Preprocessing
+    dynamic_batch: bool
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the graph resizes its input to the arch's resolution."""
+        return self.preprocessing.input_size != self.net.arch.resolution
+
+
+def freeze(
+    net: AlphaNet,
+    calib_batches: Iterable[Tensor] | None = None,
+    *,
+    arch: ArchSpec | None = None,
+    img_size: int | None = None,
+    dynamic_batch: bool = False,
+) -> FrozenNet:
+    """Extracts, calibrates, folds and traces; ``net`` itself stays as it is.
+
+    Args:
+        net: A static net, or a supernet that contains ``arch``.
+        calib_batches: Normalised training images ``(N, 3, H, W)`` to take the statistics from. None keeps the
+            net's own, which must come from somewhere.
+        arch: The subnet to take from a supernet.
+        img_size: Side of the exported input in pixels; another one than the arch's resolution puts a resize in the
+            graph. None: the resolution.
+        dynamic_batch: Take any number of images at a time; otherwise 1.
+
+    Raises:
+        UsageError: The statistics come from nowhere, or were sliced from another supernet than the published
+            checkpoint's; or there is no classifier.
+        ValueError: ``net`` is a supernet and ``arch`` is None or not in it, or ``img_size`` is not positive.
+    """
+    if img_size is not None and img_size < 1:
+        raise ValueError(f"the image size is {img_size}; give a positive number of pixels")
+    if not net.num_classes:
+        raise UsageError("the net has no classifier; call reset_classifier(num_classes) and train it first")
+    if calib_batches is None:
+        check_statistics(net, arch)
+    static = _extracted(net, arch)
+    if calib_batches is not None:
+        calibrate(static, calib_batches)
+    size = img_size or static.arch.resolution
+    return FrozenNet(static, _traced(static, size, dynamic_batch), input_preprocessing(static, size), dynamic_batch)
+
+
+def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
+    """Whether what ``net`` says of its batch-norm statistics lets it be exported without calibration.
+
+    Raises:
+        UsageError: They come from nowhere, or are slices of a supernet other than the published checkpoint's.
+    """
+    remedy = "give training images with --calib-data FOLDER (calib_batches)"
+    if net.calibration is None:
+        raise UsageError(
+            f"the batch-norm statistics of this net come from nowhere, so its outputs mean nothing; {remedy}"
+        )
+    sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
+    if sliced and net.calibration != "checkpoint":
+        raise UsageError(
+            f"the batch-norm statistics were sliced from those of a larger net, which fit no subnet; {remedy}"
+        )
+
+
+def input_preprocessing(net: AlphaNet, size: int) -> Preprocessing:
+    """How an image becomes an input of ``size`` pixels: the short side to size / crop_pct, then the centre crop."""
+    cfg = net.pretrained_cfg
+    return Preprocessing(size, round(size / cfg["crop_pct"]), cfg["interpolation"], cfg["mean"], cfg["std"])
+
+
+def fold_batch_norms(net: AlphaNet) -> AlphaNet:
+    """A copy of a static net in eval mode whose batch norms are part of the convolutions before them."""
+    folded = copy.deepcopy(net)
+    for module in list(folded.modules()):
+        for conv_name, norm_name in _NORMS.items():
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity().eval())
+    return folded
+
+
+def _extracted(net: AlphaNet, arch: ArchSpec | None) -> AlphaNet:
+    """A static copy in eval mode on the CPU."""
+    if net.supernet and arch is None:
+        raise ValueError("a supernet has many subnets; say which arch to freeze")
+    if arch is not None and arch != net.arch or net.supernet:
+        assert arch is not None
+        return net.extract(arch).eval().cpu()
+    return copy.deepcopy(net).eval().cpu()
+
+
+def _traced(net: AlphaNet, size: int, dynamic_batch: bool) -> ExportedProgram:
+    """The graph of a folded copy, without traces of the source files it was made from."""
+    example = torch.zeros(2 if dynamic_batch else 1, 3, size, size)
+    shapes = ({0: Dim("batch")},) if dynamic_batch else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(fold_batch_norms(net).requires_grad_(False), (example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
+            node.meta.pop(key, None)
+    return program

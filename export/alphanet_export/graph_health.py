@@ -1,0 +1,94 @@
+"""What ONNX Runtime makes of a graph."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from alphanet_export.onnx_model import graphs_of, load_proto, open_session
+
+LEFTOVERS = ("BatchNormalization", "Cast", "Dropout", "Identity")
+"""Operators that a clean export of a classifier does not have."""
+
+_BLOCKED, _FUSED = "com.microsoft.nchwc", "com.microsoft"
+
+
+@dataclass(frozen=True)
+class GraphHealth:
+    """Counts of nodes, in the file and in the graph that ONNX Runtime runs at full optimisation on this CPU.
+
+    Args:
+        nodes: Nodes in the file.
+        optimized_nodes: Nodes that run.
+        leftovers: Nodes in the file that a clean export does not have, see `LEFTOVERS`.
+        resizes: Resize nodes in the file (one where it resizes its input to the arch's resolution, else none).
+        convolutions: Convolutions that run, of any kind.
+        blocked_convolutions: Those of them in the CPU's blocked layout, its fast kernels.
+        fused_nodes: Nodes that run and do more than one operator's work: those of Microsoft's domain (FusedConv,
+            QuickGelu ...), and blocked convolutions with an activation or an addition inside.
+        reorder_nodes: Nodes that run to go in or out of the blocked layout, which compute nothing.
+        operators: Nodes in the file by operator.
+        optimized_operators: Nodes that run by operator, with the domain where it is not the standard one.
+    """
+
+    nodes: int
+    optimized_nodes: int
+    leftovers: int
+    resizes: int
+    convolutions: int
+    blocked_convolutions: int
+    fused_nodes: int
+    reorder_nodes: int
+    operators: Mapping[str, int]
+    optimized_operators: Mapping[str, int]
+
+
+def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
+    """Counts a file's nodes before and after ONNX Runtime's full optimisation.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: It cannot be loaded.
+    """
+    before = _nodes(load_proto(model_path))
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(model_path, "all", optimized=optimized)
+        after = _nodes(load_proto(optimized))
+    operators = Counter(node.op_type for node in before)
+    convolutions = [node for node in after if node.op_type in ("Conv", "FusedConv", "ConvInteger", "QLinearConv")]
+    return GraphHealth(
+        nodes=len(before),
+        optimized_nodes=len(after),
+        leftovers=sum(operators[name] for name in LEFTOVERS),
+        resizes=operators["Resize"],
+        convolutions=len(convolutions),
+        blocked_convolutions=sum(node.domain == _BLOCKED for node in convolutions),
+        fused_nodes=sum(map(_is_fused, after)),
+        reorder_nodes=sum(node.op_type in ("ReorderInput", "ReorderOutput") for node in after),
+        operators=_ranked(operators),
+        optimized_operators=_ranked(Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in after)),
+    )
+
+
+def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Every node of a model, constants (which run once, at load time) left out."""
+    return [node for graph in graphs_of(proto) for node in graph.node if node.op_type != "Constant"]
+
+
+def _is_fused(node: onnx.NodeProto) -> bool:
+    """Whether a node of an optimised graph does more than one operator's work."""
+    if node.domain == _BLOCKED and node.op_type == "Conv":
+        return len(node.input) > 3 or any(attribute.name == "activation" for attribute in node.attribute)
+    return node.domain == _FUSED
+
+
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    """Counts, the largest first and equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,227 @@
+"""Whether an exported file computes what its network computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alphanet_export.onnx_model import FloatArray, open_session, run_logits
+from alphanet_zoo.errors import AlphaNetError, ParityError
+
+TOLERANCE = 2e-5
+"""Largest relative error that a float32 export may have (docs/verify.md says how it was chosen)."""
+
+PARITY_LEVELS = ("basic", "all")
+"""ONNX Runtime's optimisation levels at which parity must hold."""
+
+
+@dataclass(frozen=True)
+class LevelParity:
+    """Parity at one optimisation level of ONNX Runtime.
+
+    Args:
+        level: ``basic`` or ``all``.
+        max_relative_error: The largest, over images, of ``max |a - b| / max |b|`` over one image's logits, a from
+            the file and b from the reference; infinite where a logit is not finite.
+        max_absolute_error: The largest ``|a - b|``.
+        top1_agreement: Share of the images, 0 to 1, on which both name the same class. Where the reference's
+            logits of the two classes lie within twice the tolerance (of the image's largest logit) they are tied,
+            and either is right.
+        ties: How many of the images agree only as ties.
+    """
+
+    level: str
+    max_relative_error: float
+    max_absolute_error: float
+    top1_agreement: float
+    ties: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported file is from its reference, on some images.
+
+    Args:
+        max_relative_error: The worst over the levels, see `LevelParity`.
+        top1_agreement: The worst over the levels, 0 to 1.
+        images: How many images were compared.
+        synthetic: Whether these were made up, see `synthetic_images`.
+        tolerance: The largest relative error allowed.
+        reference: What it was compared with, in words.
+        levels: The figures for each optimisation level.
+    """
+
+    max_relative_error: float
+    top1_agreement: float
+    images: int
+    synthetic: bool
+    tolerance: float
+    reference: str
+    levels: tuple[LevelParity, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the tolerance and every image gets the same class."""
+        return self.max_relative_error <= self.tolerance and self.top1_agreement == 1.0
+
+    def check(self) -> Parity:
+        """Returns itself.
+
+        Raises:
+            ParityError: It does not hold.
+        """
+        if not self.holds:
+            worst = max(self.levels, key=lambda level: level.max_relative_error)
+            raise ParityError(
+                f"the file does not compute what {self.reference} computes: relative error "
+                f"{worst.max_relative_error:.2e} (tolerance {self.tolerance:.0e}) at optimisation level {worst.level}, "
+                f"top-1 agreement {100 * self.top1_agreement:.1f} % of {self.images} images; "
+                "do not use this file: export it again, and give the very weights it was exported from as reference"
+            )
+        return self
+
+
+def measure_parity(
+    model_path: str | os.PathLike[str],
+    net: nn.Module,
+    images: Tensor | Iterable[Tensor],
+    *,
+    synthetic: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Parity:
+    """Compares an exported file in ONNX Runtime, at `PARITY_LEVELS`, with the PyTorch net it came from.
+
+    Args:
+        model_path: ONNX file with the input ``pixel_values`` and the output ``logits``.
+        net: The network in eval mode; it gets the same pixels, and resizes them itself where it must.
+        images: ``(N, 3, S, S)`` normalised pixels at the file's input size, or an iterable of such batches.
+        synthetic: Whether the images were made up (recorded, no more).
+        tolerance: Largest relative error for `Parity.check`.
+
+    Returns:
+        The figures; call `Parity.check` to have broken parity raise.
+
+    Raises:
+        AlphaNetError: The file cannot be loaded or run.
+        ValueError: ``net`` is in training mode, or there are no images.
+    """
+    if net.training:
+        raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
+
+    def reference(pixels: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            logits: Tensor = net(torch.from_numpy(pixels))
+        return logits.float().numpy()
+
+    return _compare(model_path, "PyTorch", reference, images, synthetic, tolerance)
+
+
+def measure_consistency(
+    model_path: str | os.PathLike[str],
+    images: Tensor | Iterable[Tensor],
+    *,
+    synthetic: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Parity:
+    """Compares ONNX Runtime's optimised graphs with the same file run without optimisation.
+
+    This needs no reference, and says only that the optimiser keeps what the file says, not that the file is right.
+    Args and raises as `measure_parity`.
+    """
+    session = open_session(model_path, "disabled")
+    return _compare(
+        model_path, "the unoptimised graph", lambda pixels: run_logits(session, pixels), images, synthetic, tolerance
+    )
+
+
+def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
+    """Smooth coloured noise with the statistics of normalised photographs, the same for the same arguments.
+
+    Noise of every scale from 2 pixels a side to ``size``, each half as strong as the one coarser by two, scaled
+    to mean 0 and standard deviation 1.
+
+    Returns:
+        ``(n, 3, size, size)`` float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(n, 3, size, size)
+    side, strength = 2, 1.0
+    while side < 2 * size:
+        noise = torch.randn(n, 3, min(side, size), min(side, size), generator=generator)
+        images += strength * F.interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)
+        side, strength = 2 * side, strength / 2
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) / images.std(dim=(1, 2, 3), keepdim=True)
+
+
+def _compare(
+    model_path: str | os.PathLike[str],
+    name: str,
+    reference: Callable[[FloatArray], FloatArray],
+    images: Tensor | Iterable[Tensor],
+    synthetic: bool,
+    tolerance: float,
+) -> Parity:
+    """Runs the file at each level beside the reference, batch by batch."""
+    sessions = {level: open_session(model_path, level) for level in PARITY_LEVELS}
+    expected: list[FloatArray] = []
+    actual: dict[str, list[FloatArray]] = {level: [] for level in PARITY_LEVELS}
+    for pixels in _batches(images):
+        expected.append(reference(pixels))
+        for level, session in sessions.items():
+            try:
+                actual[level].append(run_logits(session, pixels))
+            except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
+                raise AlphaNetError(f"ONNX Runtime cannot run {model_path}: {error}") from error
+    if not expected:
+        raise ValueError("there are no images to measure parity on; give at least one")
+    target = np.concatenate(expected)
+    levels = tuple(_level_parity(level, np.concatenate(actual[level]), target, tolerance) for level in PARITY_LEVELS)
+    return Parity(
+        max_relative_error=max(level.max_relative_error for level in levels),
+        top1_agreement=min(level.top1_agreement for level in levels),
+        images=len(target),
+        synthetic=synthetic,
+        tolerance=tolerance,
+        reference=name,
+        levels=levels,
+    )
+
+
+def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
+    """Float32 arrays of at most 16 images, from one tensor or many."""
+    for tensor in [images] if isinstance(images, Tensor) else images:
+        for part in tensor.split(16):
+            if len(part):
+                yield np.ascontiguousarray(part.detach().cpu().float().numpy())
+
+
+def _level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance: float) -> LevelParity:
+    """The figures of one level, from logits ``(N, classes)``."""
+    if actual.shape != expected.shape:
+        raise ParityError(
+            f"the file gives logits of shape {actual.shape}, its reference {expected.shape}; "
+            "give the reference that it was exported from"
+        )
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return LevelParity(level, np.inf, np.inf, float(np.mean(actual.argmax(1) == expected.argmax(1))), 0)
+    difference = np.abs(actual.astype(np.float64) - expected).max(axis=1)
+    scale = np.abs(expected).max(axis=1).astype(np.float64)
+    relative = difference / np.maximum(scale, np.finfo(np.float32).tiny)
+    rows = np.arange(len(actual))
+    same = actual.argmax(axis=1) == expected.argmax(axis=1)
+    gap = expected.max(axis=1) - expected[rows, actual.argmax(axis=1)]
+    tied = ~same & (gap <= 2 * tolerance * scale)
+    return LevelParity(
+        level=level,
+        max_relative_error=float(relative.max()),
+        max_absolute_error=float(difference.max()),
+        top1_agreement=float(np.mean(same | tied)),
+        ties=int(tied.sum()),
+    )

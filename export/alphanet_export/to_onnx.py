@@ -1,0 +1,85 @@
+"""From a frozen net to ONNX: one file that is clean, checked, and the same every time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from alphanet_export.freeze import FrozenNet
+from alphanet_export.onnx_passes import name_batch, suit_cpu
+from alphanet_export.parity import Parity, measure_parity
+from alphanet_zoo.errors import UsageError
+
+INPUT, OUTPUT = "pixel_values", "logits"
+OPSETS = range(18, 25)
+"""Versions of the standard operators that a file can be written in."""
+
+
+def onnx_bytes(frozen: FrozenNet, metadata: Mapping[str, str] | None = None, *, opset: int = 18) -> bytes:
+    """The content of an ONNX file: weights inside, nothing in it about the machine that made it.
+
+    Args:
+        frozen: What `freeze` made.
+        metadata: Entries of ``metadata_props``, see `alphanet_export.metadata.describe`.
+        opset: Version of the standard operators, one of `OPSETS`.
+
+    Raises:
+        UsageError: The opset is none of them.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not supported; give {OPSETS[0]} to {OPSETS[-1]}")
+    with _quiet():
+        program = torch.onnx.export(
+            frozen.program, dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+        )
+    assert program is not None
+    model = program.model
+    suit_cpu(model)
+    name_batch(model)
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    onnx.helper.set_model_props(proto, dict(metadata or {}))
+    onnx.checker.check_model(proto)
+    assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def onnx_parity(content: bytes, frozen: FrozenNet, images: Tensor, *, synthetic: bool = False) -> Parity:
+    """Compares the content of an ONNX file with the net it was made from, at ONNX Runtime's optimisation levels.
+
+    Args:
+        content: What `onnx_bytes` gave.
+        frozen: What that was made from.
+        images: ``(N, 3, S, S)`` normalised pixels at the file's input size.
+        synthetic: Whether the images were made up.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        return measure_parity(path, frozen.net, images, synthetic=synthetic)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's remarks on its own internals from the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from alphanet_export.calibration_data import calibration_batches
+from alphanet_export.freeze import freeze, input_preprocessing
+from alphanet_export.source import Source
+from alphanet_export.write import write_export
+
+from alphanet_zoo.cli.verify import main
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.model import build_supernet
+from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.zoo.files import save_net
+from alphanet_zoo.zoo.preprocess import ImageFolder
+from tests.export.exported import corrupted, tiny_net, tiny_onnx, write_images
+
+FAST = ("--seconds", "0.05", "--repeats", "5", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file, the net it came from, and images of which the net knows half."""
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "tiny.onnx").write_bytes(tiny_onnx())
+    (folder / "corrupt.onnx").write_bytes(corrupted(tiny_onnx()))
+    (folder / "any.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
+    save_net(tiny_net(), folder / "tiny.safetensors")
+    write_images(folder / "images")
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the command."""
+    code = main([*map(str, argv), *FAST])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_sound_file_passes_and_leaves_its_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = folder / "out" / "report.html"
+    code, out, err = run(capsys, folder / "tiny.onnx", "--reference", folder / "tiny.safetensors", "--report", page)
+    assert (code, err) == (0, "")
+    assert "PASSED" in out and "8 synthetic images" in out
+    figures = json.loads((folder / "tiny.verify.json").read_text())
+    assert 0 < figures["parity"]["max_relative_error"] < 2e-5
+    assert figures["parity"]["top1_agreement"] == 1.0 and figures["parity"]["synthetic"] is True
+    assert figures["accuracy"]["top1"] is None
+    assert figures["latency"]["median_ms"] > 0 and figures["latency"]["threads"] == 1
+    assert len(figures["graph_sha256"]) == 64 and len(figures["weights_sha256"]) == 64
+    assert figures["memory"]["peak_mb"] > 0 and figures["graph_health"]["convolutions"] > 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_images_give_parity_and_accuracy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = folder / "real.json"
+    argv = (folder / "any.onnx", "--reference", folder / "tiny.safetensors", "--data", folder / "images")
+    code, out, _ = run(capsys, *argv, "--limit", "20", "--json", target, "--batch", "4", "--min-top1", "0")
+    figures = json.loads(target.read_text())
+    assert code == 0 and "folder images" in out
+    assert figures["data"] == {"folder": "images", "images": 20, "synthetic": False}
+    assert figures["parity"]["images"] == figures["accuracy"]["images"] == 20
+    assert figures["parity"]["synthetic"] is False and 0 <= figures["accuracy"]["top1"] <= 100
+    assert figures["latency"]["batch"] == 4
+    assert not (folder / "any.verify.json").exists()
+
+
+def test_images_of_other_classes_serve_parity(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_images(tmp_path / "three" / "nested", classes=3)
+    argv = (folder / "tiny.onnx", "--reference", folder / "tiny.safetensors", "--data", tmp_path / "three")
+    code, out, _ = run(capsys, *argv, "--parity-only", "--json", tmp_path / "r.json")
+    figures = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0 and "9 images of three" in out
+    assert figures["parity"]["images"] == 9 and figures["accuracy"]["images"] is None
+
+
+def test_a_corrupt_inner_convolution_exits_3(folder: Path) -> None:
+    argv = [folder / "corrupt.onnx", "--reference", folder / "tiny.safetensors", "--data", folder / "images"]
+    command = [sys.executable, "-m", "alphanet_zoo.cli.verify", *map(str, argv), "--min-top1", "100", *FAST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3  # Accuracy is under its floor too: parity is the graver.
+    assert done.stderr.count("\n") == 1 and "does not compute what PyTorch computes" in done.stderr
+    figures = json.loads((folder / "corrupt.verify.json").read_text())
+    assert figures["passed"] is False and figures["parity"]["holds"] is False and len(figures["failures"]) == 2
+
+
+def test_accuracy_under_its_floor_exits_4_and_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = folder / "floor.md"
+    argv = (folder / "tiny.onnx", "--data", folder / "images", "--min-top1", "99", "--max-latency-ms", "1e-6")
+    code, out, err = run(capsys, *argv, "--report", report)
+    assert code == 4 and "floor of 99 %" in err and err.count("\n") == 1
+    assert "FAILED" in out and "FAILED" in report.read_text()
+
+
+def test_latency_over_its_target_exits_5(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, folder / "tiny.onnx", "--max-latency-ms", "1e-6")
+    assert code == 5 and "above the target" in err
+
+
+def test_without_a_reference_only_consistency_is_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, folder / "corrupt.onnx", "--json", folder / "alone.json")
+    figures = json.loads((folder / "alone.json").read_text())
+    assert code == 0 and "not measured" in out and "no --reference" in out
+    assert figures["parity"]["max_relative_error"] is None
+    assert figures["consistency"]["holds"] is True
+
+
+def test_other_weights_break_parity(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_net(tiny_net(seed=1), tmp_path / "other.safetensors")
+    argv = (folder / "tiny.onnx", "--reference", tmp_path / "other.safetensors", "--json", tmp_path / "r.json")
+    code, out, _ = run(capsys, *argv)
+    assert code == 3 and "NOT the weights recorded" in out
+
+
+def test_a_supernet_is_a_reference_once_calibrated_alike(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    supernet = fill_live(build_supernet(ALPHANET_TINY, 10)).eval()
+    digest = save_net(supernet, tmp_path / "supernet.safetensors")
+    images, arch = ImageFolder(folder / "images"), ALPHANET_TINY.smallest
+    batches = calibration_batches(images, input_preprocessing(supernet, arch.resolution), images=20)
+    source = Source(supernet, "sub", "supernet.safetensors", digest, arch)
+    write_export(freeze(supernet, batches, arch=arch), source, onnx=tmp_path / "sub.onnx", verify=False)
+    argv = (tmp_path / "sub.onnx", "--reference", tmp_path / "supernet.safetensors")
+    code, _, err = run(capsys, *argv)
+    assert code == 2 and "calibrated at export on 20 images" in err and "--calib-data" in err
+    code, out, _ = run(capsys, *argv, "--calib-data", folder / "images")
+    assert code == 0 and "the weights recorded in the file" in out
+    write_images(tmp_path / "others", seed=1)
+    code, _, err = run(capsys, *argv, "--calib-data", tmp_path / "others")
+    assert code == 2 and "not those" in err
+
+
+def test_a_folder_of_save_pretrained_is_a_reference(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tiny_net().save_pretrained(tmp_path / "saved")
+    code, out, _ = run(capsys, folder / "tiny.onnx", "--reference", tmp_path / "saved", "--json", tmp_path / "r.json")
+    assert code == 0 and "PASSED: it computes what the PyTorch reference computes" in out
+
+
+def test_a_file_with_external_data_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    proto = onnx.load_model_from_string(tiny_onnx())
+    onnx.save(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    code, _, err = run(capsys, tmp_path / "outside.onnx")
+    assert code == 1 and "in another file" in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.onnx", "w.bin"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not ONNX", b"\x08\x07truncated"])
+def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.onnx").write_bytes(content)
+    code, _, err = run(capsys, tmp_path / "bad.onnx")
+    assert code == 1 and "bad.onnx" in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "MODEL.onnx"),
+        (("{none}",), "does not exist"),
+        (("{images}",), "is a folder"),
+        (("{tiny}", "--nonsense"), "--nonsense"),
+        (("{tiny}", "--min-top1", "90"), "--min-top1 needs --data"),
+        (("{tiny}", "--limit", "5"), "--limit needs --data"),
+        (("{tiny}", "--parity-only"), "--parity-only needs --data"),
+        (("{tiny}", "--data", "{images}", "--parity-only", "--min-top1", "9"), "goes without --min-top1"),
+        (("{tiny}", "--weights", "random"), "--weights needs --reference"),
+        (("{tiny}", "--calib-data", "{images}"), "--calib-data needs --reference"),
+        (("{tiny}", "--data", "{none}"), "is no folder"),
+        (("{tiny}", "--data", "{images}", "--min-top1", "101"), "no percentage"),
+        (("{tiny}", "--data", "{images}", "--min-top1", "nan"), "no percentage"),
+        (("{tiny}", "--data", "{images}", "--limit", "0"), "no positive whole number"),
+        (("{tiny}", "--data", "{images}/0"), "holds no images"),
+        (("{tiny}", "--threads", "-1"), "no positive whole number"),
+        (("{tiny}", "--batch", "2"), "export it with --dynamic-batch"),
+        (("{tiny}", "--tolerance", "0"), "no positive number"),
+        (("{tiny}", "--max-latency-ms", "inf"), "no positive number"),
+        (("{tiny}", "--report", "report.pdf"), "must end in"),
+        (("{tiny}", "--report", "{images}.html"), "is a folder"),
+        (("{tiny}", "--json", "report.txt"), "must end in"),
+        (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
+        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "does not hold the file's"),
+        (("{tiny}", "--reference", "none.safetensors"), "no such file"),
+        (("{tiny}", "--reference", "{net}", "--weights", "random"), "goes with a model's name"),
+        (("{tiny}", "--reference", "{seven}"), "the reference has 7 classes"),
+        (("{tiny}", "--data", "{twelve}"), "holds 12 classes and the model has 10"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: tuple[str, ...], message: str
+) -> None:
+    places = {"none": tmp_path / "none", "images": tmp_path / "images", "tiny": tmp_path / "tiny.onnx"}
+    places |= {"net": folder / "tiny.safetensors", "seven": tmp_path / "seven.safetensors"}
+    places |= {"twelve": tmp_path / "twelve"}
+    write_images(places["images"], each=1)
+    write_images(places["twelve"], classes=12, each=1)
+    (tmp_path / "images.html").mkdir()
+    places["tiny"].write_bytes((folder / "tiny.onnx").read_bytes())
+    save_net(tiny_net(7), places["seven"])
+    before = sorted(tmp_path.rglob("*"))
+    code = main([text.format(**places) for text in argv])
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert message in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_and_bad_usage_load_no_torch() -> None:
+    script = (
+        "import sys; from alphanet_zoo.cli.verify import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert main(['x.onnx', '--batch', '0']) == main(['.', '--limit', '3']) == 2\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--reference" in done.stdout and "Exit codes" in done.stdout
