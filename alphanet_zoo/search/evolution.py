@@ -1,0 +1,144 @@
+"""Evolutionary search for the front of cost and score; what they are is for the caller to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alphanet_zoo.search.pareto import pareto_front
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.sampling import count_within
+from alphanet_zoo.space.space import SearchSpace
+
+ATTEMPTS = 200
+"""Tries to breed one arch that is new and within the window, before the search gives up."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arch that was scored."""
+
+    arch: ArchSpec
+    cost: float
+    score: float
+
+
+def evolve(
+    space: SearchSpace,
+    cost: Callable[[ArchSpec], float],
+    score: Callable[[ArchSpec], float],
+    *,
+    initial: Sequence[ArchSpec],
+    evaluations: int,
+    rng: np.random.Generator,
+    low: float = 0.0,
+    high: float = math.inf,
+    generation: int = 16,
+    bins: int = 8,
+    mutation_prob: float = 0.1,
+) -> list[Candidate]:
+    """Scores the initial archs, then breeds more around the front, generation by generation.
+
+    Parents are the front and the best arch of each of ``bins`` equal ranges of the cost seen so far (so that no range
+    dies out); half of the children mutate one parent, half cross two. An arch is scored once.
+
+    Args:
+        space: Where archs come from.
+        cost: Cheap; archs outside ``low`` to ``high`` are not scored.
+        score: Expensive; larger is better.
+        initial: Archs to begin with, such as `first_population` gives.
+        evaluations: The most archs to score.
+        rng: Source of randomness.
+        low: Least cost.
+        high: Greatest cost.
+        generation: Children bred from the same parents.
+        bins: Ranges of cost that each keep a parent.
+        mutation_prob: Probability of redrawing each entry of an arch.
+
+    Returns:
+        All scored archs, in the order of scoring; fewer than ``evaluations`` where the window holds no more or none
+        more is found near the parents.
+
+    Raises:
+        ValueError: No initial arch is within the window, or an argument is out of its domain.
+
+    Source: the evolutionary searches of Cai et al., 2020, arXiv:1908.09791, and Wang et al., 2021, arXiv:2011.09011.
+    """
+    if evaluations < 1 or generation < 1 or bins < 1:
+        raise ValueError(f"evaluations {evaluations}, generation {generation} and bins {bins} must be at least 1")
+    scored: dict[ArchSpec, Candidate] = {}
+
+    def add(archs: Sequence[ArchSpec]) -> None:
+        for arch in archs:
+            if len(scored) < evaluations and arch not in scored and low <= cost(arch) <= high:
+                scored[arch] = Candidate(arch, cost(arch), score(arch))
+
+    add(initial)
+    if not scored:
+        raise ValueError(f"no initial arch costs {low} to {high}; give one that does")
+    while len(scored) < evaluations:
+        parents = _parents(list(scored.values()), bins)
+        children: dict[ArchSpec, None] = {}
+        for _ in range(generation):
+            for attempt in range(ATTEMPTS):
+                child = _breed(space, parents, min(1.0, mutation_prob * (1 + attempt / 10)), rng)
+                if child not in scored and child not in children and low <= cost(child) <= high:
+                    children[child] = None
+                    break
+        if not children:
+            break
+        add(list(children))
+    return list(scored.values())
+
+
+def _parents(candidates: Sequence[Candidate], bins: int) -> list[ArchSpec]:
+    """The front, and the best of each range of cost, each once."""
+    front = [candidates[i] for i in pareto_front([(c.cost, c.score) for c in candidates])]
+    costs = [c.cost for c in candidates]
+    width = (max(costs) - min(costs)) / bins or 1.0
+    best: dict[int, Candidate] = {}
+    for candidate in candidates:
+        place = min(int((candidate.cost - min(costs)) / width), bins - 1)
+        if place not in best or candidate.score > best[place].score:
+            best[place] = candidate
+    return list(dict.fromkeys(c.arch for c in (*front, *best.values())))
+
+
+def _breed(space: SearchSpace, parents: Sequence[ArchSpec], prob: float, rng: np.random.Generator) -> ArchSpec:
+    """A mutated parent, or (as often) a mutated cross of two."""
+    one, other = (parents[i] for i in rng.integers(len(parents), size=2))
+    if rng.random() < 0.5:
+        return space.mutate(one, prob, rng)
+    child = space.crossover(one, other, rng)
+    return child if one != other else space.mutate(child, prob, rng)
+
+
+def first_population(
+    space: SearchSpace, low: float, high: float, n: int, rng: np.random.Generator, *, num_classes: int = 1000
+) -> list[ArchSpec]:
+    """About ``n`` archs spread over a window of MACs: its ends, and a uniform draw from each of its equal slices.
+
+    Args:
+        space: Where the archs come from.
+        low: Least MACs.
+        high: Greatest MACs.
+        n: The smallest and the largest arch, where they are within, and ``n - 2`` slices.
+        rng: Source of randomness.
+        num_classes: Classes of the classifier, which the cost counts.
+
+    Raises:
+        ValueError: The window is empty; the message says the nearest possible costs.
+    """
+    least, most = (count_macs(arch, space, num_classes) for arch in (space.smallest, space.largest))
+    edges = np.linspace(max(low, least), min(high, most), max(n - 2, 1) + 1)
+    archs = [arch for arch, macs in ((space.smallest, least), (space.largest, most)) if low <= macs <= high]
+    for start, end in zip(edges, edges[1:], strict=False):
+        if start <= end and count_within(space, start, end, num_classes):
+            archs += space.sample_within(start, end, 1, rng, num_classes=num_classes)
+    if not archs:
+        archs = space.sample_within(low, high, 1, rng, num_classes=num_classes)
+    return list(dict.fromkeys(archs))

@@ -1,0 +1,120 @@
+"""Checkpoints that are whole or absent, and that are checked before they are trusted.
+
+A checkpoint is a folder ``step-<n>``: ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json``
+with the size and SHA-256 of the others. It is made under a temporary name, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.files import sha256_of
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run's state after a number of steps: tensors by name, and everything else as JSON values."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Writes ``folder/step-<n>`` and removes all but the newest ``keep`` checkpoints.
+
+    Raises:
+        OSError: The disk is full or not writable; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = folder / f"step-{checkpoint.step}", folder / f".step-{checkpoint.step}.tmp"
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)
+    temporary.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
+              temporary / "tensors.safetensors")  # fmt: skip
+    _write_json(temporary / "state.json", {"step": checkpoint.step, "state": checkpoint.state})
+    names = ("tensors.safetensors", "state.json")
+    _sync(*(temporary / name for name in names))
+    manifest = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256_of(temporary / n)} for n in names}
+    _write_json(temporary / "manifest.json", {"files": manifest})
+    _sync(temporary / "manifest.json", temporary)
+    if target.exists():
+        target.rename(folder / f".step-{checkpoint.step}.old")
+    temporary.rename(target)
+    _sync(folder)
+    for old in (*list_checkpoints(folder)[:-keep], *folder.glob(".step-*")):
+        shutil.rmtree(old)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder by ascending step, damaged ones included."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads one checkpoint after checking every file against the manifest.
+
+    Raises:
+        AlphaNetError: A file is missing, of another size, or of another content than was written.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text("utf-8"))["files"]
+        for name in ("tensors.safetensors", "state.json"):
+            file, entry = path / name, manifest[name]
+            if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+                raise AlphaNetError(f"the checkpoint {path} is damaged: {name} is not what was written")
+        state = json.loads((path / "state.json").read_text("utf-8"))
+        return Checkpoint(state["step"], load_file(path / "tensors.safetensors"), state["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, AlphaNetError):
+            raise
+        raise AlphaNetError(f"the checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint; None where there never was one. Warns of each damaged one it passes over.
+
+    Raises:
+        AlphaNetError: There are checkpoints and all are damaged: a run must not quietly start afresh.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            return load_checkpoint(path)
+        except AlphaNetError as error:
+            warnings.warn(f"{error}; going back to the one before", UserWarning, stacklevel=2)
+    if paths:
+        raise AlphaNetError(f"all {len(paths)} checkpoints in {folder} are damaged; remove the folder to start afresh")
+    return None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON whose bytes depend on the value alone."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _sync(*paths: Path) -> None:
+    """Has the files or folders written to the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,31 @@
+"""Every random draw of a run as a function of what it is for: nothing keeps a generator's state."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
+    """The seed sequence of one draw; purposes are told apart by their CRC-32."""
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
+
+
+def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """A fresh generator for one draw, such as ``generator(seed, "archs", step)``.
+
+    Args:
+        seed: The run's seed, from 0.
+        purpose: What is drawn; two purposes never share their numbers.
+        counters: Step, or epoch and sample index.
+    """
+    return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, counters)))
+
+
+def torch_seed(seed: int, purpose: str, *counters: int) -> int:
+    """A seed for `torch.manual_seed`, for draws that torch makes itself (initial weights, dropout).
+
+    Args as `generator`.
+    """
+    return int(_sequence(seed, purpose, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))

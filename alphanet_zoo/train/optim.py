@@ -1,0 +1,47 @@
+"""The optimiser and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from alphanet_zoo.train.config import OptimConfig
+
+
+def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int) -> float:
+    """The learning rate of one step: a cosine over the whole run, times a linear warm-up from 0.001.
+
+    Args:
+        step: The step, from 0.
+        peak: The rate that the cosine starts from.
+        total_steps: Steps of the schedule; from there on the rate is 0.
+        warmup_steps: Steps of the warm-up; 0 for none.
+
+    Source: SPEC section 6.
+    """
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / total_steps, 1.0)))
+    warmup = 0.001 + 0.999 * step / warmup_steps if step < warmup_steps else 1.0
+    return peak * cosine * warmup
+
+
+def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:
+    """The peak for a batch of ``batch_size`` images over all processes: in proportion to ``config.lr_batch``.
+
+    Source: SPEC section 6 (0.1 for 256 images).
+    """
+    return config.lr if config.lr_batch is None else config.lr * batch_size / config.lr_batch
+
+
+def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; weight decay on convolutions and linear weights only.
+
+    The rate it starts with is 0: `learning_rate` sets it at every step.
+
+    Source: SPEC section 6.
+    """
+    decayed = [p for p in net.parameters() if p.dim() > 1]
+    plain = [p for p in net.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0.0)

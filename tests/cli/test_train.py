@@ -1,0 +1,103 @@
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from alphanet_zoo.cli.train import main
+from alphanet_zoo.files import sha256_of
+
+
+def write_images(root):
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        path = root / "train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    write_images(tmp_path / "images")
+    return [
+        "--config", "digits", f"data.root={tmp_path / 'images'}", f"output={tmp_path / 'run'}", "data.batch_size=4",
+        "log.progress=false", "device=cpu",
+    ]  # fmt: skip
+
+
+def test_a_recipe_becomes_a_supernet_and_the_same_command_goes_on(settings, tmp_path, capsys):
+    assert main([*settings, "max_steps=2"]) == 0
+    final = tmp_path / "run" / "final" / "model.safetensors"
+    assert capsys.readouterr().out == f"{final} (2 steps)\n"
+    before = sha256_of(final)
+    assert main([*settings, "max_steps=3"]) == 0
+    assert capsys.readouterr().out == f"{final} (3 steps)\n"
+    assert sha256_of(final) != before
+
+
+def test_digits_are_written_where_there_are_none(tmp_path):
+    root, output = tmp_path / "digits", tmp_path / "run"
+    argv = [f"data.root={root}", f"output={output}", "max_steps=1", "data.batch_size=4", "log.progress=false"]
+    assert main(["--config", "digits", *argv]) == 0
+    assert len(list(root.glob("train/*/*.png"))) == 1197
+
+
+def test_print_config_resolves_and_does_nothing(settings, tmp_path, capsys):
+    assert main([*settings, "optim.lr=0.125", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["optim"]["lr"] == 0.125 and printed["output"] == str(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    stored = tmp_path / "again.yaml"
+    stored.write_text(yaml.safe_dump(printed))
+    assert main(["--config", str(stored), "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "--config"),
+        (["--config", "digitz"], "did you mean digits?"),
+        (["--config", "digits", "optim.lrate=1"], "did you mean optim.lr?"),
+        (["--config", "digits", "seed=x"], "seed"),
+        (["--config", "digits", "--unknown"], "--unknown"),
+        (["--config", "digits", "data.source=folder", "data.root=/nowhere", "output={}"], "no such folder: /nowhere"),
+        (["--config", "digits", "data.root=/nowhere", "space=x", "output={}"], "alphanet_tiny"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv, named, tmp_path, capsys):
+    assert main([text.format(tmp_path / "run") for text in argv]) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err and captured.err.count("\n") == 1 and not captured.out
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_another_config_in_the_same_output_is_refused(settings, capsys):
+    assert main([*settings, "max_steps=1"]) == 0
+    assert main([*settings, "max_steps=1", "optim.lr=0.5"]) == 2
+    assert "optim.lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--config", "digits", "seed=x"], ["--config", "digits", "--print-config"]]
+)
+def test_no_torch_before_there_is_work(argv):
+    code = (
+        "import sys; from alphanet_zoo.cli.train import main\n"
+        f"try: main({argv!r})\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_help_is_quick():
+    best = min(_help_seconds() for _ in range(3))
+    assert best < 0.4
+
+
+def _help_seconds():
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "alphanet_zoo.cli.train", "--help"], check=True, capture_output=True)
+    return time.perf_counter() - began

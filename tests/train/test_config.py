@@ -1,0 +1,129 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.train.config import TrainConfig, load_config, shipped_recipes, valid_keys
+
+
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_every_shipped_recipe_is_valid_and_survives_yaml(recipe, tmp_path):
+    config = load_config(recipe)
+    stored = tmp_path / "config.yaml"
+    stored.write_text(config.to_yaml())
+    assert load_config(str(stored)) == config
+    assert config.to_yaml().startswith("output:")
+
+
+def test_digits_ships():
+    assert "digits" in shipped_recipes()
+
+
+def test_overrides_reach_every_section_and_keep_their_types():
+    config = load_config("digits", [
+        "output=123", "seed=7", "max_steps=null", "optim.lr=1e-1", "data.shift=0", "log.tensorboard=true",
+        "sandwich.loss=kl", "optim.lr_batch=256", "optim.clip_value=null",
+    ])  # fmt: skip
+    assert (config.output, config.seed, config.max_steps) == ("123", 7, None)
+    assert (config.optim.lr, config.optim.lr_batch, config.optim.clip_value) == (0.1, 256, None)
+    assert (config.data.shift, config.log.tensorboard, config.sandwich.loss) == (0.0, True, "kl")
+
+
+def test_the_last_override_of_a_key_counts():
+    assert load_config("digits", ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optim.lrr=1", "did you mean optim.lr?"),
+        ("lr=1", "did you mean optim.lr?"),
+        ("batch_size=4", "did you mean data.batch_size?"),
+        ("max_step=1", "did you mean max_steps?"),
+        ("optim=1", "no setting is called 'optim'"),
+        ("seed.x=1", "no setting is called 'seed.x'"),
+        ("seed", "write key=value"),
+        ("=1", "write key=value"),
+        ("seed=1.5", "seed"),
+        ("seed=-1", "seed"),
+        ("optim.lr=fast", "optim.lr"),
+        ("optim.lr=nan", "optim.lr"),
+        ("optim.lr=inf", "optim.lr"),
+        ("optim.lr=0", "optim.lr"),
+        ("output=", "output"),
+        ("log.tensorboard=perhaps", "log.tensorboard"),
+        ("sandwich.loss=mse", "adaptive_alpha"),
+        ("sandwich.alpha_min=2", "give the smaller first"),
+        ("optim.warmup_epochs=5000", "give fewer than"),
+        ("space=alphabet", "alphanet_tiny"),
+        ("checkpoints_kept=1", "checkpoints_kept"),
+        ("data.batch_size=null", "data.batch_size"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(override, named):
+    with pytest.raises(UsageError) as error:
+        load_config("digits", [override])
+    assert named in str(error.value)
+
+
+def test_a_wrong_recipe_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="did you mean digits?"):
+        load_config("digit")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UsageError, match="holds no mapping"):
+        load_config(str(tmp_path / "list.yaml"))
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(UsageError, match="is no YAML"):
+        load_config(str(tmp_path / "broken.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"optim": 3}, "optim"),
+        ({"sead": 3}, "did you mean seed?"),
+        ({"optim": {"lr": 0.1, "epoch": 3}}, "did you mean optim.epochs?"),
+        ({"data": None}, "data"),
+        ({"optim": {"lr": 0.1}}, "optim.epochs is missing"),
+    ],
+)
+def test_a_wrong_key_in_a_file_is_refused_by_name(change, named, tmp_path):
+    tree = yaml.safe_load(load_config("digits").to_yaml()) | change
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UsageError) as error:
+        load_config(str(path))
+    assert named in str(error.value)
+
+
+def test_an_override_into_a_section_that_the_file_spoils_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: 3\n")
+    with pytest.raises(UsageError, match="a section of settings belongs there"):
+        load_config(str(path), ["optim.lr=1"])
+
+
+def test_differences_name_what_touches_the_weights_and_nothing_else():
+    config = load_config("digits")
+    free = load_config("digits", ["output=x", "max_steps=3", "log.progress=false", "checkpoint_every_steps=1"])
+    assert config.differences(free) == []
+    assert config.differences(load_config("digits", ["optim.lr=0.7"])) == [f"optim.lr: {config.optim.lr} -> 0.7"]
+
+
+def test_every_setting_is_documented():
+    def undocumented(section, prefix=""):
+        for name, field in section.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from undocumented(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                yield prefix + name
+
+    assert not list(undocumented(TrainConfig))
+    assert {"output", "seed", "max_steps", "checkpoint_every_steps", "data.root", "optim.lr"} <= set(valid_keys())
+
+
+def test_the_config_loads_no_torch():
+    code = "import sys, alphanet_zoo.train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

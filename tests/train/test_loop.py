@@ -1,0 +1,169 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.files import sha256_of
+from alphanet_zoo.train.config import load_config
+from alphanet_zoo.train.loop import train
+from alphanet_zoo.zoo.files import load_net
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        path = folder / "train" / "ab"[index % 2] / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+    return folder
+
+
+def settings(root, output, *overrides):
+    return [
+        f"data.root={root}", f"output={output}", "data.source=folder", "data.batch_size=4", "optim.epochs=2",
+        "optim.warmup_epochs=0.5", "sandwich.drop_rate=0.2", "sandwich.drop_path_rate=0.2", "log.progress=false",
+        "log.every_steps=1", "checkpoint_every_steps=2", "device=cpu", *overrides,
+    ]  # fmt: skip
+
+
+def run(root, output, *overrides):
+    return train(load_config("digits", settings(root, output, *overrides)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    return run(root, tmp_path_factory.mktemp("run") / "undisturbed")
+
+
+def steps_logged(output):
+    return [json.loads(line)["step"] for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_folder(undisturbed):
+    output = undisturbed.model.parents[1]
+    assert (undisturbed.step, undisturbed.signal) == (10, None)
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoints", "config.yaml", "final", "log.jsonl"]
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-10", "step-6", "step-8"]
+    assert load_config(str(output / "config.yaml")).output == str(output)
+    assert steps_logged(output) == list(range(1, 11))
+    line = json.loads((output / "log.jsonl").read_text().splitlines()[0])
+    assert line["epoch"] == 0 and line["lr"] == pytest.approx(0.001 * load_config("digits").optim.lr)
+    assert list(line["subnets"]) == ["largest", "random-1", "random-2", "smallest"]
+
+
+def test_the_final_net_is_a_supernet_without_statistics_that_knows_its_classes(undisturbed):
+    net = load_net(undisturbed.model)
+    assert net.supernet and net.calibration is None and net.num_classes == 2
+    assert net.pretrained_cfg["label_names"] == ("a", "b")
+    assert net.bn1.running_mean.abs().max() == 0
+
+
+@pytest.mark.parametrize("stops", [[3], [1, 5, 6], [7]])
+def test_a_stopped_run_ends_with_the_bytes_of_an_undisturbed_one(undisturbed, root, tmp_path, stops):
+    for stop in stops:
+        assert run(root, tmp_path, f"max_steps={stop}").step == stop
+    final = run(root, tmp_path)
+    assert sha256_of(final.model) == sha256_of(undisturbed.model)
+    assert steps_logged(tmp_path) == list(range(1, 11))
+
+
+def test_a_damaged_checkpoint_costs_steps_and_not_the_result(undisturbed, root, tmp_path):
+    run(root, tmp_path, "max_steps=5")
+    damaged = tmp_path / "checkpoints" / "step-5" / "tensors.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.warns(UserWarning, match="step-5.*going back"):
+        final = run(root, tmp_path)
+    assert sha256_of(final.model) == sha256_of(undisturbed.model)
+    assert steps_logged(tmp_path) == list(range(1, 11))
+
+
+def test_with_every_checkpoint_damaged_it_refuses(root, tmp_path):
+    run(root, tmp_path, "max_steps=2")
+    (tmp_path / "checkpoints" / "step-2" / "state.json").unlink()
+    with pytest.warns(UserWarning), pytest.raises(AlphaNetError, match="are damaged"):
+        run(root, tmp_path)
+
+
+def test_another_config_is_refused_with_the_difference(undisturbed, root):
+    output = undisturbed.model.parents[1]
+    with pytest.raises(UsageError, match=r"optim.momentum: 0.9 -> 0.5"):
+        run(root, output, "optim.momentum=0.5")
+    with pytest.raises(UsageError, match="past its end at 4"):
+        run(root, output, "max_steps=4")
+
+
+def test_a_complete_run_stays_as_it_is(undisturbed, root):
+    before = sha256_of(undisturbed.model)
+    assert run(root, undisturbed.model.parents[1]).step == 10
+    assert sha256_of(undisturbed.model) == before
+
+
+def test_the_seed_matters(undisturbed, root, tmp_path):
+    assert sha256_of(run(root, tmp_path, "seed=1").model) != sha256_of(undisturbed.model)
+
+
+def test_the_callers_random_state_is_left_alone(root, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(root, tmp_path, "max_steps=1")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(root, tmp_path):
+    with pytest.raises(AlphaNetError, match=r"loss of the largest subnet is nan at step \d+; lower optim.lr"):
+        run(root, tmp_path, "optim.lr=1e30", "optim.clip_value=null", "optim.warmup_epochs=0")
+    assert not (tmp_path / "final").exists()
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, root, tmp_path):
+    command = [sys.executable, "-m", "alphanet_zoo.cli.train", "--config", "digits", *settings(root, tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run ended before the signal came")
+    assert process.returncode == 143 and "stopped after step" in errors
+    stopped = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"stopped after step {stopped};" in errors and not (tmp_path / "run" / "final").exists()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert sha256_of(tmp_path / "run" / "final" / "model.safetensors") == sha256_of(undisturbed.model)
+
+
+def test_tensorboard_is_written_where_asked_for(root, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(root, tmp_path, "max_steps=2", "log.tensorboard=true")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"lr", "loss/largest", "divergence_alpha_min/smallest"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss/largest")] == [1, 2]
+
+
+def test_without_tensorboard_only_a_config_that_asks_for_it_fails(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"alphanet-zoo\[train\]"):
+        run(root, tmp_path / "a", "max_steps=1", "log.tensorboard=true")
+    assert run(root, tmp_path / "b", "max_steps=1").step == 1
+
+
+def test_cuda_without_a_gpu_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="finds no GPU"):
+        run(root, tmp_path, "device=cuda")

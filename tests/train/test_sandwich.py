@@ -1,0 +1,167 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
+from alphanet_zoo.nn.model import AlphaNet, build_supernet
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
+from alphanet_zoo.train.config import SandwichConfig
+from alphanet_zoo.train.sandwich import (
+    distillation_loss,
+    draw_archs,
+    label_loss_of,
+    sandwich_step,
+    subnet_metrics,
+)
+from alphanet_zoo.zoo.convert import load_upstream
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def relative_error(ours, golden):
+    return np.abs(np.asarray(ours) - golden).max() / np.abs(golden).max()
+
+
+def tiny_supernet(seed=0, **rates):
+    torch.manual_seed(seed)
+    return AlphaNet(TINY.largest, TINY, 10, supernet=True, **rates).train()
+
+
+def tiny_batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(16, 3, 16, 16, generator=generator), torch.arange(16) % 10
+
+
+def plain_sgd(net, lr=0.1):
+    return torch.optim.SGD(net.parameters(), lr=lr)
+
+
+def test_the_published_step_is_reproduced(tmp_path):
+    checkpoint = tmp_path / "published.pth.tar"
+    script = DATA / "upstream" / "make_checkpoint.py"
+    subprocess.run([sys.executable, str(script), str(checkpoint)], check=True, capture_output=True)
+    net = load_upstream(checkpoint).train()
+    golden = np.load(DATA / "golden" / "train_step.npz")
+    specs = json.loads((DATA / "golden" / "archs.json").read_text())
+    archs = {name: ArchSpec.from_dict(specs[name]["spec"]) for name in ("largest", "r0", "r1", "smallest")}
+    images = torch.from_numpy(np.random.default_rng(1).standard_normal((4, 3, 224, 224)).astype("f4"))
+    config = SandwichConfig()
+    outcomes = sandwich_step(
+        net, images, torch.tensor([1, 2, 3, 4]), archs, plain_sgd(net),
+        label_loss=label_loss_of(config), distillation=distillation_loss(config), clip_value=1.0,
+    )  # fmt: skip
+    assert [outcome.name for outcome in outcomes] == ["largest", "r0", "r1", "smallest"]
+    for outcome in outcomes:
+        assert relative_error(outcome.logits, golden[f"train_logits/{outcome.name}"]) < 1e-4
+        assert relative_error(outcome.loss, golden[f"loss/{outcome.name}"]) < 1e-4
+
+
+def test_the_archs_are_a_function_of_seed_and_step():
+    archs = draw_archs(TINY, seed=3, step=17, random_subnets=3)
+    assert list(archs) == ["largest", "random-1", "random-2", "random-3", "smallest"]
+    assert archs["largest"] == TINY.largest and archs["smallest"] == TINY.smallest
+    assert archs == draw_archs(TINY, seed=3, step=17, random_subnets=3)
+    assert archs != draw_archs(TINY, seed=3, step=18, random_subnets=3)
+    assert archs != draw_archs(TINY, seed=4, step=17, random_subnets=3)
+    assert list(draw_archs(TINY, 0, 0, random_subnets=0)) == ["largest", "smallest"]
+
+
+def test_gradients_are_added_over_the_subnets_and_clipped_once():
+    archs = draw_archs(TINY, 0, 0)
+    images, labels = tiny_batch()
+    loss = LabelSmoothedCrossEntropy(0.1)
+
+    def update(clip_value):
+        net = fill_live(tiny_supernet())
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        sandwich_step(net, images, labels, archs, plain_sgd(net, 1.0), label_loss=loss,
+                      distillation=None, clip_value=clip_value)  # fmt: skip
+        return {name: before[name] - p.detach() for name, p in net.named_parameters()}
+
+    net = fill_live(tiny_supernet())
+    sum(loss(net(images, arch), labels) for arch in archs.values()).backward()
+    expected = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in net.named_parameters()}
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 0.02
+    for name, gradient in update(None).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+    for name, gradient in update(0.01).items():
+        torch.testing.assert_close(gradient, expected[name].clamp(-0.01, 0.01), rtol=1e-3, atol=1e-5)
+
+
+def test_students_learn_from_the_teacher_and_not_the_teacher_from_them():
+    images, labels = tiny_batch()
+
+    def teacher_gradient(distillation):
+        net = fill_live(tiny_supernet())
+        archs = {"largest": TINY.largest, "smallest": TINY.smallest}
+        sandwich_step(net, images, labels, archs, plain_sgd(net, 0.0), label_loss=LabelSmoothedCrossEntropy(0.1),
+                      distillation=distillation)  # fmt: skip
+        return net.classifier.weight.grad[:, TINY.smallest.width[-1] :]
+
+    # The last columns of the classifier belong to the largest subnet alone.
+    torch.testing.assert_close(teacher_gradient(KLDistillation()), teacher_gradient(lambda s, t: s.sum() * 0 + t.sum()))
+    assert teacher_gradient(KLDistillation()).abs().max() > 0
+
+
+@pytest.mark.parametrize("loss", ["adaptive_alpha", "fixed_alpha", "kl", "none"])
+def test_each_loss_trains_the_smallest_subnet(loss):
+    config = SandwichConfig(loss=loss, label_smoothing=0.0, random_subnets=0)
+    net, (images, labels) = fill_live(tiny_supernet()), tiny_batch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for step in range(20):
+        outcomes = sandwich_step(
+            net, images, labels, draw_archs(TINY, 0, step, 0), optimizer, label_loss=label_loss_of(config),
+            distillation=distillation_loss(config), clip_value=1.0,
+        )  # fmt: skip
+        losses.append(float(F.cross_entropy(outcomes[-1].logits, labels)))
+    assert outcomes[-1].name == "smallest" and losses[-1] < 1.0 < losses[0]
+
+
+def test_the_losses_are_those_of_the_config():
+    student, teacher = torch.randn(4, 10), torch.randn(4, 10)
+    kl = -(F.softmax(teacher, 1) * F.log_softmax(student, 1)).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(SandwichConfig(loss="kl"))(student, teacher), kl)
+    fixed = distillation_loss(SandwichConfig(loss="fixed_alpha", alpha_max=1.0))
+    torch.testing.assert_close(fixed(student, teacher), kl)
+    assert distillation_loss(SandwichConfig(loss="none")) is None
+
+
+def test_metrics_give_divergences_that_are_no_surrogates():
+    net, (images, labels) = fill_live(tiny_supernet()), tiny_batch()
+    config = SandwichConfig()
+    outcomes = sandwich_step(net, images, labels, draw_archs(TINY, 0, 0), plain_sgd(net),
+                             label_loss=label_loss_of(config), distillation=distillation_loss(config))  # fmt: skip
+    metrics = subnet_metrics(outcomes, labels, config)
+    assert set(metrics["largest"]) == {"loss", "accuracy"}
+    for name in ("random-1", "random-2", "smallest"):
+        figures = metrics[name]
+        teacher, student = (
+            F.log_softmax(o.logits, 1) for o in (outcomes[0], next(o for o in outcomes if o.name == name))
+        )
+        true_kl = float((teacher.exp() * (teacher - student)).sum(1).mean())
+        assert figures["divergence_alpha_max"] == pytest.approx(true_kl, rel=1e-4)
+        assert figures["divergence_alpha_min"] > 0 and 0 <= figures["chose_alpha_min"] <= 1
+
+
+def test_dropout_touches_the_largest_subnet_only():
+    images, _ = tiny_batch()
+    net = fill_live(tiny_supernet(drop_rate=0.5, drop_path_rate=0.5))
+    assert not torch.equal(net(images, TINY.largest), net(images, TINY.largest))
+    assert torch.equal(net(images, TINY.smallest), net(images, TINY.smallest))
+
+
+def test_a_step_keeps_no_statistics():
+    net, (images, labels) = build_supernet(TINY, 10).train(), tiny_batch()
+    sandwich_step(net, images, labels, draw_archs(TINY, 0, 0), plain_sgd(net),
+                  label_loss=LabelSmoothedCrossEntropy(0.1), distillation=KLDistillation())  # fmt: skip
+    assert torch.equal(net.bn1.running_mean, torch.zeros(16)) and torch.equal(net.bn1.running_var, torch.ones(16))
+    assert net.calibration is None
