@@ -23,7 +23,7 @@ _HOMES = {
     "build_supernet": "nn.model",
     "calibrate": "nn.calibration",
     "load_upstream": "zoo.convert",
-    "list_models": "zoo.registry",
+    "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
 _ROOMS = ("space", "nn", "zoo", "train", "search")
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from alphanet_zoo.space.space import SearchSpace as SearchSpace
     from alphanet_zoo.space.space import Stage as Stage
     from alphanet_zoo.zoo.convert import load_upstream as load_upstream
+    from alphanet_zoo.zoo.names import list_models as list_models
     from alphanet_zoo.zoo.registry import create_model as create_model
-    from alphanet_zoo.zoo.registry import list_models as list_models
 
 __all__ = ["__version__", "losses", *_HOMES]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,3 +104,58 @@ def parse_macs(text: str) -> tuple[float, float]:
         raise UsageError(f"{text!r} is no budget of MACs; give a positive number such as 444M or 0.5G")
     decimals = len(number.partition(".")[2])
     return float(number) * scale, scale / 10**decimals
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1.
+
+    Raises:
+        UsageError: It is none.
+    """
+    number = natural_int(text)
+    if number < 1:
+        raise UsageError(f"{text!r} is not a positive integer; give 1 or more")
+    return number
+
+
+def natural_int(text: str) -> int:
+    """An argparse type: an integer of at least 0.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{text!r} is not a positive integer or zero")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0.
+
+    Raises:
+        UsageError: It is none.
+    """
+    number = _as_float(text)
+    if not 0 < number < math.inf:
+        raise UsageError(f"{text!r} is not a positive number")
+    return number
+
+
+def percentage(text: str) -> float:
+    """An argparse type: a number from 0 to 100.
+
+    Raises:
+        UsageError: It is none.
+    """
+    number = _as_float(text)
+    if not 0 <= number <= 100:
+        raise UsageError(f"{text!r} is not a percentage from 0 to 100")
+    return number
+
+
+def _as_float(text: str) -> float:
+    """The number in a text, NaN where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, parse_macs, run_command
-from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
+from alphanet_zoo.cli.command import CommandParser, parse_macs, positive_int, run_command
+from alphanet_zoo.errors import AccuracyError, AlphaNetError
 
 if TYPE_CHECKING:
     from alphanet_zoo.search.evaluate import Hits, SubnetEvaluator
@@ -34,16 +34,11 @@ def make_parser() -> CommandParser:
     parser.add_argument("-o", "--output", default="runs/demo", metavar="FOLDER", help="where to (default: runs/demo)")
     parser.add_argument("--max-flops", type=parse_macs, default=parse_macs("0.6M"), metavar="MACS",
                         help="the exported subnet's budget in multiply-accumulates (default: 0.6M)")  # fmt: skip
-    parser.add_argument("--evaluations", type=_count, default=48, metavar="N", help="subnets to score (default: 48)")
-    parser.add_argument("--max-steps", type=_count, metavar="N", help="stop training early, to try the chain out")
+    parser.add_argument(
+        "--evaluations", type=positive_int, default=48, metavar="N", help="subnets to score (default: 48)"
+    )
+    parser.add_argument("--max-steps", type=positive_int, metavar="N", help="stop training early, to try the chain out")
     return parser
-
-
-def _count(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UsageError(f"{text!r} is no count; give an integer of at least 1")
-    return int(text)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, parse_macs, run_command
+from alphanet_zoo.cli.command import CommandParser, existing_path, natural_int, parse_macs, positive_int, run_command
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,20 +83,6 @@ def _add_output(parser: CommandParser) -> None:
                        help="of the calibration's draws and the images that parity is measured on")  # fmt: skip
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UsageError(f"{text!r} is not a positive integer; give 1 or more")
-    return int(text)
-
-
-def natural_int(text: str) -> int:
-    """An argparse type: an integer of at least 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{text!r} is not an integer of at least 0")
-    return int(text)
-
-
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuses options that do not go together.
 
@@ -156,8 +142,12 @@ def output_files(output: str | None, name: str, *, onnx: bool, pt2: bool) -> Out
 def export(args: argparse.Namespace) -> None:
     """Runs the command."""
     check_arguments(args)
-    name, notes = args.model, []
-    if args.flops is not None:
+    name, notes = None, []
+    if args.model is not None:
+        from alphanet_zoo.zoo.names import find_member
+
+        name = find_member(args.model).name
+    elif args.flops is not None:
         from alphanet_export.select import select_member
 
         budget, digit = args.flops
@@ -169,12 +159,10 @@ def export(args: argparse.Namespace) -> None:
     from alphanet_export.source import named_source, supernet_source
     from alphanet_export.write import write_export
 
-    source = (
-        supernet_source(args.arch, args.supernet, args.num_classes)
-        if args.arch is not None
-        else named_source(name, args.weights, args.num_classes)
-    )
-    files = output_files(args.output, source.name, onnx=args.onnx, pt2=args.pt2)
+    if name is None:
+        source = supernet_source(args.arch, args.supernet)
+    else:
+        source = named_source(name, args.weights, args.num_classes)
     frozen = _frozen(args, source)
     written = write_export(frozen, source, onnx=files.onnx, pt2=files.pt2, opset=args.opset,
                            verify=not args.skip_verify, seed=args.seed)  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, parse_macs, run_command
+from alphanet_zoo.cli.command import CommandParser, existing_path, natural_int, parse_macs, positive_int, run_command
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,22 +34,20 @@ def make_parser() -> CommandParser:
     add("--calib-data", required=True, type=existing_path, metavar="FOLDER", help="training images, to calibrate with")
     add("--min-flops", metavar="MACS", help="least multiply-accumulates, such as 200M (default: no bound)")
     add("--max-flops", metavar="MACS", help="greatest multiply-accumulates, such as 0.5G (default: no bound)")
-    add("--evaluations", type=_count, default=200, metavar="N", help="subnets to score (default: 200)")
-    add("--calib-images", type=_count, default=8192, metavar="N", help="training images a subnet (default: 8192)")
-    add("--limit", type=_count, metavar="N", help="validation images to take, spread over the classes (default: all)")
-    add("--batch-size", type=_count, default=128, metavar="N", help="images a batch (default: 128)")
-    add("--seed", type=int, default=0, help="seed of the search (default: 0)")
+    add("--evaluations", type=positive_int, default=200, metavar="N", help="subnets to score (default: 200)")
+    add("--calib-images", type=positive_int, default=8192, metavar="N", help="training images a subnet (default: 8192)")
+    add(
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="validation images to take, spread over the classes (default: all)",
+    )
+    add("--batch-size", type=positive_int, default=128, metavar="N", help="images a batch (default: 128)")
+    add("--seed", type=natural_int, default=0, help="seed of the search (default: 0)")
     add("-o", "--output", required=True, metavar="FILE", help="the front: a .json list, or a .csv table")
     add("--best", metavar="FILE", help="also write the arch of the most accurate subnet, for alphanet-export --arch")
     add("--plot", metavar="FILE", help="also draw accuracy against MACs as a PNG (needs the demo extra)")
     return parser
-
-
-def _count(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"{text!r} is no count; give an integer of at least 1")
-    return int(text)
 
 
 def search_command(arguments: argparse.Namespace) -> int:
@@ -58,8 +56,6 @@ def search_command(arguments: argparse.Namespace) -> int:
     high = parse_macs(arguments.max_flops)[0] if arguments.max_flops is not None else 1e18
     if low > high:
         raise UsageError(f"--min-flops {arguments.min_flops} is above --max-flops {arguments.max_flops}")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed is {arguments.seed}; give an integer of at least 0")
     output = Path(arguments.output)
     if output.suffix not in (".json", ".csv"):
         raise UsageError(f"-o {output}: give a name that ends with .json or .csv")

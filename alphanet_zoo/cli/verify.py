@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, run_command
+from alphanet_zoo.cli.command import (
+    CommandParser,
+    existing_path,
+    percentage,
+    positive_float,
+    positive_int,
+    run_command,
+)
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
@@ -48,20 +54,20 @@ def _add_measures(parser: CommandParser) -> None:
     add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is a name")
     add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on at export, where the "
         "reference was not calibrated on them")  # fmt: skip
-    add("--tolerance", type=_positive, metavar="ERROR", help="largest relative error of the logits (default 2e-5)")
+    add("--tolerance", type=positive_float, metavar="ERROR", help="largest relative error of the logits (default 2e-5)")
     add = parser.add_argument_group("accuracy").add_argument
     add("--data", metavar="FOLDER", help="images, one folder a class: for accuracy, and for parity in place of 8 "
         "synthetic ones")  # fmt: skip
-    add("--limit", type=_count, metavar="N", help="take N of the images, spread evenly")
+    add("--limit", type=positive_int, metavar="N", help="take N of the images, spread evenly")
     add("--parity-only", action="store_true", help="take --data for parity alone; its folders need not be the model's "
         "classes")  # fmt: skip
-    add("--min-top1", type=_percent, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
+    add("--min-top1", type=percentage, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
     add = parser.add_argument_group("latency").add_argument
-    add("--threads", type=_count, metavar="N", help="threads within an operator (default: the physical cores)")
-    add("--batch", type=_count, default=1, metavar="N", help="images a run (default 1)")
-    add("--repeats", type=_count, default=50, metavar="N", help="runs to time, at least (default 50)")
-    add("--seconds", type=_positive, default=3.0, metavar="S", help="time to spend, at least (default 3)")
-    add("--max-latency-ms", type=_positive, metavar="MS", help="target of the median, else the exit code is 5")
+    add("--threads", type=positive_int, metavar="N", help="threads within an operator (default: the physical cores)")
+    add("--batch", type=positive_int, default=1, metavar="N", help="images a run (default 1)")
+    add("--repeats", type=positive_int, default=50, metavar="N", help="runs to time, at least (default 50)")
+    add("--seconds", type=positive_float, default=3.0, metavar="S", help="time to spend, at least (default 3)")
+    add("--max-latency-ms", type=positive_float, metavar="MS", help="target of the median, else the exit code is 5")
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
@@ -126,35 +132,6 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} {str(path)!r} must end in {', '.join(endings)}")
         if path.is_dir():
             raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
-
-
-def _count(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UsageError(f"{text!r} is no positive whole number")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise UsageError(f"{text!r} is no positive number")
-    return number
-
-
-def _percent(text: str) -> float:
-    """An argparse type: a percentage from 0 to 100."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 100:
-        raise UsageError(f"{text!r} is no percentage from 0 to 100")
-    return number
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,9 +14,10 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.presets import ALIASES, FAMILIES, FamilyMember
+from alphanet_zoo.space.presets import FAMILIES, FamilyMember
 from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.hub import from_pretrained
+from alphanet_zoo.zoo.names import find_member
 from alphanet_zoo.zoo.pins import PINS
 
 HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
@@ -32,52 +32,6 @@ PUBLISHED_CFG: dict[str, dict[str, Any]] = {
     }
 }
 """What the ``pretrained_cfg`` of a family's published weights says beside the defaults. Source: SPEC section 4."""
-
-
-def list_models(family: str | None = None) -> list[str]:
-    """Names of the models, in ascending cost within a family; aliases are left out.
-
-    Raises:
-        UsageError: There is no such family.
-    """
-    families = list(FAMILIES) if family is None else [family]
-    return [member.name for name in families for member in family_members(name)]
-
-
-def family_members(family: str) -> tuple[FamilyMember, ...]:
-    """The models of a family, in ascending cost.
-
-    Raises:
-        UsageError: There is no such family.
-    """
-    if family not in FAMILIES:
-        raise UsageError(f"unknown family {family!r}; there is {', '.join(FAMILIES)}")
-    return FAMILIES[family]
-
-
-def resolve_name(name: str) -> str:
-    """The name under which `list_models` has a model: that of an alias, or ``name`` itself.
-
-    Raises:
-        UsageError: There is no such model; says the nearest name.
-    """
-    names = list_models()
-    if name in ALIASES:
-        return ALIASES[name]
-    if name not in names:
-        nearest = difflib.get_close_matches(str(name), [*names, *ALIASES], n=1, cutoff=0.0)[0]
-        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? list_models() gives {', '.join(names)}")
-    return name
-
-
-def find_member(name: str) -> FamilyMember:
-    """The family member of a model's name or alias.
-
-    Raises:
-        UsageError: There is no such model.
-    """
-    resolved = resolve_name(name)
-    return next(member for members in FAMILIES.values() for member in members if member.name == resolved)
 
 
 @overload

@@ -8,20 +8,16 @@ from pathlib import Path
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.onnx_model import OnnxModel
 from alphanet_export.report import Reference
-from alphanet_export.source import tensors_sha256
+from alphanet_export.source import open_net, tensors_sha256
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import ALPHANET
-from alphanet_zoo.zoo.convert import load_upstream
-from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.preprocess import ImageFolder
 from alphanet_zoo.zoo.registry import create_model
 
 WEIGHTS_FILE = "model.safetensors"
-CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
-"""Of the published checkpoint."""
 
 
 def open_reference(
@@ -45,10 +41,8 @@ def open_reference(
     is_path = path.exists() or bool(path.suffix) or len(path.parts) > 1
     if weights is not None and is_path:
         raise UsageError(f"--weights goes with a model's name; {name!r} is a file that has its own")
-    if path.is_dir():
-        net = AlphaNet.from_pretrained(path)
-    elif is_path:
-        net = load_upstream(path) if path.suffix in CHECKPOINT_ENDINGS else load_net(path)
+    if is_path:
+        net = open_net(path)
     else:
         classes = model.num_classes if weights == "random" else None
         net = create_model(name, pretrained=weights is None, weights=weights, num_classes=classes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from alphanet_zoo.errors import TargetError, UsageError
+from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.space.presets import FAMILIES, FamilyMember
+from alphanet_zoo.space.presets import FamilyMember
+from alphanet_zoo.zoo.names import family_members
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
         UsageError: There is no such family.
         TargetError: The budget is under the smallest member.
     """
-    if family not in FAMILIES:
-        raise UsageError(f"unknown family {family!r}; there is {', '.join(FAMILIES)}")
-    members = sorted(FAMILIES[family], key=member_macs)
+    members = sorted(family_members(family), key=member_macs)
     within = [member for member in members if _units(member_macs(member), digit) <= _units(budget, digit)]
     if not within:
         smallest = members[0]

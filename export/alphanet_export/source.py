@@ -14,9 +14,11 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.registry import create_model, find_member
+from alphanet_zoo.zoo.names import find_member
+from alphanet_zoo.zoo.registry import create_model
 
 _PICKLES = (".pt", ".pth", ".tar")
+"""Endings of the published checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +84,24 @@ def supernet_source(
     """
     arch = read_arch(arch_file)
     path = Path(supernet_file)
-    net = load_upstream(path) if path.suffix in _PICKLES else load_net(path)
+    net = open_net(path)
     _check_classes(net, num_classes)
     net.space.validate(arch)
     if not net.contains(arch):
         raise UsageError(f"the net in {path} does not contain the arch of {arch_file}; give a supernet that does")
     return Source(net, Path(arch_file).stem, path.name, sha256_of(path), arch)
+
+
+def open_net(path: Path) -> AlphaNet:
+    """The net in a ``save_pretrained`` folder, a ``.safetensors`` file, or the published checkpoint.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: It cannot be read.
+    """
+    if path.is_dir():
+        return AlphaNet.from_pretrained(path)
+    return load_upstream(path) if path.suffix in _PICKLES else load_net(path)
 
 
 def read_arch(path: str | os.PathLike[str]) -> ArchSpec:

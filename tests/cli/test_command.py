@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from alphanet_zoo import errors
+from alphanet_zoo.cli import command as shared
 from alphanet_zoo.cli.command import CommandParser, existing_path, parse_macs, run_command
 
 COMMANDS = ("train", "search", "export", "verify", "convert", "demo")
@@ -73,6 +74,23 @@ def test_missing_dependency_says_how_to_add_it() -> None:
     assert str(errors.MissingDependencyError("openvino", "openvino")).endswith("pip install 'alphanet-zoo[openvino]'")
 
 
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("positive_int", {"1": 1, "12": 12}, ["0", "-1", "1.0", "", "one", "²"]),
+        ("natural_int", {"0": 0, "7": 7}, ["-1", "0.5", "", "+1"]),
+        ("positive_float", {"0.5": 0.5, "1e3": 1000.0}, ["0", "-1", "nan", "inf", "", "fast"]),
+        ("percentage", {"0": 0.0, "99.5": 99.5, "100": 100.0}, ["-1", "100.1", "nan", "", "half"]),
+    ],
+)
+def test_numbers(kind: str, good: dict[str, float], bad: list[str]) -> None:
+    convert = getattr(shared, kind)
+    assert {text: convert(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(errors.UsageError, match="not a p"):
+            convert(text)
+
+
 def test_existing_path() -> None:
     assert existing_path(__file__).is_file()
     for missing in ("", "/no/such/file"):
@@ -97,4 +115,4 @@ def test_help_and_bad_usage_import_no_torch(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1 and f"alphanet-{command}: error:" in done.stderr
+    assert done.stderr.count("\n") == 1 and f"{command}: error:" in done.stderr

@@ -90,7 +90,7 @@ def test_a_window_is_kept_and_a_picture_drawn(folder, tmp_path):
     [
         (["--min-flops", "2M", "--max-flops", "1M"], "above --max-flops"),
         (["--max-flops", "0"], "no budget"),
-        (["--evaluations", "0"], "no count"),
+        (["--evaluations", "0"], "not a positive integer"),
         (["--seed", "-1"], "--seed"),
         (["--data", "/nowhere"], "does not exist"),
         (["-o", "front.txt"], ".json or .csv"),

@@ -12,7 +12,8 @@ import alphanet_zoo as az
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.zoo.files import save_net
-from alphanet_zoo.zoo.registry import create_model, family_members, find_member, list_models, resolve_name
+from alphanet_zoo.zoo.names import family_members, find_member, list_models, resolve_name
+from alphanet_zoo.zoo.registry import create_model
 
 NAMES = [f"alphanet_{name}" for name in ("a0", "a1", "a2", "a3", "a4", "a5", "a5_base", "a6")]
 RECORD = {"images": 64, "batches": 2, "digest": "ab"}

@@ -1,0 +1,54 @@
+"""The models' names. No torch here: a wrong name is refused at once."""
+
+from __future__ import annotations
+
+import difflib
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.space.presets import ALIASES, FAMILIES, FamilyMember
+
+
+def list_models(family: str | None = None) -> list[str]:
+    """Names of the models, in ascending cost within a family; aliases are left out.
+
+    Raises:
+        UsageError: There is no such family.
+    """
+    families = list(FAMILIES) if family is None else [family]
+    return [member.name for name in families for member in family_members(name)]
+
+
+def family_members(family: str) -> tuple[FamilyMember, ...]:
+    """The models of a family, in ascending cost.
+
+    Raises:
+        UsageError: There is no such family.
+    """
+    if family not in FAMILIES:
+        raise UsageError(f"unknown family {family!r}; there is {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+
+def resolve_name(name: str) -> str:
+    """The name under which `list_models` has a model: that of an alias, or ``name`` itself.
+
+    Raises:
+        UsageError: There is no such model; says the nearest name.
+    """
+    names = list_models()
+    if name in ALIASES:
+        return ALIASES[name]
+    if name not in names:
+        nearest = difflib.get_close_matches(str(name), [*names, *ALIASES], n=1, cutoff=0.0)[0]
+        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? list_models() gives {', '.join(names)}")
+    return name
+
+
+def find_member(name: str) -> FamilyMember:
+    """The family member of a model's name or alias.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    resolved = resolve_name(name)
+    return next(member for members in FAMILIES.values() for member in members if member.name == resolved)

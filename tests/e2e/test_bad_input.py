@@ -1,0 +1,249 @@
+"""Wrong command lines: each gives its exit code and one line that says why, and writes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import alphanet_zoo as az
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.zoo.files import save_net
+from tests.export.exported import tiny_onnx, write_images
+
+
+class Malicious:
+    """A pickle of it runs a command where it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def foreign_model() -> onnx.ModelProto:
+    """A valid ONNX file that we did not write."""
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 8, 8])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [image], [result])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def write_archs(root: Path) -> None:
+    """Arch files, good and bad."""
+    tiny = ALPHANET_TINY.largest.to_dict()
+    archs = {
+        "arch": tiny,
+        "outside": {**tiny, "width": [16, 99, 24, 32, 128]},
+        "keys": {"resolution": 16},
+        "types": {**tiny, "depth": [1.5, 1, 1]},
+        "list": [1, 2, 3],
+    }
+    for name, arch in archs.items():
+        (root / f"{name}.json").write_text(json.dumps(arch))
+    (root / "broken.json").write_text("{resolution")
+    (root / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
+
+
+def write_weights(root: Path) -> None:
+    """Weights, good and bad."""
+    supernet = fill_live(az.build_supernet(ALPHANET_TINY, 10))
+    supernet.calibration = None
+    save_net(supernet, root / "super.safetensors")
+    static = supernet.extract(ALPHANET_TINY.largest)
+    save_net(static, root / "static.safetensors")
+    whole = (root / "super.safetensors").read_bytes()
+    (root / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (root / "stub.safetensors").write_bytes(whole[:5])
+    (root / "empty.safetensors").write_bytes(b"")
+    (root / "noise.pth.tar").write_bytes(b"no checkpoint at all" * 50)
+    with open(root / "evil.pth.tar", "wb") as file:
+        pickle.dump({"state_dict": Malicious()}, file)
+
+
+def write_models(root: Path) -> None:
+    """ONNX files, good and bad."""
+    (root / "tiny.onnx").write_bytes(tiny_onnx())
+    whole = (root / "tiny.onnx").read_bytes()
+    (root / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    (root / "noise.onnx").write_bytes(b"no model at all" * 50)
+    (root / "empty.onnx").write_bytes(b"")
+    onnx.save(foreign_model(), root / "foreign.onnx")
+    outside = onnx.load(root / "tiny.onnx")
+    onnx.save(outside, root / "outside.onnx", save_as_external_data=True, location="outside.bin", size_threshold=0)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bad")
+    write_archs(root)
+    write_weights(root)
+    write_models(root)
+    write_images(root / "images")
+    write_images(root / "twelve", classes=12)
+    (root / "hollow").mkdir()
+    damaged = write_images(root / "damaged")
+    (damaged / "3" / "0.png").write_bytes(b"no picture")
+    (root / "recipe.yaml").write_text("a: [unclosed")
+    (root / "text.yaml").write_text("just text")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(place)
+    for name in ("ALPHANET_HUB_ORG", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def everything(root: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file and folder below ``root``."""
+    stats = {str(path): path.stat() for path in sorted(root.rglob("*"))}
+    return {name: (stat.st_size if os.path.isfile(name) else 0, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+SUBNET = "export --arch arch.json --supernet super.safetensors"
+A4 = "export --model alphanet_a4"
+VERIFY = "verify tiny.onnx --seconds 0.1 --repeats 2"
+SEARCH = "search --supernet super.safetensors --data images --calib-data images"
+
+WRONG = [
+    ("export", 2, "one of the arguments"),
+    ("export --flops ''", 2, "no budget of MACs"),
+    ("export --flops 0 --onnx", 2, "no budget of MACs"),
+    ("export --flops -1 --onnx", 2, "--flops"),
+    ("export --flops=-1 --onnx", 2, "no budget of MACs"),
+    ("export --flops nan --onnx", 2, "no budget of MACs"),
+    ("export --flops inf --onnx", 2, "no budget of MACs"),
+    ("export --flops 444X --onnx", 2, "no budget of MACs"),
+    ("export --flops 1M --onnx", 5, "alphanet_a0"),
+    ("export --flops 203M --family nonesuch", 2, "nonesuch"),
+    ("export --flops 444M --onnx", 1, "published"),
+    (f"{A4} --onnx", 1, "alphanet-convert"),
+    (f"{A4} --flops 444M", 2, "not allowed with"),
+    ("export --model alphanet_a9 --weights random", 2, "alphanet_a9"),
+    ("export --model '' --weights random", 2, "unknown model"),
+    (f"{A4} --weights missing.safetensors", 2, "missing.safetensors"),
+    (f"{A4} --weights cut.safetensors", 1, "cut.safetensors"),
+    (f"{A4} --weights stub.safetensors", 1, "stub.safetensors"),
+    (f"{A4} --weights empty.safetensors", 1, "empty.safetensors"),
+    (f"{A4} --weights static.safetensors", 1, "alphanet_tiny"),
+    (f"{A4} --weights random --num-classes 0", 2, "positive"),
+    (f"{A4} --weights random --img-size 0", 2, "positive"),
+    (f"{A4} --weights random --img-size big", 2, "positive"),
+    (f"{A4} --weights random --opset 17", 2, "opset 17"),
+    (f"{A4} --weights random -o a4.txt", 2, "a4.txt"),
+    (f"{A4} --weights random -o ''", 2, "empty"),
+    (f"{A4} --weights random -o tiny.onnx/a4.onnx", 2, "tiny.onnx"),
+    (f"{A4} --weights random --calib-data images", 2, "random"),
+    (f"{A4} --weights random --no-such-flag", 2, "--no-such-flag"),
+    ("export --arch arch.json", 2, "go together"),
+    ("export --arch missing.json --supernet super.safetensors", 2, "missing.json"),
+    ("export --arch arch.json --supernet missing.safetensors", 2, "missing.safetensors"),
+    ("export --arch outside.json --supernet super.safetensors --calib-data images", 2, "width[1] is 99"),
+    ("export --arch keys.json --supernet super.safetensors --calib-data images", 2, "missing"),
+    ("export --arch types.json --supernet super.safetensors --calib-data images", 2, "depth[0] is 1.5"),
+    ("export --arch list.json --supernet super.safetensors --calib-data images", 2, "mapping"),
+    ("export --arch broken.json --supernet super.safetensors --calib-data images", 1, "broken.json"),
+    ("export --arch binary.json --supernet super.safetensors --calib-data images", 1, "binary.json"),
+    ("export --arch arch.json --supernet cut.safetensors --calib-data images", 1, "cut.safetensors"),
+    ("export --arch arch.json --supernet noise.pth.tar --calib-data images", 1, "noise.pth.tar"),
+    ("export --arch arch.json --supernet evil.pth.tar --calib-data images", 1, "evil.pth.tar"),
+    (SUBNET, 2, "--calib-data"),
+    (f"{SUBNET} --calib-data missing", 2, "missing"),
+    (f"{SUBNET} --calib-data hollow", 2, "hollow"),
+    (f"{SUBNET} --calib-data arch.json", 2, "arch.json"),
+    (f"{SUBNET} --calib-data damaged", 1, "0.png"),
+    (f"{SUBNET} --weights random", 2, "--weights"),
+    (f"{SUBNET} --calib-data images --num-classes 7", 2, "--num-classes is 7"),
+    ("verify", 2, "required"),
+    ("verify missing.onnx", 2, "missing.onnx"),
+    ("verify images", 2, "folder"),
+    ("verify noise.onnx", 1, "noise.onnx"),
+    ("verify empty.onnx", 1, "empty.onnx"),
+    ("verify cut.onnx", 1, "cut.onnx"),
+    ("verify outside.onnx", 1, "another file"),
+    ("verify foreign.onnx", 1, "alphanet-export"),
+    (f"{VERIFY} --min-top1 50", 2, "--data"),
+    (f"{VERIFY} --min-top1 101 --data images", 2, "101"),
+    (f"{VERIFY} --data missing", 2, "missing"),
+    (f"{VERIFY} --data hollow", 2, "hollow"),
+    (f"{VERIFY} --data twelve", 2, "12"),
+    (f"{VERIFY} --data damaged", 1, "0.png"),
+    (f"{VERIFY} --reference alphanet_a9", 2, "alphanet_a9"),
+    (f"{VERIFY} --reference missing.safetensors", 2, "missing.safetensors"),
+    (f"{VERIFY} --reference cut.safetensors", 1, "cut.safetensors"),
+    (f"{VERIFY} --reference noise.pth.tar", 1, "noise.pth.tar"),
+    (f"{VERIFY} --threads 0", 2, "positive"),
+    (f"{VERIFY} --batch 2", 2, "batch"),
+    (f"{VERIFY} --report out.pdf", 2, "out.pdf"),
+    ("convert", 2, "required"),
+    ("convert missing.pth.tar -o out.safetensors", 2, "missing.pth.tar"),
+    ("convert noise.pth.tar -o out.safetensors", 1, "noise.pth.tar"),
+    ("convert evil.pth.tar -o out.safetensors", 1, "evil.pth.tar"),
+    ("convert images -o out.safetensors", 2, "folder"),
+    ("convert noise.pth.tar -o out.bin", 2, "out.bin"),
+    ("train", 2, "--config"),
+    ("train --config nonesuch", 2, "nonesuch"),
+    ("train --config recipe.yaml", 2, "recipe.yaml"),
+    ("train --config text.yaml", 2, "text.yaml"),
+    ("train --config digits optim.lrr=1", 2, "optim.lr"),
+    ("train --config digits optim.lr=fast", 2, "optim.lr"),
+    ("train --config digits seed=-1", 2, "seed"),
+    ("train --config digits output", 2, "key=value"),
+    (f"{SEARCH}", 2, "--output"),
+    (f"{SEARCH} -o front.txt", 2, "front.txt"),
+    (f"{SEARCH} -o front.json --evaluations 0", 2, "'0'"),
+    (f"{SEARCH} -o front.json --min-flops 2M --max-flops 1M", 2, "above"),
+    (f"{SEARCH} -o front.json --max-flops 1k", 5, "nearest"),
+    ("search --supernet missing.safetensors --data images --calib-data images -o front.json", 2, "missing"),
+    ("search --supernet static.safetensors --data images --calib-data images -o front.json", 2, "supernet"),
+    ("search --supernet super.safetensors --data twelve --calib-data images -o front.json", 2, "classes"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "words"), WRONG, ids=[line for line, _, _ in WRONG])
+def test_wrong_command_line(
+    line: str, code: int, words: str, place: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    command, *arguments = shlex.split(line)
+    before = everything(place)
+    main = importlib.import_module(f"alphanet_zoo.cli.{command}").main
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"alphanet-{command}: error: ") and words in captured.err
+    assert captured.err.count("\n") == 1 and captured.out == ""
+    assert everything(place) == before
+    assert not recwarn.list
+
+
+def test_a_real_process_ends_alike(place: Path) -> None:
+    before = everything(place)
+    for line, code in ((f"{A4} --weights cut.safetensors", 1), ("export --flops 1M", 5), ("verify outside.onnx", 1)):
+        command, *arguments = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, "-m", f"alphanet_zoo.cli.{command}", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code and done.stdout == ""
+        assert done.stderr.count("\n") == 1, done.stderr
+    assert everything(place) == before
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module("alphanet_zoo.cli.export").main
+    assert main(["--flops", "1M", "--debug"]) == 5
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and error.splitlines()[-1].startswith("alphanet-export: error: ")
