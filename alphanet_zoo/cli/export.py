@@ -154,13 +154,13 @@ def export(args: argparse.Namespace) -> None:
         selection = select_member(budget, digit, args.family or "imagenet")
         name = selection.member.name
         notes += [selection.note] if selection.note else []
-    output_files(args.output, name or args.arch.stem, onnx=args.onnx, pt2=args.pt2)  # Refuses before the slow part.
+    files = output_files(args.output, name or args.arch.stem, onnx=args.onnx, pt2=args.pt2)
 
     from alphanet_export.source import named_source, supernet_source
     from alphanet_export.write import write_export
 
     if name is None:
-        source = supernet_source(args.arch, args.supernet)
+        source = supernet_source(args.arch, args.supernet, args.num_classes)
     else:
         source = named_source(name, args.weights, args.num_classes)
     frozen = _frozen(args, source)
