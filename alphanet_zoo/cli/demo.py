@@ -72,10 +72,13 @@ def demo_command(arguments: argparse.Namespace) -> int:
     """Runs the chain."""
     output, clock = Path(arguments.output), Clock()
     with clock.stage("load the libraries"):
+        import torch
+
         from alphanet_zoo.search.evaluate import SubnetEvaluator
         from alphanet_zoo.train.digits import write_digits
         from alphanet_zoo.zoo.files import load_net
         from alphanet_zoo.zoo.preprocess import ImageFolder
+    torch.set_num_threads(1)  # So small a net gains nothing from a second thread, and loses where the machine is busy.
     with clock.stage("train the supernet"):
         data = write_digits(output / "data")
         supernet_file = _train(output, data, arguments.max_steps)
