@@ -12,15 +12,6 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.shapes import net_shape
 
 
-def pyramid_levels(net: AlphaNet) -> list[dict[str, Any]]:
-    """The last stage at each reduction: ``num_chs``, ``reduction`` (input pixels a side), ``module`` (its name)."""
-    reduction, levels = net.space.stem_stride, {}
-    for index, stage in enumerate(net_shape(net.space, net.arch).stages):
-        reduction *= stage[0].stride
-        levels[reduction] = {"num_chs": stage[-1].out_channels, "reduction": reduction, "module": f"blocks.{index}"}
-    return list(levels.values())
-
-
 def _without_head(net: AlphaNet, stages: int) -> AlphaNet:
     """A net that shares the layers of ``net`` up to its first ``stages`` stages, and has no others."""
     trunk = copy.copy(net)

@@ -171,10 +171,16 @@ class AlphaNet(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """The levels of the feature pyramid: ``num_chs``, ``reduction``, ``module``, under timm's keys."""
-        from alphanet_zoo.nn.features import pyramid_levels
+        """The feature pyramid, the last stage at each reduction, under timm's keys.
 
-        return pyramid_levels(self)
+        ``num_chs`` are its channels, ``reduction`` the input pixels a side for one of its own, ``module`` its name.
+        """
+        levels: dict[int, dict[str, Any]] = {}
+        reduction = self.space.stem_stride
+        for index, stage in enumerate(net_shape(self.space, self.arch).stages):
+            reduction *= stage[0].stride
+            levels[reduction] = {"num_chs": stage[-1].out_channels, "reduction": reduction, "module": f"blocks.{index}"}
+        return list(levels.values())
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
