@@ -175,7 +175,6 @@ def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
     """The frozen net, calibrated where images are given."""
     from alphanet_export.calibration_data import PUBLISHED_IMAGES, calibration_batches
     from alphanet_export.freeze import freeze, input_preprocessing
-
     from alphanet_zoo.space.presets import ALPHANET
     from alphanet_zoo.zoo.preprocess import ImageFolder
 

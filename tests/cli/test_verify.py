@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import freeze, input_preprocessing
 from alphanet_export.source import Source
 from alphanet_export.write import write_export
-
 from alphanet_zoo.cli.verify import main
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from alphanet_export.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
-from alphanet_export.onnx_model import OnnxModel, open_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphanet_export.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
+from alphanet_export.onnx_model import OnnxModel, open_model
 from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.preprocess import ImageFolder

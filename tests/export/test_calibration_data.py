@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alphanet_export.calibration_data import BATCH_SIZE, augmented, calibration_batches
 from PIL import Image
 
+from alphanet_export.calibration_data import BATCH_SIZE, augmented, calibration_batches
 from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, read_image
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from alphanet_export.freeze import check_statistics, fold_batch_norms, freeze, input_preprocessing
 from torch import nn
 
+from alphanet_export.freeze import check_statistics, fold_batch_norms, freeze, input_preprocessing
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from alphanet_export.graph_health import measure_health
 from onnx import TensorProto, helper
 
+from alphanet_export.graph_health import measure_health
 from alphanet_zoo.errors import UsageError
 from tests.export.exported import tiny_onnx
 

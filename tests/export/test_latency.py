@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alphanet_export.latency import bootstrap_interval, measure_latency, summarise
 
+from alphanet_export.latency import bootstrap_interval, measure_latency, summarise
 from alphanet_zoo.errors import TargetError, UsageError
 from tests.export.exported import tiny_onnx
 

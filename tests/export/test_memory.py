@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from alphanet_export.memory import measure_memory
 
+from alphanet_export.memory import measure_memory
 from alphanet_zoo.errors import AlphaNetError
 from tests.export.exported import tiny_onnx
 

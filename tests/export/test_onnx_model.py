@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from alphanet_export.onnx_model import graph_sha256, graphs_of, open_model, open_session, run_logits, tensors_of
 from onnx import TensorProto, helper
 
+from alphanet_export.onnx_model import graph_sha256, graphs_of, open_model, open_session, run_logits, tensors_of
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.space.presets import ALPHANET_TINY

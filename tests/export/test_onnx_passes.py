@@ -5,8 +5,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from alphanet_export import onnx_passes
 from onnx import parser
+
+from alphanet_export import onnx_passes
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18], producer_name: "elsewhere", doc_string: "/home/somebody/net.py">'
 

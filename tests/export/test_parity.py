@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from alphanet_export.parity import TOLERANCE, measure_consistency, measure_parity, synthetic_images
 
+from alphanet_export.parity import TOLERANCE, measure_consistency, measure_parity, synthetic_images
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from alphanet_zoo.nn.model import AlphaNet
 from tests.export.exported import corrupted, tiny_net, tiny_onnx

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
 from alphanet_export.accuracy import Accuracy
 from alphanet_export.environment import current_environment
 from alphanet_export.graph_health import GraphHealth
@@ -18,7 +19,6 @@ from alphanet_export.memory import Memory
 from alphanet_export.onnx_model import OnnxModel
 from alphanet_export.parity import LevelParity, Parity
 from alphanet_export.report import Data, Reference, VerificationReport
-
 from alphanet_zoo.errors import AccuracyError, ParityError, TargetError
 from alphanet_zoo.space.presets import ALPHANET_TINY
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from alphanet_export.select import member_macs, select_member
 
+from alphanet_export.select import member_macs, select_member
 from alphanet_zoo.cli.command import parse_macs
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.space import presets

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from alphanet_export.source import named_source, read_arch, supernet_source
 
+from alphanet_export.source import named_source, read_arch, supernet_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live

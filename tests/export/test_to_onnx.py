@@ -13,11 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+
+import alphanet_zoo
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.parity import synthetic_images
 from alphanet_export.to_onnx import onnx_bytes, onnx_parity
-
-import alphanet_zoo
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet

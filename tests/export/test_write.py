@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.parity import synthetic_images
 from alphanet_export.source import Source
 from alphanet_export.to_pt2 import check_program, program_bytes
 from alphanet_export.write import write_export
-
 from alphanet_zoo.errors import ParityError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
