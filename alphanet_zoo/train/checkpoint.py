@@ -105,6 +105,18 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of later steps."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+
+
+def step_of(path: Path) -> int:
+    """The step of one of `list_checkpoints`."""
+    return int(path.name.removeprefix("step-"))
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON whose bytes depend on the value alone."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -12,35 +12,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.presets import SPACES
+from alphanet_zoo.train.sections import (
+    Count,
+    DistributedConfig,
+    FineTuneConfig,
+    GuardConfig,
+    LogConfig,
+    OptimConfig,
+    SandwichConfig,
+    Section,
+    Share,
+    ValidationConfig,
+)
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
 
-
-class _Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys, infinities and NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the training images come from and how they are varied."""
 
     root: Annotated[str, Field(min_length=1)]
     """The folder (for `webdataset` also an address such as `https://host/folder`) that `train` and `val` are in."""
     source: Literal["folder", "digits", "cifar10", "webdataset"] = "folder"
-    """`folder`: `<class>/<image>`. `digits`: the same, and scikit-learn's handwritten digits are first written to `root`
+    """`folder`: `<class>/<image>`. `digits`: alike, and scikit-learn's handwritten digits are written to `root` first
     if it does not exist. `cifar10`: `root` has `cifar-10-batches-py`, or is a folder as above. `webdataset`: shards."""
     train: Annotated[str, Field(min_length=1)] = "train"
     """Training images in `root`; for shards their names, such as `train-{0000..1280}.tar`."""
     val: Annotated[str, Field(min_length=1)] = "val"
-    """Validation images, alike; training does not read them."""
+    """Validation images, alike; no step learns from them."""
     cache: str | None = None
     """Folder that shards of an address are fetched into, whole."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -76,72 +77,7 @@ class DataConfig(_Section):
         return self
 
 
-class OptimConfig(_Section):
-    """SGD and its schedule: linear warm-up times one cosine over the whole run."""
-
-    lr: Positive
-    """Peak learning rate, for a batch of `lr_batch` images: the run's peak is lr x batch_size / lr_batch."""
-    lr_batch: Count | None = None
-    """The batch that `lr` is meant for; null takes `lr` as it stands."""
-    epochs: Count
-    """Length of the schedule; an epoch is as many whole batches as the images give."""
-    warmup_epochs: NonNegative = 0.0
-    """Length of the warm-up; a share of an epoch is possible."""
-    momentum: Share = 0.9
-    """Nesterov momentum."""
-    weight_decay: NonNegative = 1e-5
-    """L2 decay; batch norms and biases have none."""
-    clip_value: Positive | None = 1.0
-    """Every entry of the summed gradient is clipped to this magnitude, once a step; null clips nothing."""
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> OptimConfig:
-        """The warm-up ends before the run does."""
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give fewer than the {self.epochs} epochs")
-        return self
-
-
-class SandwichConfig(_Section):
-    """Which subnets a step visits and what each of them learns from."""
-
-    random_subnets: Annotated[int, Field(ge=0)] = 2
-    """Uniform random subnets a step, between the largest and the smallest."""
-    loss: Literal["adaptive_alpha", "fixed_alpha", "kl", "none"] = "adaptive_alpha"
-    """How the smaller subnets learn from the largest one's logits; `none`: from the labels, as it does."""
-    alpha_min: float = -1.0
-    """Lower alpha of the adaptive loss."""
-    alpha_max: float = 1.0
-    """Upper alpha of the adaptive loss; `fixed_alpha` takes this one alone."""
-    clip: Positive = 5.0
-    """Bound of the clipped probability ratio in the alpha-divergence (beta)."""
-    label_smoothing: Share = 0.1
-    """Smoothing of the labels' cross-entropy."""
-    drop_rate: Share = 0.0
-    """Dropout before the classifier, on the largest subnet only."""
-    drop_path_rate: Share = 0.0
-    """Drop-connect, on the largest subnet only."""
-
-    @model_validator(mode="after")
-    def _alphas_ascend(self) -> SandwichConfig:
-        """The two ends are in order."""
-        if self.alpha_min >= self.alpha_max:
-            raise ValueError(f"alpha_min is {self.alpha_min} and alpha_max {self.alpha_max}; give the smaller first")
-        return self
-
-
-class LogConfig(_Section):
-    """What a run says of itself."""
-
-    every_steps: Count = 10
-    """Steps between two lines of `log.jsonl`."""
-    tensorboard: bool = False
-    """Whether the same figures go to `<output>/tensorboard`."""
-    progress: bool = True
-    """Whether a progress bar is drawn on standard error."""
-
-
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Everything that fixes a run; the same config and data give the same weights."""
 
     output: Annotated[str, Field(min_length=1)]
@@ -161,6 +97,10 @@ class TrainConfig(_Section):
     data: DataConfig
     optim: OptimConfig
     sandwich: SandwichConfig = SandwichConfig()
+    finetune: FineTuneConfig = FineTuneConfig()
+    guard: GuardConfig = GuardConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("space")
@@ -184,7 +124,8 @@ class TrainConfig(_Section):
 
 _FREE = frozenset((
     "output", "max_steps", "checkpoint_every_steps", "checkpoints_kept",
-    "log.every_steps", "log.tensorboard", "log.progress", "data.workers", "data.cache",
+    "log.every_steps", "log.tensorboard", "log.progress", "data.workers", "data.cache", "distributed.timeout_seconds",
+    *(f"validation.{name}" for name in ValidationConfig.model_fields),
 ))  # fmt: skip
 """Settings that may change when a run goes on: they do not touch its weights."""
 
@@ -271,7 +212,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _hint(name: str, names: Sequence[str]) -> str:
     """What was probably meant by ``name``, or nothing."""
-    by_ending = {known.rsplit(".", 1)[-1]: known for known in names} | {known: known for known in names}
+    by_ending = {known.rsplit(".", 1)[-1]: known for known in reversed(names)} | {known: known for known in names}
     near = difflib.get_close_matches(name, by_ending, n=1, cutoff=0.0)
     return f"; did you mean {by_ending[near[0]]}?" if near else ""
 

@@ -1,41 +1,28 @@
-"""A training run from its config to its supernet, which may stop at any step and go on."""
+"""A training run from its config to its net, which may stop at any step, go back, and go on."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import yaml
 from tqdm import tqdm
 
-from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import replacing
-from alphanet_zoo.nn.config import default_cfg
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.presets import SPACES
-from alphanet_zoo.train.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint
 from alphanet_zoo.train.config import TrainConfig
-from alphanet_zoo.train.draws import torch_seed
-from alphanet_zoo.train.loader import Batch, TrainingBatches
-from alphanet_zoo.train.optim import learning_rate, make_optimizer, peak_learning_rate
+from alphanet_zoo.train.distributed import joined
+from alphanet_zoo.train.folder import claim, save_results, store_config
+from alphanet_zoo.train.guard import Verdict
+from alphanet_zoo.train.loader import Batch
+from alphanet_zoo.train.meter import Meter
+from alphanet_zoo.train.rollback import roll_back
 from alphanet_zoo.train.runlog import RunLog
-from alphanet_zoo.train.sandwich import (
-    SubnetOutcome,
-    distillation_loss,
-    draw_archs,
-    label_loss_of,
-    sandwich_step,
-    subnet_metrics,
-)
-from alphanet_zoo.zoo.files import save_net
-from alphanet_zoo.zoo.preprocess import Preprocessing
+from alphanet_zoo.train.signals import gathered_signals
+from alphanet_zoo.train.state import RunState
+from alphanet_zoo.train.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -53,164 +40,113 @@ class RunResult:
     signal: int | None
 
 
-def train(config: TrainConfig) -> RunResult:
-    """Trains a supernet, or goes on with the run that is in ``config.output``.
+def train(config: TrainConfig, *, resume_anyway: bool = False) -> RunResult:
+    """Trains a net, or goes on with the run that is in ``config.output``; alone or as one of torchrun's processes.
 
-    On a CPU, with the same number of threads, a run that was stopped and continued any number of times gives the
-    same bytes as one that was not. The supernet has no batch-norm statistics: extract a subnet and calibrate it.
+    On a CPU, with the same numbers of processes and threads, a run that was stopped and continued any number of times
+    gives the same bytes as one that was not. A supernet has no batch-norm statistics: extract a subnet and calibrate
+    it.
+
+    Args:
+        config: The run's.
+        resume_anyway: Go on with a run of another config, and forget its rollbacks.
 
     Raises:
         UsageError: The folder holds a run of another config, the data is missing, or a value does not fit it.
-        AlphaNetError: All checkpoints are damaged, an image cannot be read, or the loss is no longer finite.
+        AlphaNetError: All checkpoints are damaged, too many images are broken, or training fails again and again.
         MissingDependencyError: A package that the config asks for is missing.
     """
     output = Path(config.output)
-    _claim(output, config)
-    run = _Run(config)
-    start = run.restore(latest_checkpoint(output / "checkpoints"))
-    if start > run.end:
-        raise UsageError(f"the run in {output} is at step {start}, past its end at {run.end}; give a larger max_steps")
-    with replacing(output / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml(), "utf-8")
-    step, received = start, None
-    with (
-        RunLog(output, start=start, tensorboard=config.log.tensorboard) as log,
-        _signals() as caught,
-        closing(run.batches.stream(start, run.end, run.device)) as batches,
-    ):
-        for step in run.progress(start):
-            run.step(step, batches, log)
-            received = caught[0] if caught else None
-            if step == run.end or received is not None or step % config.checkpoint_every_steps == 0:
-                save_checkpoint(output / "checkpoints", run.checkpoint(step), keep=config.checkpoints_kept)
-            if received is not None:
-                break
-    if step < run.end:
-        return RunResult(step, None, received)
-    model = output / "final" / "model.safetensors"
-    save_net(run.net, model)
-    return RunResult(step, model, received)
+    with joined(config.device, config.distributed) as ranks:
+        changed = ranks.from_first(lambda: claim(output, config, resume_anyway=resume_anyway))
+        run = RunState(config, ranks)
+        run.restore(ranks.from_first(lambda: latest_checkpoint(output / "checkpoints")))
+        if run.step > run.end:
+            raise UsageError(
+                f"the run in {output} is at step {run.step}, past its end at {run.end}; give a larger max_steps"
+            )
+        if resume_anyway:
+            run.guard.forget_rollbacks()
+        ranks.from_first(lambda: store_config(output, config))
+        with (
+            RunLog(output if ranks.first else None, start=run.step, tensorboard=config.log.tensorboard) as log,
+            gathered_signals() as caught,
+        ):
+            if changed:
+                log.note(run.step, "config changed", "; ".join(changed))
+            signal = _Loop(run, log, caught).finish()
+        model = ranks.from_first(lambda: save_results(output, run)) if run.step == run.end else None
+        return RunResult(run.step, model, signal)
 
 
-class _Run:
-    """The moving parts of a run: net, optimiser, batches."""
+class _Loop:
+    """Takes a run to its end, or to the step at which a signal stops it."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Builds them from the config; the initial weights are drawn from the seed."""
-        space, sandwich = SPACES[config.space], config.sandwich
-        self.config = config
-        self.device = _device(config.device)
-        preprocessing = Preprocessing.from_cfg(default_cfg(space.largest, 0))
-        self.batches = TrainingBatches(config.data, preprocessing, config.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(config.seed, "weights"))
-            net = AlphaNet(
-                space.largest, space, len(self.batches.classes), supernet=True,
-                drop_rate=sandwich.drop_rate, drop_path_rate=sandwich.drop_path_rate,
-            )  # fmt: skip
-        net.pretrained_cfg["label_names"] = tuple(self.batches.classes)
-        self.net = net.to(self.device).to(memory_format=torch.channels_last).train()
-        self.optimizer = make_optimizer(self.net, config.optim)
-        self.peak = peak_learning_rate(config.optim, config.data.batch_size)
-        self.total_steps = config.optim.epochs * self.batches.steps_per_epoch
-        self.warmup_steps = round(config.optim.warmup_epochs * self.batches.steps_per_epoch)
-        self.end = min(config.max_steps or self.total_steps, self.total_steps)
-        self.label_loss, self.distillation = label_loss_of(sandwich), distillation_loss(sandwich)
-
-    def step(self, step: int, log: RunLog) -> None:
-        """Makes the ``step``-th update (from 1) and logs it where its turn has come."""
-        config, began, index = self.config, time.perf_counter(), step - 1
-        batch = self.batches.batch(index)
-        images = batch.images.to(self.device, memory_format=torch.channels_last)
-        labels = batch.labels.to(self.device)
-        rate = learning_rate(index, peak=self.peak, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        archs = draw_archs(self.net.space, config.seed, index, config.sandwich.random_subnets)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(torch_seed(config.seed, "dropout", index))
-            outcomes = sandwich_step(
-                self.net, images, labels, archs, self.optimizer, label_loss=self.label_loss,
-                distillation=self.distillation, clip_value=config.optim.clip_value,
-            )  # fmt: skip
-        _check_finite(outcomes, step)
-        if step % config.log.every_steps == 0 or step == self.end:
-            figures = subnet_metrics(outcomes, labels, config.sandwich)
-            speed = len(labels) / (time.perf_counter() - began)
-            log.write({"step": step, "epoch": batch.epoch, "lr": rate, "images_per_second": speed, "subnets": figures})
-
-    def progress(self, start: int) -> Iterator[int]:
-        """The steps that are left, from ``start + 1``, behind a progress bar where the config wants one."""
-        steps = range(start + 1, self.end + 1)
-        return iter(
-            tqdm(steps, "training", initial=start, total=self.end, unit="step", file=sys.stderr,
-                 disable=not self.config.log.progress)
+    def __init__(self, run: RunState, log: RunLog, caught: list[int]) -> None:
+        """Goes on from where ``run`` is; ``caught`` fills with signals."""
+        self.run, self.log, self.caught, self.config = run, log, caught, run.config
+        self.checkpoints = Path(run.config.output) / "checkpoints"
+        self.meter = Meter(run.ranks.device)
+        self.validator = Validator(run.config, run.ranks) if run.config.validation.every_epochs else None
+        self.bar = tqdm(
+            desc="training", initial=run.step, total=run.end, unit="step", file=sys.stderr,
+            disable=not (run.config.log.progress and run.ranks.first),
         )  # fmt: skip
 
-    def checkpoint(self, step: int) -> Checkpoint:
-        """The state after ``step`` updates."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.net.state_dict().items()}
-        for name, parameter in self.net.named_parameters():
-            if self.optimizer.state[parameter].get("momentum_buffer") is not None:
-                tensors[f"momentum/{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        return Checkpoint(step, tensors, {"config": self.config.model_dump(mode="json")})
+    def finish(self) -> int | None:
+        """Goes on until the end or a signal; gives that signal."""
+        signal = None
+        with closing(self.bar):
+            while self.run.step < self.run.end and signal is None:
+                with closing(self.run.stream()) as batches:
+                    signal = self._follow(self.meter.waiting_for(batches))
+            if self.run.step == self.run.end and signal is None:
+                self._validate()
+        return signal
 
-    def restore(self, checkpoint: Checkpoint | None) -> int:
-        """Takes up a checkpoint's state; gives the number of steps behind it, 0 without one."""
-        if checkpoint is None:
-            return 0
-        tensors = checkpoint.tensors
-        model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
-        self.net.load_state_dict(model)
-        for name, parameter in self.net.named_parameters():
-            if f"momentum/{name}" in tensors:
-                self.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum/{name}"].to(self.device)
-        return checkpoint.step
+    def _follow(self, batches: Iterable[Batch]) -> int | None:
+        """Makes steps until a signal, which it gives, a rollback, which calls for other batches, or the end."""
+        run, config = self.run, self.config
+        for batch in batches:
+            rate, outcome = run.rate, run.advance(batch, self.caught)
+            self.meter.count(config.data.batch_size)
+            verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
+            if verdict is Verdict.ROLL_BACK:
+                roll_back(run, self.checkpoints, self.log)
+                self.bar.update(run.step - self.bar.n)
+                return outcome.signal
+            self.bar.update()
+            if verdict is Verdict.SKIP:
+                self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
+            elif self._due(config.log.every_steps):
+                line = {"step": run.step, "epoch": batch.epoch, "lr": rate, "broken_images": len(run.batches.broken)}
+                self.log.write({**line, **self.meter.read(), "subnets": run.figures(batch, outcome)})
+            if outcome.signal is not None or self._due(config.checkpoint_every_steps):
+                self._save()
+            if outcome.signal is not None:
+                return outcome.signal
+            if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
+                self._validate()
+        return None
 
+    def _due(self, every_steps: int) -> bool:
+        """Whether something that happens at the end and every so many steps happens now."""
+        return self.run.step == self.run.end or self.run.step % every_steps == 0
 
-def _device(name: str) -> torch.device:
-    """The device that the config names."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda, and torch finds no GPU; give device=cpu or device=auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    def _save(self) -> None:
+        """Writes a checkpoint."""
+        checkpoint, keep = self.run.checkpoint(), self.config.checkpoints_kept
+        self.run.ranks.from_first(lambda: str(save_checkpoint(self.checkpoints, checkpoint, keep=keep)))
 
-
-def _claim(output: Path, config: TrainConfig) -> None:
-    """Makes the output folder, or checks that the run in it is this config's."""
-    path = output / "config.yaml"
-    if path.exists():
-        try:
-            stored = TrainConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        except (ValueError, yaml.YAMLError) as error:
-            raise AlphaNetError(f"{path} is no config of this version: {error}; give another output") from error
-        if changed := stored.differences(config):
-            raise UsageError(f"{output} holds a run of another config ({'; '.join(changed)}); give another output")
-    output.mkdir(parents=True, exist_ok=True)
-
-
-def _check_finite(outcomes: list[SubnetOutcome], step: int) -> None:
-    """Raises where a loss of the step is infinite or NaN."""
-    for outcome in outcomes:
-        if not torch.isfinite(outcome.loss):
-            raise AlphaNetError(
-                f"the loss of the {outcome.name} subnet is {float(outcome.loss)} at step {step}; "
-                "lower optim.lr or lengthen optim.warmup_epochs, and give another output"
-            )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Gathers SIGINT and SIGTERM in a list instead of dying of them, so that the step can end and be saved."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {
-        number: signal.signal(number, lambda received, _: caught.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _validate(self) -> None:
+        """Measures the config's subnets after whole epochs and at the end; a signal cuts it short."""
+        run, every = self.run, self.config.validation.every_epochs * self.run.batches.steps_per_epoch
+        if (
+            self.validator is None
+            or not self._due(every)
+            or run.ranks.from_first(lambda: run.step in self.log.validated)
+        ):
+            return
+        accuracies = self.validator(run.net, lambda: bool(self.caught))
+        if accuracies is not None:
+            self.log.write({"step": run.step, "validation": accuracies})

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from alphanet_zoo.train.config import OptimConfig
+from alphanet_zoo.train.sections import OptimConfig
 
 
 def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int) -> float:
@@ -35,7 +35,7 @@ def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:
 
 
 def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on convolutions and linear weights only.
+    """Fused SGD with Nesterov momentum; weight decay on convolutions and linear weights only.
 
     The rate it starts with is 0: `learning_rate` sets it at every step.
 
@@ -44,4 +44,4 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     decayed = [p for p in net.parameters() if p.dim() > 1]
     plain = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0.0)
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0.0, fused=True)

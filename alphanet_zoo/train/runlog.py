@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
+
+_LOG = logging.getLogger(__name__)
 
 
 class RunLog:
     """Appends to ``<output>/log.jsonl`` and, where asked, to ``<output>/tensorboard``.
 
+    Attributes:
+        validated: The steps with a line of validation.
+
     Raises:
         MissingDependencyError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, output: Path, *, start: int, tensorboard: bool) -> None:
-        """Opens the log of a run that has ``start`` steps behind it; lines of later steps are dropped."""
+    def __init__(self, output: Path | None, *, start: int, tensorboard: bool) -> None:
+        """Opens the log of a run that has ``start`` steps behind it; lines of later steps are dropped.
+
+        Without ``output`` nothing is written: one process of a run writes for all.
+        """
         self._writer: Any = None
+        self._file: TextIO | None = None
+        self.validated: set[int] = set()
+        if output is None:
+            return
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -31,21 +44,37 @@ class RunLog:
         kept = [line for line in read_log(path) if line["step"] <= start]
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        self.validated = {line["step"] for line in kept if "validation" in line}
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds the figures of one step: ``step``, further numbers, and ``subnets`` with the numbers of each."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Adds figures of one ``step``: numbers, and tables (``subnets``, ``validation``) of numbers by subnet."""
+        self._append(line)
+        step = line["step"]
+        if "validation" in line:
+            self.validated.add(step)
         if self._writer is None:
             return
-        step = line["step"]
         for name, value in line.items():
-            if name not in ("step", "subnets"):
+            if isinstance(value, dict):
+                prefix = "" if name == "subnets" else f"{name}_"
+                for subnet, figures in value.items():
+                    for figure, number in figures.items():
+                        self._writer.add_scalar(f"{prefix}{figure}/{subnet}", number, step)
+            elif name != "step":
                 self._writer.add_scalar(name, value, step)
-        for subnet, figures in line["subnets"].items():
-            for name, value in figures.items():
-                self._writer.add_scalar(f"{name}/{subnet}", value, step)
+
+    def note(self, step: int, event: str, message: str) -> None:
+        """Adds that something happened in a step, and says so as a log record."""
+        self._append({"step": step, "event": event, "message": message})
+        if self._file is not None:
+            _LOG.warning("step %d: %s: %s", step, event, message)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """Adds a line to the file."""
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def __enter__(self) -> RunLog:
         """Itself."""
@@ -55,7 +84,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Closes the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

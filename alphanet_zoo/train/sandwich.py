@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from signal import SIGINT, SIGTERM
 
 import torch
 from torch import Tensor
@@ -18,13 +20,19 @@ from alphanet_zoo.nn.losses import (
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.config import SandwichConfig
+from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.draws import generator
+from alphanet_zoo.train.gradients import Gradients, Report
+from alphanet_zoo.train.sections import SandwichConfig
+
+Forward = Callable[[Tensor, ArchSpec], Tensor]
+Part = tuple[Tensor, Tensor]
+"""Images ``(N, 3, H, W)`` and their labels ``(N,)``."""
 
 
 @dataclass(frozen=True)
 class SubnetOutcome:
-    """What one subnet did in a step.
+    """What one subnet did with a part of a batch.
 
     Attributes:
         name: 'largest', 'random-1', ... or 'smallest'.
@@ -37,6 +45,40 @@ class SubnetOutcome:
     arch: ArchSpec
     logits: Tensor
     loss: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the subnets learn from.
+
+    Attributes:
+        label: ``(logits, labels) -> scalar``, for the first subnet.
+        distillation: ``(student logits, teacher logits) -> scalar``, for the others; None: ``label``.
+        teacher: A trained net in eval mode that the first subnet learns from too, by KL; None: labels alone.
+        teacher_share: Its weight; the labels have the rest.
+    """
+
+    label: Loss
+    distillation: Loss | None = None
+    teacher: AlphaNet | None = None
+    teacher_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did.
+
+    Attributes:
+        parts: The outcome of each subnet on each part of this process's share of the batch.
+        finite: Whether the losses and gradients of all processes were finite; otherwise nothing was updated.
+        label_loss: Mean loss of the first subnet against the labels, over all processes.
+        signal: The signal that some process has received; None for none.
+    """
+
+    parts: list[list[SubnetOutcome]]
+    finite: bool
+    label_loss: float
+    signal: int | None
 
 
 def draw_archs(space: SearchSpace, seed: int, step: int, random_subnets: int = 2) -> dict[str, ArchSpec]:
@@ -63,51 +105,100 @@ def distillation_loss(config: SandwichConfig) -> Loss | None:
     return KLDistillation() if config.loss == "kl" else None
 
 
-def sandwich_step(
-    net: AlphaNet,
-    images: Tensor,
-    labels: Tensor,
-    archs: dict[str, ArchSpec],
-    optimizer: torch.optim.Optimizer,
-    *,
-    label_loss: Loss,
-    distillation: Loss | None,
-    clip_value: float | None = None,
-) -> list[SubnetOutcome]:
-    """One update of the supernet from a few of its subnets.
+@dataclass(frozen=True)
+class SandwichStep:
+    """Makes updates of a net from a few of its subnets.
 
-    Args:
+    Attributes:
         net: The supernet, in training mode.
-        images: ``(N, 3, H, W)``; every subnet resizes them to its own resolution.
-        labels: ``(N,)`` class indices.
-        archs: The subnets by name, the teacher (the net's own arch) first.
-        optimizer: Over the net's parameters, its learning rate set.
-        label_loss: ``(logits, labels) -> scalar``, for the teacher.
-        distillation: ``(student logits, teacher logits) -> scalar``, for the others; None: ``label_loss``.
-        clip_value: Bound of every entry of the summed gradient; None clips nothing.
-
-    Returns:
-        The outcome of each subnet, in the order of ``archs``.
-
-    Source: SPEC section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
+        optimizer: Over its parameters.
+        gradients: Their gradients.
+        losses: What the subnets learn from.
+        ranks: The processes that share each batch.
+        clip_value: Bound of every entry of the averaged gradient; None clips nothing.
+        bf16: Forward passes in bfloat16 (autocast).
+        bf16_gradients: Send gradients as bfloat16.
+        compiled: Compiled forward passes of archs that recur.
     """
-    optimizer.zero_grad()
-    outcomes: list[SubnetOutcome] = []
-    for name, arch in archs.items():
-        logits = net(images, arch)
-        if outcomes and distillation is not None:
-            loss = distillation(logits, outcomes[0].logits)
-        else:
-            loss = label_loss(logits, labels)
-        torch.autograd.backward(loss)
-        outcomes.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
-    for parameter in net.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if clip_value is not None:
-        torch.nn.utils.clip_grad_value_(net.parameters(), clip_value)
-    optimizer.step()
-    return outcomes
+
+    net: AlphaNet
+    optimizer: torch.optim.Optimizer
+    gradients: Gradients
+    losses: Losses
+    ranks: Ranks
+    clip_value: float | None = None
+    bf16: bool = False
+    bf16_gradients: bool = False
+    compiled: Mapping[ArchSpec, Forward] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        parts: Sequence[Part],
+        archs: Mapping[str, ArchSpec],
+        *,
+        received: Collection[int] = (),
+        seed_of: Callable[[int], int] | None = None,
+    ) -> StepOutcome:
+        """One update. A process's loss is the mean over its parts; gradients are added over the subnets.
+
+        Args:
+            parts: This process's share of the batch, in one or more equal parts.
+            archs: The subnets by name, the teacher (the net's own arch) first.
+            received: Signals that this process has received; all processes hear of them.
+            seed_of: Torch's seed for the dropout of each part, by its number over all processes.
+
+        Source: SPEC section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
+        """
+        self.gradients.zero()
+        outcomes, label_loss = [], 0.0
+        for i, part in enumerate(parts):
+            if seed_of is not None:
+                torch.manual_seed(seed_of(self.ranks.rank * len(parts) + i))
+            visited, loss = self._visit(part, archs, 1.0 / len(parts))
+            outcomes.append(visited)
+            label_loss += float(loss) / len(parts)
+        faulty = not bool(torch.stack([o.loss for visited in outcomes for o in visited]).isfinite().all())
+        own = Report(label_loss, faulty, SIGINT in received, SIGTERM in received)
+        report = self.gradients.average(self.ranks, own, bf16=self.bf16_gradients)
+        signal = SIGTERM if report.terminated else SIGINT if report.interrupted else None
+        finite = not report.faulty and math.isfinite(report.loss) and self.gradients.finite()
+        if finite:
+            if self.clip_value is not None:
+                self.gradients.clip(self.clip_value)
+            self.optimizer.step()
+        return StepOutcome(outcomes, finite, report.loss, signal)
+
+    def _visit(self, part: Part, archs: Mapping[str, ArchSpec], weight: float) -> tuple[list[SubnetOutcome], Tensor]:
+        """Adds the gradients of ``weight`` times each subnet's loss; gives the outcomes and the first label loss."""
+        images, labels = part
+        outcomes: list[SubnetOutcome] = []
+        for name, arch in archs.items():
+            logits = self.forward(images, arch)
+            if not outcomes:
+                label_loss = self.losses.label(logits, labels)
+                loss = self._with_teacher(label_loss, logits, images)
+            elif self.losses.distillation is not None:
+                loss = self.losses.distillation(logits, outcomes[0].logits)
+            else:
+                loss = self.losses.label(logits, labels)
+            torch.autograd.backward(loss * weight)
+            outcomes.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
+        return outcomes, label_loss.detach()
+
+    def forward(self, images: Tensor, arch: ArchSpec) -> Tensor:
+        """Logits of a subnet, in the step's precision."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            forward: Forward = self.compiled.get(arch, self.net)
+            return forward(images, arch)
+
+    def _with_teacher(self, label_loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """The first subnet's loss: against the labels, and against the external teacher where there is one."""
+        if self.losses.teacher is None:
+            return label_loss
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            target = self.losses.teacher(images)
+        share = self.losses.teacher_share
+        return (1.0 - share) * label_loss + share * KLDistillation()(logits, target)
 
 
 @torch.no_grad()
@@ -132,3 +223,13 @@ def subnet_metrics(
             figures["chose_alpha_min"] = float(terms.chose_min.float().mean())
         metrics[outcome.name] = figures
     return metrics
+
+
+def mean_metrics(parts: Sequence[Mapping[str, Mapping[str, float]]], ranks: Ranks) -> dict[str, dict[str, float]]:
+    """The mean of `subnet_metrics` over the parts of a process and over all processes."""
+    keys = [(name, figure) for name, figures in parts[0].items() for figure in figures]
+    means = ranks.mean([sum(part[name][figure] for part in parts) / len(parts) for name, figure in keys])
+    result: dict[str, dict[str, float]] = {}
+    for (name, figure), value in zip(keys, means, strict=True):
+        result.setdefault(name, {})[figure] = value
+    return result

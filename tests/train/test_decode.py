@@ -23,7 +23,9 @@ def pillow(content):
     return torch.from_numpy(np.array(Image.open(io.BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"exif": b"Exif\0\0" + bytes(3000)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"exif": b"Exif\0\0" + bytes(3000)}]
+)
 def test_a_jpeg_gives_pillows_pixels_in_channels_last_memory(options):
     content = encoded(Image.fromarray(SMOOTH), "JPEG", **options)
     image = decode_image(content, "x.jpg")
@@ -77,7 +79,9 @@ def scrambled(content):
     return content[:middle] + b"\xff" * 200 + content[middle + 200 :]
 
 
-@pytest.mark.parametrize("damage", [cut_short, scrambled, lambda c: c[:2], lambda c: c[:20], lambda c: b"", lambda c: b"no"])
+@pytest.mark.parametrize(
+    "damage", [cut_short, scrambled, lambda c: c[:2], lambda c: c[:20], lambda c: b"", lambda c: b"no"]
+)
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_damage_is_refused_by_name(form, damage, tmp_path):
     path = tmp_path / "broken.img"

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL import Image
 
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.files import sha256_of
+from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
+from alphanet_zoo.train.guard import Guard
+from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.zoo.files import load_net
 
@@ -47,7 +51,8 @@ def undisturbed(root, tmp_path_factory):
 
 
 def steps_logged(output):
-    return [json.loads(line)["step"] for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "subnets" in line]
 
 
 def test_a_run_leaves_its_folder(undisturbed):
@@ -121,10 +126,95 @@ def test_the_callers_random_state_is_left_alone(root, tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(root, tmp_path):
-    with pytest.raises(AlphaNetError, match=r"loss of the largest subnet is nan at step \d+; lower optim.lr"):
-        run(root, tmp_path, "optim.lr=1e30", "optim.clip_value=null", "optim.warmup_epochs=0")
+def events(output):
+    lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["event"]) for line in lines if "event" in line]
+
+
+def spoil(monkeypatch, wrong):
+    """Has the batches of some draws (from 0) hold NaN."""
+    stream = TrainingBatches.stream
+
+    def spoiled(self, start, end, device):
+        for draw, batch in zip(range(start, end), stream(self, start, end, device), strict=True):
+            yield replace(batch, images=batch.images * float("nan")) if draw in wrong else batch
+
+    monkeypatch.setattr(TrainingBatches, "stream", spoiled)
+
+
+def test_a_step_that_is_not_finite_is_skipped(root, tmp_path, monkeypatch):
+    spoil(monkeypatch, {4, 5, 7})
+    result = run(root, tmp_path)
+    assert result.step == 10 and events(tmp_path) == [(5, "skipped"), (6, "skipped"), (8, "skipped")]
+    before, after = (load_checkpoint(tmp_path / "checkpoints" / f"step-{step}").tensors for step in (6, 8))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+def test_three_in_a_row_roll_back_to_other_batches_and_a_stop_around_it_changes_nothing(root, tmp_path, monkeypatch):
+    spoil(monkeypatch, {4, 5, 6})
+    result = run(root, tmp_path / "a")
+    assert result.step == 10
+    assert events(tmp_path / "a") == [(5, "skipped"), (6, "skipped"), (7, "rolled back")]
+    state = load_checkpoint(tmp_path / "a" / "checkpoints" / "step-10").state["guard"]
+    assert (state["rollbacks"], state["draw_offset"], state["skipped"]) == (1, 3, 0)
+    for stop in (3, 5, 6, 7):
+        assert run(root, tmp_path / "b", f"max_steps={stop}").step == stop
+    assert sha256_of(run(root, tmp_path / "b").model) == sha256_of(result.model)
+
+
+def test_the_second_rollback_stops_the_run_and_says_why(root, tmp_path, monkeypatch):
+    spoil(monkeypatch, range(4, 1000))
+    with pytest.raises(AlphaNetError, match=r"not finite in 3 steps in a row at step 7, after 1 earlier.*optim\.lr"):
+        run(root, tmp_path)
     assert not (tmp_path / "final").exists()
+    assert latest_checkpoint(tmp_path / "checkpoints").step == 6
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_begins_again(root, tmp_path, monkeypatch):
+    spoil(monkeypatch, {1, 2, 3})
+    result = run(root, tmp_path, "checkpoint_every_steps=100")
+    assert result.step == 10 and events(tmp_path)[-1] == (4, "rolled back")
+
+
+def test_a_collapse_to_chance_rolls_back(root, tmp_path, monkeypatch):
+    settings = ("guard.memory_steps=1", "guard.learnt_share=0.9")
+    observe = Guard.observe
+    losses = iter([0.69, 0.5, 0.5, 0.5, 0.68, *[0.5] * 20])
+    monkeypatch.setattr(Guard, "observe", lambda self, *, finite, loss: observe(self, finite=finite, loss=next(losses)))
+    result = run(root, tmp_path, *settings)
+    assert result.step == 10 and events(tmp_path) == [(5, "rolled back")]
+    message = next(json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines() if "event" in x)["message"]
+    assert "collapsed" in message and "going on from step 4" in message
+
+
+def test_another_config_goes_on_where_that_is_accepted(root, tmp_path):
+    run(root, tmp_path, "max_steps=4")
+    config = load_config("digits", settings(root, tmp_path, "optim.momentum=0.5"))
+    assert train(config, resume_anyway=True).step == 10
+    assert events(tmp_path) == [(4, "config changed")]
+    assert load_config(str(tmp_path / "config.yaml")).optim.momentum == 0.5
+
+
+def test_an_average_of_the_weights_is_kept_saved_and_resumed(root, tmp_path):
+    whole = run(root, tmp_path / "a", "optim.ema_decay=0.9")
+    run(root, tmp_path / "b", "optim.ema_decay=0.9", "max_steps=5")
+    assert run(root, tmp_path / "b", "optim.ema_decay=0.9").step == 10
+    first, second = (tmp_path / name / "final" / "ema.safetensors" for name in "ab")
+    assert sha256_of(first) == sha256_of(second) != sha256_of(whole.model)
+    mean, last = load_net(first).state_dict(), load_net(whole.model).state_dict()
+    assert 0 < float((mean["classifier.weight"] - last["classifier.weight"]).abs().max()) < 0.1
+
+
+def test_a_run_in_parts_and_in_bf16_goes_on_too(root, tmp_path):
+    extra = ("optim.accumulate=2", "optim.precision=bf16")
+    run(root, tmp_path / "a", *extra, "max_steps=3")
+    run(root, tmp_path / "b", *extra, "max_steps=1")
+    second = run(root, tmp_path / "b", *extra, "max_steps=3")
+    assert sha256_of(second.model) == sha256_of(tmp_path / "a" / "final" / "model.safetensors")
+    assert load_net(second.model).conv_stem.weight.dtype == torch.float32
+    with pytest.raises(ValueError, match="multiple of 3"):
+        run(root, tmp_path / "c", "optim.accumulate=3")
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, root, tmp_path):

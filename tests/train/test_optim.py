@@ -6,8 +6,8 @@ import torch
 
 from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY
-from alphanet_zoo.train.config import OptimConfig
 from alphanet_zoo.train.optim import learning_rate, make_optimizer, peak_learning_rate
+from alphanet_zoo.train.sections import OptimConfig
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "train_step.npz"
 

@@ -13,14 +13,17 @@ from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
-from alphanet_zoo.train.config import SandwichConfig
+from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.sandwich import (
+    Losses,
+    SandwichStep,
     distillation_loss,
     draw_archs,
     label_loss_of,
-    sandwich_step,
     subnet_metrics,
 )
+from alphanet_zoo.train.sections import SandwichConfig
 from alphanet_zoo.zoo.convert import load_upstream
 
 DATA = Path(__file__).parents[1] / "data"
@@ -38,6 +41,12 @@ def tiny_supernet(seed=0, **rates):
 def tiny_batch():
     generator = torch.Generator().manual_seed(1)
     return torch.randn(16, 3, 16, 16, generator=generator), torch.arange(16) % 10
+
+
+def sandwich_step(net, images, labels, archs, optimizer, *, label_loss, distillation, clip_value=None, **losses):
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    step = SandwichStep(net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), ranks, clip_value)
+    return step([(images, labels)], archs).parts[0]
 
 
 def plain_sgd(net, lr=0.1):

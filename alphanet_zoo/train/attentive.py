@@ -1,0 +1,53 @@
+"""Random subnets that deserve attention: of a few of like cost, the best or the worst on the step's batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.train.draws import generator
+from alphanet_zoo.train.sections import SandwichConfig
+
+
+def candidate_archs(space: SearchSpace, config: SandwichConfig, seed: int, step: int) -> list[list[ArchSpec]]:
+    """The candidates of each random subnet of one step.
+
+    A window of costs is drawn as often as uniform archs fall into it; its candidates are uniform within it. Costs are
+    those with 1000 classes.
+
+    Source: Wang et al., 2021, arXiv:2011.09011, section 4.
+    """
+    rng, groups = generator(seed, "candidates", step), []
+    for _ in range(config.random_subnets):
+        low = math.floor(count_macs(space.sample(rng), space) / config.window) * config.window
+        groups.append(list(space.sample_within(low, math.nextafter(low + config.window, low), config.candidates, rng)))
+    return groups
+
+
+def attentive_archs(
+    space: SearchSpace,
+    config: SandwichConfig,
+    seed: int,
+    step: int,
+    losses_of: Callable[[Sequence[ArchSpec]], Sequence[float]],
+) -> dict[str, ArchSpec]:
+    """The archs of one step by name, the random ones chosen from their candidates.
+
+    Args:
+        space: The search space.
+        config: `sampling` is 'best_up' (the least loss) or 'worst_up' (the greatest).
+        seed: The run's seed.
+        step: The step, from 0.
+        losses_of: Losses of some archs on the step's batch, the same on every process.
+    """
+    groups = candidate_archs(space, config, seed, step)
+    losses = iter(losses_of([arch for group in groups for arch in group]))
+    pick = min if config.sampling == "best_up" else max
+    chosen = {}
+    for i, group in enumerate(groups):
+        scored = [(next(losses), arch) for arch in group]
+        chosen[f"random-{i + 1}"] = pick(scored, key=lambda entry: entry[0])[1]
+    return {"largest": space.largest, **chosen, "smallest": space.smallest}

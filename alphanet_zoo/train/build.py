@@ -1,0 +1,102 @@
+"""The nets of a run: what it trains, and what that learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.config import default_cfg
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.presets import FAMILIES, SPACES
+from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.train.config import TrainConfig
+from alphanet_zoo.train.draws import torch_seed
+from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
+from alphanet_zoo.train.sections import FineTuneConfig
+from alphanet_zoo.zoo.files import load_net
+from alphanet_zoo.zoo.names import resolve_name
+
+
+def named_arch(name: str, space: SearchSpace) -> ArchSpec:
+    """The arch that `smallest`, `largest` or a model's name means in a space.
+
+    Raises:
+        UsageError: Nothing in this space is called so.
+    """
+    if name in ("smallest", "largest"):
+        return space.smallest if name == "smallest" else space.largest
+    resolved = resolve_name(name)
+    for member in (member for family in FAMILIES.values() for member in family):
+        if member.name == resolved and member.space == space:
+            return member.arch
+    raise UsageError(f"{name} is no arch of the space {space.name}; give smallest, largest or a model of that space")
+
+
+def image_cfg(config: TrainConfig) -> dict[str, Any]:
+    """How evaluated images reach the net, under timm's keys; small pictures that are all object are not cropped."""
+    cfg = default_cfg(SPACES[config.space].largest, 0)
+    return cfg | {"crop_pct": 1.0} if config.data.transform == "cifar" else cfg
+
+
+def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
+    """The net of a run in training mode on the CPU: a supernet, or the subnet to fine-tune.
+
+    Weights that come from no file are drawn from the seed. A fine-tuned net keeps its classifier where its classes
+    have the same names, and gets a new one otherwise.
+
+    Raises:
+        UsageError: The file to fine-tune does not go with the config.
+        AlphaNetError: It is damaged.
+    """
+    sandwich, space = config.sandwich, SPACES[config.space]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(config.seed, "weights"))
+        if config.finetune.weights is None:
+            net = AlphaNet(space.largest, space, len(classes), supernet=True)
+        else:
+            net = _loaded(config.finetune, config.finetune.weights, space)
+            if tuple(net.pretrained_cfg.get("label_names") or ()) != tuple(classes):
+                net.reset_classifier(len(classes))
+    net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
+    net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config)["crop_pct"]}
+    return net.train()
+
+
+def _loaded(finetune: FineTuneConfig, path: str, space: SearchSpace) -> AlphaNet:
+    """The static net to fine-tune."""
+    net = load_net(path)
+    if net.space != space:
+        raise UsageError(
+            f"{path} holds a net of the space {net.space.name}, and space is {space.name}; make them agree"
+        )
+    if net.supernet and finetune.arch is None:
+        raise UsageError(
+            f"{path} holds a supernet; say which subnet to fine-tune: finetune.arch=alphanet_a0 or another"
+        )
+    if finetune.arch is None:
+        return net
+    arch = named_arch(finetune.arch, space)
+    if not net.contains(arch):
+        raise UsageError(f"the net in {path} does not contain {finetune.arch}; leave finetune.arch out or give another")
+    return net.extract(arch)
+
+
+def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.device) -> Losses:
+    """What the subnets learn from.
+
+    Raises:
+        UsageError: The teacher is a supernet, or has other classes.
+    """
+    sandwich, teacher = config.sandwich, None
+    if sandwich.teacher is not None:
+        teacher = load_net(sandwich.teacher).to(device).to(memory_format=torch.channels_last)
+        names = teacher.pretrained_cfg.get("label_names")
+        if teacher.supernet or teacher.calibration is None:
+            raise UsageError(f"the teacher {sandwich.teacher} has no statistics; extract a subnet and calibrate it")
+        if teacher.num_classes != len(classes) or (names and tuple(names) != tuple(classes)):
+            raise UsageError(f"the teacher {sandwich.teacher} has other classes than the images; give another")
+    return Losses(label_loss_of(sandwich), distillation_loss(sandwich), teacher, sandwich.teacher_share)

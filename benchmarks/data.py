@@ -1,0 +1,106 @@
+"""Images a second a core through the whole ImageNet training transform: ours against torchvision on Pillow images.
+
+    python benchmarks/data.py --data imagenet/train
+
+Both read and decode the file, cut and resize (bicubic, antialiased) to 224 pixels, flip, apply AutoAugment's ImageNet
+policy, and end in a normalised float32 batch. They take turns, batch by batch, in one process pinned to one core with
+one thread; the times are CPU seconds of the process, so that other work on the machine is not counted as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from alphanet_zoo.train.augment import ImageNetTransform, normalise
+from alphanet_zoo.train.decode import decode_file
+from alphanet_zoo.train.draws import generator
+from alphanet_zoo.zoo.preprocess import IMAGE_ENDINGS
+
+SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Maker = Callable[[int, list[Path]], Tensor]
+
+_OURS = ImageNetTransform(SIZE, autoaugment=True)
+_PILLOW = v2.Compose([
+    v2.RandomResizedCrop(SIZE, interpolation=v2.InterpolationMode.BICUBIC),
+    v2.RandomHorizontalFlip(),
+    v2.AutoAugment(),
+    v2.PILToTensor(),
+    v2.ToDtype(torch.float32, scale=True),
+    v2.Normalize(MEAN, STD),
+])  # fmt: skip
+
+
+def ours(epoch: int, files: list[Path]) -> Tensor:
+    """A batch as the loader and the training process make it together."""
+    batch = torch.empty((len(files), SIZE, SIZE, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    for i, path in enumerate(files):
+        batch[i] = _OURS(decode_file(path), generator(0, "augment", epoch, i))
+    return normalise(batch, MEAN, STD)
+
+
+def pillow(epoch: int, files: list[Path]) -> Tensor:
+    """A batch as torchvision's usual pipeline makes it."""
+    torch.manual_seed(epoch)
+    return torch.stack([_PILLOW(Image.open(path).convert("RGB")) for path in files])
+
+
+def measure(makers: dict[str, Maker], files: list[Path], repeats: int, batch_size: int) -> dict[str, list[float]]:
+    """Images a second of each maker in each repeat over all files; the makers take turns batch by batch."""
+    rates: dict[str, list[float]] = {name: [] for name in makers}
+    for repeat in range(-1, repeats):
+        seconds = dict.fromkeys(makers, 0.0)
+        for start in range(0, len(files), batch_size):
+            for name, make in makers.items():
+                began = time.process_time()
+                make(repeat + 1, files[start : start + batch_size])
+                seconds[name] += time.process_time() - began
+        if repeat >= 0:  # the first round warms files and memory up
+            for name in makers:
+                rates[name].append(len(files) / seconds[name])
+    return rates
+
+
+def image_files(data: Path, stack: ExitStack) -> list[Path]:
+    """The images in a folder, or in a tar that is unpacked into a temporary one."""
+    if data.is_file():
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with tarfile.open(data) as archive:
+            archive.extractall(folder, filter="data")
+        data = folder
+    return sorted(path for path in data.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Images a second a core: our training transform against Pillow's")
+    parser.add_argument("--data", type=Path, required=True, help="a folder or tar of ImageNet images")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds over all images (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (default: %(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with ExitStack() as stack:
+        files = image_files(arguments.data, stack)
+        rates = measure({"ours": ours, "pillow": pillow}, files, arguments.repeats, arguments.batch_size)
+    for name, found in rates.items():
+        print(f"{name:<8} {median(found):>7.1f} images/s a core  ({min(found):.1f} to {max(found):.1f})")
+    ratios = sorted(a / b for a, b in zip(rates["ours"], rates["pillow"], strict=True))
+    print(f"ratio    {median(ratios):>7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f}) on {len(files)} images")
+
+
+if __name__ == "__main__":
+    main()
