@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from signal import SIGINT, SIGTERM
 
 import torch
@@ -25,7 +25,6 @@ from alphanet_zoo.train.draws import generator
 from alphanet_zoo.train.gradients import Gradients, Report
 from alphanet_zoo.train.sections import SandwichConfig
 
-Forward = Callable[[Tensor, ArchSpec], Tensor]
 Part = tuple[Tensor, Tensor]
 """Images ``(N, 3, H, W)`` and their labels ``(N,)``."""
 
@@ -118,7 +117,6 @@ class SandwichStep:
         clip_value: Bound of every entry of the averaged gradient; None clips nothing.
         bf16: Forward passes in bfloat16 (autocast).
         bf16_gradients: Send gradients as bfloat16.
-        compiled: Compiled forward passes of archs that recur.
     """
 
     net: AlphaNet
@@ -129,7 +127,6 @@ class SandwichStep:
     clip_value: float | None = None
     bf16: bool = False
     bf16_gradients: bool = False
-    compiled: Mapping[ArchSpec, Forward] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -188,8 +185,8 @@ class SandwichStep:
     def forward(self, images: Tensor, arch: ArchSpec) -> Tensor:
         """Logits of a subnet, in the step's precision."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            forward: Forward = self.compiled.get(arch, self.net)
-            return forward(images, arch)
+            logits: Tensor = self.net(images, arch)
+            return logits
 
     def _with_teacher(self, label_loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """The first subnet's loss: against the labels, and against the external teacher where there is one."""
@@ -198,7 +195,8 @@ class SandwichStep:
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             target = self.losses.teacher(images)
         share = self.losses.teacher_share
-        return (1.0 - share) * label_loss + share * KLDistillation()(logits, target)
+        distance: Tensor = KLDistillation()(logits, target)
+        return (1.0 - share) * label_loss + share * distance
 
 
 @torch.no_grad()

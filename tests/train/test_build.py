@@ -122,7 +122,7 @@ def test_gradients_lie_in_one_buffer_that_keeps_what_backward_passes_add():
     def backward():
         for arch in (ALPHANET_TINY.largest, ALPHANET_TINY.smallest):
             F.cross_entropy(net(images, arch), labels).backward()
-        return {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+        return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in net.named_parameters()}
 
     expected = backward()
     gradients = Gradients(net)
