@@ -87,7 +87,9 @@ def count_macs(
     if isinstance(arch, ArchSpec):
         return shape_macs(net_shape(space, arch), num_classes)
     if not isinstance(arch, np.ndarray):
-        raise ValueError(f"no cost of a {type(arch).__name__}; give an ArchSpec, or an integer array of many")
+        raise ValueError(
+            f"no cost of a {type(arch).__name__}; give an ArchSpec (a net has one in .arch), or an integer array of many"
+        )
     from alphanet_zoo.space.tables import count_rows  # made of the functions above
 
     return count_rows(space, arch, num_classes)

@@ -170,6 +170,8 @@ class SearchSpace:
 
     def _refusal(self, arch: ArchSpec) -> str | None:
         """Why ``arch`` is not in this space, or None."""
+        if not isinstance(arch, ArchSpec):
+            return f"{type(arch).__name__} is no ArchSpec; give one (a net has one in .arch)"
         if len(arch.depth) != len(self.stages):
             return f"the arch has {len(arch.depth)} stages; the space {self.name} has {len(self.stages)}"
         for i, ((_, choices), value) in enumerate(zip(self.entries, arch.scalars, strict=True)):

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.presets import ALIASES, FAMILIES, FamilyMember
 
 
-def list_models(family: str | None = None) -> list[str]:
+def list_models(filter: str = "*", *, family: str | None = None) -> list[str]:
     """Names of the models, in ascending cost within a family; aliases are left out.
+
+    Args:
+        filter: A pattern with wildcards, such as ``"*a5*"``, as timm takes it.
+        family: Only this family's.
 
     Raises:
         UsageError: There is no such family.
     """
     families = list(FAMILIES) if family is None else [family]
-    return [member.name for name in families for member in family_members(name)]
+    names = [member.name for name in families for member in family_members(name)]
+    return fnmatch.filter(names, filter)
+
+
+def family_of(member: FamilyMember) -> str:
+    """The name of a member's family."""
+    return next(name for name, members in FAMILIES.items() if member in members)
 
 
 def family_members(family: str) -> tuple[FamilyMember, ...]:

@@ -17,7 +17,7 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import FAMILIES, FamilyMember
 from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.hub import from_pretrained
-from alphanet_zoo.zoo.names import find_member
+from alphanet_zoo.zoo.names import family_of, find_member
 from alphanet_zoo.zoo.pins import PINS
 
 HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
@@ -31,7 +31,7 @@ PUBLISHED_CFG: dict[str, dict[str, Any]] = {
         "origin_url": "https://github.com/facebookresearch/AlphaNet",
     }
 }
-"""What the ``pretrained_cfg`` of a family's published weights says beside the defaults. Source: SPEC section 4."""
+"""What the ``pretrained_cfg`` of weights that descend from a family's published ones says. Source: SPEC section 4."""
 
 
 @overload
@@ -112,25 +112,31 @@ def create_model(
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
-    net.pretrained_cfg |= published_cfg(member)
     if weights == "random":
         fill_live(net).eval()
     elif weights is not None:
         net = _loaded(weights, cache_dir, revision)
         _check_is(member, net, os.fspath(weights))
-        net.pretrained_cfg["architecture"] = member.name
         net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
         if num_classes is not None and num_classes != net.num_classes:
             net.reset_classifier(num_classes)
+    _describe(net, member, loaded=not made_here)
     return FeatureExtractor(net, out_indices) if features_only else net
 
 
-def published_cfg(member: FamilyMember) -> dict[str, Any]:
-    """What a model's published weights add to its ``pretrained_cfg``; ``top1`` is the published one, in percent."""
-    family = next(name for name, members in FAMILIES.items() if member in members)
-    pin = PINS.get(member.name)
-    hub = {"hf_hub_id": pin.repository if pin else None, "top1": member.top1}
-    return {"architecture": member.name, **PUBLISHED_CFG[family], **hub}
+def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
+    """Completes the ``pretrained_cfg`` of a net that `create_model` made.
+
+    Licence, origin and ``top1`` (published, in percent) belong to the published weights, not to a name: a net has
+    them where its weights descend from those, ``top1`` only while it has their classes.
+    """
+    cfg, published = net.pretrained_cfg, PUBLISHED_CFG[family_of(member)]
+    cfg["architecture"] = member.name
+    if not loaded:
+        cfg["input_size"] = published["input_size"]
+        return
+    descends = cfg.get("origin_url") == published["origin_url"] and net.calibration != "training"
+    cfg["top1"] = member.top1 if descends and net.num_classes == member.num_classes else None
 
 
 def _published_repository(name: str) -> str:

@@ -65,4 +65,6 @@ def _units(macs: float, digit: float) -> int:
 
 def _millions(macs: float) -> str:
     """A cost as people write it."""
+    if macs < 1e5:
+        return f"{macs:.0f} MACs"
     return f"{macs / 1e6:.2f} M MACs"

@@ -31,7 +31,7 @@ class Source:
         weights: Where the weights come from: 'random', a file's name, a Hub repository, 'memory'.
         weights_sha256: SHA-256 of the weights' file; None where there is no file.
         arch: Of a supernet, the arch to extract.
-        published_top1: Published ImageNet top-1 of the model, in percent; None where there is none.
+        published_top1: Published ImageNet top-1 of the weights, in percent; None where there is none.
     """
 
     net: AlphaNet
@@ -64,7 +64,7 @@ def named_source(name: str, weights: str | None, num_classes: int | None = None)
     if weights not in (None, "random") and path.exists():
         file = path / "model.safetensors" if path.is_dir() else path
         origin, digest = path.name, sha256_of(file)
-    return Source(net, member.name, origin, digest, published_top1=member.top1)
+    return Source(net, member.name, origin, digest, published_top1=net.pretrained_cfg.get("top1"))
 
 
 def supernet_source(

@@ -13,7 +13,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.zoo.files import save_net
 from alphanet_zoo.zoo.names import family_members, find_member, list_models, resolve_name
-from alphanet_zoo.zoo.registry import create_model
+from alphanet_zoo.zoo.registry import PUBLISHED_CFG, create_model
 
 NAMES = [f"alphanet_{name}" for name in ("a0", "a1", "a2", "a3", "a4", "a5", "a5_base", "a6")]
 RECORD = {"images": 64, "batches": 2, "digest": "ab"}
@@ -31,7 +31,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_names_are_listed_once() -> None:
-    assert list_models() == list_models("imagenet") == az.list_models() == NAMES
+    assert list_models() == list_models(family="imagenet") == az.list_models() == NAMES
+    assert list_models("*a5*") == ["alphanet_a5", "alphanet_a5_base"] and list_models("b*") == []
     assert [member.name for member in family_members("imagenet")] == NAMES
 
 
@@ -50,7 +51,7 @@ def test_an_unknown_name_says_the_nearest(name: str, nearest: str) -> None:
         with pytest.raises(UsageError, match=f"unknown model '{name}'; did you mean {nearest}"):
             ask(name)
     with pytest.raises(UsageError, match="unknown family 'cifar'"):
-        list_models("cifar")
+        list_models(family="cifar")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,9 +64,25 @@ def test_a_fresh_model_has_its_arch_and_the_keys_of_timm(name: str) -> None:
         "architecture": name, "input_size": (3, 224, 224), "fixed_input_size": False, "interpolation": "bicubic",
         "crop_pct": 0.875, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "num_classes": 1000,
         "pool_size": None, "first_conv": "conv_stem", "classifier": "classifier", "label_names": None,
-        "hf_hub_id": None, "license": "cc-by-nc-4.0", "top1": member.top1,
+        "hf_hub_id": None, "license": None, "origin_url": None,
     }  # fmt: skip
-    assert {key: cfg[key] for key in expected} == expected and cfg["origin_url"].startswith("https://")
+    assert {key: cfg[key] for key in expected} == expected and "top1" not in cfg
+
+
+def test_published_accuracy_belongs_to_weights_that_descend_from_the_published(tmp_path: Path) -> None:
+    net = create_model("alphanet_a0", weights="random")
+    net.calibration = "sliced"
+    for origin, top1 in ((None, None), (PUBLISHED_CFG["imagenet"]["origin_url"], 77.87)):
+        net.pretrained_cfg["origin_url"] = origin
+        save_net(net, tmp_path / "a0.safetensors")
+        loaded = create_model("alphanet_a0", weights=tmp_path / "a0.safetensors")
+        assert loaded.pretrained_cfg["top1"] == top1
+    assert (
+        create_model("alphanet_a0", weights=tmp_path / "a0.safetensors", num_classes=5).pretrained_cfg["top1"] is None
+    )
+    net.calibration = "training"
+    save_net(net, tmp_path / "a0.safetensors")
+    assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors").pretrained_cfg["top1"] is None
 
 
 def test_random_weights_are_live_the_same_every_time_and_asked_for() -> None:
