@@ -88,7 +88,7 @@ def count_macs(
         return shape_macs(net_shape(space, arch), num_classes)
     if not isinstance(arch, np.ndarray):
         raise ValueError(
-            f"no cost of a {type(arch).__name__}; give an ArchSpec (a net has one in .arch), or an integer array of many"
+            f"no cost of a {type(arch).__name__}; give an ArchSpec (of a net: .arch), or an integer array of many"
         )
     from alphanet_zoo.space.tables import count_rows  # made of the functions above
 
