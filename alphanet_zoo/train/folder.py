@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -11,6 +15,7 @@ from alphanet_zoo.files import replacing
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.train.checkpoint import latest_checkpoint
 from alphanet_zoo.train.config import TrainConfig
+from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.state import RunState
 from alphanet_zoo.zoo.files import load_net, save_net
 
@@ -35,6 +40,33 @@ def claim(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> 
             )
     output.mkdir(parents=True, exist_ok=True)
     return changed
+
+
+@contextmanager
+def held(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Keeps a second run out of the folder while the block lasts, also one of a torchrun whose workers live on.
+
+    The system lets go of it when the first process ends, however it ends. Where the disk knows no locks, there is none.
+
+    Raises:
+        UsageError: Another run is at work in the folder.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            handle = os.open(output, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process trains in {output}; wait for it, end it, or give another output"
+                ) from error
+            except OSError:
+                return
+
+        ranks.from_first(take)
+        yield
 
 
 def stored_config(output: Path) -> TrainConfig:

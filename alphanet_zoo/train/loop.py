@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
-from alphanet_zoo.train.folder import claim, save_results, store_config
+from alphanet_zoo.train.folder import claim, held, save_results, store_config
 from alphanet_zoo.train.guard import Verdict
 from alphanet_zoo.train.loader import Batch
 from alphanet_zoo.train.meter import Meter
@@ -57,8 +57,10 @@ def train(config: TrainConfig, *, resume_anyway: bool = False) -> RunResult:
         MissingDependencyError: A package that the config asks for is missing.
     """
     output = Path(config.output)
-    with joined(config.device, config.distributed) as ranks:
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(config.device, config.distributed))
         changed = ranks.from_first(lambda: claim(output, config, resume_anyway=resume_anyway))
+        stack.enter_context(held(output, ranks))
         run = RunState(config, ranks)
         run.restore(ranks.from_first(lambda: latest_checkpoint(output / "checkpoints")))
         if run.step > run.end:

@@ -39,8 +39,6 @@ class OptimConfig(Section):
     """Parts that a process takes its share of the batch in, one after the other; batch norm sees a part at a time."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast; weights, gradients and losses stay float32."""
-    compile: bool = False
-    """torch.compile for the largest and the smallest subnet; the first steps then take minutes."""
     ema_decay: Share | None = None
     """Decay of an exponential mean of the weights, kept beside them (`final/ema.safetensors`); null keeps none."""
 

@@ -49,7 +49,7 @@ class RunState:
         self.update = SandwichStep(
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
-            bf16_gradients=config.distributed.bf16_gradients, compiled=self._compiled(),
+            bf16_gradients=config.distributed.bf16_gradients,
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
         self.end = min(config.max_steps or self.total_steps, self.total_steps)
@@ -143,14 +143,6 @@ class RunState:
         images, labels = part
         label_loss = self.update.losses.label
         return self.ranks.mean([float(label_loss(self.update.forward(images, arch), labels)) for arch in archs])
-
-    def _compiled(self) -> dict[ArchSpec, Any]:
-        """Compiled forward passes of the archs that recur at every step, where the config wants them."""
-        if not self.config.optim.compile:
-            return {}
-        space = self.net.space
-        archs = (space.largest, space.smallest) if self.net.supernet else (self.net.arch,)
-        return {arch: torch.compile(self.net, dynamic=False) for arch in archs}
 
 
 def guard_state(checkpoint: Checkpoint | None) -> GuardState:

@@ -16,6 +16,8 @@ from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageErro
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
+from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.folder import held
 from alphanet_zoo.train.guard import Guard
 from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.loop import train
@@ -186,6 +188,12 @@ def test_a_collapse_to_chance_rolls_back(root, tmp_path, monkeypatch):
     assert result.step == 10 and events(tmp_path) == [(5, "rolled back")]
     message = next(json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines() if "event" in x)["message"]
     assert "collapsed" in message and "going on from step 4" in message
+
+
+def test_a_second_run_in_the_same_folder_is_refused(root, tmp_path):
+    with held(tmp_path, Ranks(0, 1, torch.device("cpu"))), pytest.raises(UsageError, match="another process trains in"):
+        run(root, tmp_path)
+    assert run(root, tmp_path, "max_steps=1").step == 1
 
 
 def test_another_config_goes_on_where_that_is_accepted(root, tmp_path):

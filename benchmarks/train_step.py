@@ -1,0 +1,176 @@
+"""Images a second and memory of a training step of the ImageNet supernet, against a plain way to write it.
+
+The step: batch 8, 224 pixels, four subnets (largest, two random ones, smallest), adaptive alpha-divergence, SGD. Both
+modes run the same net on the same images from the same weights:
+
+* plain: float32 in the contiguous layout, a swish written by hand with its own autograd function, eager, gradients
+  sent once a subnet (through a process group of one, so that is cheap), a loop over the parameters in the optimiser;
+* ours: the package's step as `alphanet-train` makes it, channels-last, one message a step, fused SGD.
+
+They take turns, each in a process of its own, so that neither profits from a quiet moment or a warm allocator:
+
+    python benchmarks/train_step.py --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+MODES = ("plain", "ours")
+
+
+def measure(mode: str, batch_size: int, steps: int, device_name: str, bf16: bool) -> dict[str, Any]:
+    """Times some steps of one mode in this process."""
+    import torch
+
+    from alphanet_zoo.nn.init import fill_live
+    from alphanet_zoo.nn.model import AlphaNet
+    from alphanet_zoo.space.presets import ALPHANET
+    from alphanet_zoo.train.meter import peak_memory
+    from alphanet_zoo.train.sandwich import draw_archs
+
+    device = torch.device(device_name)
+    net = AlphaNet(ALPHANET.largest, ALPHANET, supernet=True)
+    fill_live(net)
+    net = net.to(device).train()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, 224, 224, generator=generator).to(device)
+    labels = (torch.arange(batch_size) % 1000).to(device)
+    step = (plain_step if mode == "plain" else our_step)(net, images, labels, bf16)
+    times, busy, losses = [], [], []
+    for index in range(steps):
+        began, began_busy = time.perf_counter(), time.process_time()
+        losses.append(step(draw_archs(ALPHANET, 0, index)))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+        busy.append(time.process_time() - began_busy)
+    seconds = median(times[1:])
+    return {"mode": mode, "seconds": seconds, "cpu_seconds": median(busy[1:]), "losses": losses,
+            "images_per_second": batch_size / seconds,
+            "memory_mib": peak_memory(device) / 2**20}  # fmt: skip
+
+
+def our_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
+    """The package's step."""
+    import torch
+
+    from alphanet_zoo.train.distributed import Ranks
+    from alphanet_zoo.train.gradients import Gradients
+    from alphanet_zoo.train.optim import make_optimizer
+    from alphanet_zoo.train.sandwich import Losses, SandwichStep, distillation_loss, label_loss_of
+    from alphanet_zoo.train.sections import OptimConfig, SandwichConfig
+
+    net.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    config = SandwichConfig()
+    optimizer = make_optimizer(net, OptimConfig(lr=0.1, epochs=1))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    step = SandwichStep(
+        net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
+        Ranks(0, 1, images.device), clip_value=1.0, bf16=bf16,
+    )  # fmt: skip
+    return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).parts[0]]
+
+
+def plain_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
+    """The plain way."""
+    import torch
+    import torch.distributed as dist
+    from torch.nn import functional as F
+
+    from alphanet_zoo.train.sandwich import distillation_loss, label_loss_of
+    from alphanet_zoo.train.sections import SandwichConfig
+
+    class Swish(torch.autograd.Function):
+        """x * sigmoid(x), with its derivative written out."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x * torch.sigmoid(x)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            (x,) = ctx.saved_tensors
+            sigmoid = torch.sigmoid(x)
+            return gradient * (sigmoid * (1 + x * (1 - sigmoid)))
+
+    F.silu = Swish.apply
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
+    dist.init_process_group("nccl" if images.is_cuda else "gloo", rank=0, world_size=1)
+    config = SandwichConfig()
+    label_loss, distillation = label_loss_of(config), distillation_loss(config)
+    assert distillation is not None
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=1e-5, foreach=False)
+
+    def step(archs: Any) -> list[float]:
+        optimizer.zero_grad()
+        losses: list[float] = []
+        teacher: Any = None
+        total = {parameter: torch.zeros_like(parameter) for parameter in net.parameters()}
+        for arch in archs.values():
+            logits = net(images, arch)
+            loss = label_loss(logits, labels) if teacher is None else distillation(logits, teacher)
+            teacher = logits.detach() if teacher is None else teacher
+            loss.backward()
+            for parameter in net.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    total[parameter] += parameter.grad
+                    parameter.grad = None
+            losses.append(float(loss.detach()))
+        for parameter in net.parameters():
+            parameter.grad = total[parameter].clamp_(-1.0, 1.0)
+        optimizer.step()
+        return losses
+
+    return step
+
+
+def main() -> None:
+    """Runs the modes in turn and prints a table and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3, help="steps a turn; the first is not timed")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each mode")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="our forward passes in bfloat16; losses then differ")
+    parser.add_argument("--mode", choices=MODES, help="one turn of one mode, as JSON")
+    arguments = parser.parse_args()
+    if arguments.mode:
+        print(
+            json.dumps(measure(arguments.mode, arguments.batch_size, arguments.steps, arguments.device, arguments.bf16))
+        )
+        return
+    turns: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+    for repeat in range(arguments.repeats):
+        for mode in MODES if repeat % 2 == 0 else MODES[::-1]:
+            command = [sys.executable, str(Path(__file__)), "--mode", mode, *sys.argv[1:]]
+            turns[mode].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    for mode, results in turns.items():
+        speeds = sorted(result["images_per_second"] for result in results)
+        memory = max(result["memory_mib"] for result in results)
+        busy = sorted(result["cpu_seconds"] for result in results)
+        print(
+            f"{mode:<6} {median(speeds):.2f} images/s ({speeds[0]:.2f} to {speeds[-1]:.2f}), "
+            f"{median(busy):.2f} CPU seconds a step ({busy[0]:.2f} to {busy[-1]:.2f}), peak {memory:.0f} MiB"
+        )
+    for figure in ("seconds", "cpu_seconds"):
+        ratios = sorted(p[figure] / o[figure] for o, p in zip(turns["ours"], turns["plain"], strict=True))
+        print(f"plain / ours in {figure} a step, by turn: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    pairs = zip(turns["ours"][0]["losses"][0], turns["plain"][0]["losses"][0], strict=True)
+    print("losses of the first step (ours, plain):", ", ".join(f"{a:.6f} {b:.6f}" for a, b in pairs))
+
+
+if __name__ == "__main__":
+    main()
