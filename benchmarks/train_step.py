@@ -5,18 +5,18 @@ modes run the same net on the same images from the same weights:
 
 * plain: float32 in the contiguous layout, a swish written by hand with its own autograd function, eager, gradients
   sent once a subnet (through a process group of one, so that is cheap), a loop over the parameters in the optimiser;
-* ours: the package's step as `alphanet-train` makes it, channels-last, one message a step, fused SGD.
+* ours: the package's step as `alphanet-train` makes it, channels-last, one message a step, fused SGD, and with
+  `--kernels compiled` the setting `optim.kernels=compiled` (CPU only).
 
 They take turns, each in a process of its own, so that neither profits from a quiet moment or a warm allocator:
 
-    python benchmarks/train_step.py --repeats 5
+    python benchmarks/train_step.py --repeats 5 --kernels compiled
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ from typing import Any
 MODES = ("plain", "ours")
 
 
-def measure(mode: str, batch_size: int, steps: int, device_name: str, bf16: bool) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Times some steps of one mode in this process."""
     import torch
 
@@ -37,16 +37,16 @@ def measure(mode: str, batch_size: int, steps: int, device_name: str, bf16: bool
     from alphanet_zoo.train.meter import peak_memory
     from alphanet_zoo.train.sandwich import draw_archs
 
-    device = torch.device(device_name)
+    mode, batch_size, device = arguments.mode, arguments.batch_size, torch.device(arguments.device)
     net = AlphaNet(ALPHANET.largest, ALPHANET, supernet=True)
     fill_live(net)
     net = net.to(device).train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, 224, 224, generator=generator).to(device)
     labels = (torch.arange(batch_size) % 1000).to(device)
-    step = (plain_step if mode == "plain" else our_step)(net, images, labels, bf16)
+    step = plain_step(net, images, labels) if mode == "plain" else our_step(net, images, labels, arguments)
     times, busy, losses = [], [], []
-    for index in range(steps):
+    for index in range(arguments.steps):
         began, began_busy = time.perf_counter(), time.process_time()
         losses.append(step(draw_archs(ALPHANET, 0, index)))
         if device.type == "cuda":
@@ -59,10 +59,11 @@ def measure(mode: str, batch_size: int, steps: int, device_name: str, bf16: bool
             "memory_mib": peak_memory(device) / 2**20}  # fmt: skip
 
 
-def our_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
+def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) -> Any:
     """The package's step."""
     import torch
 
+    from alphanet_zoo.nn.kernels import compile_kernels
     from alphanet_zoo.train.distributed import Ranks
     from alphanet_zoo.train.gradients import Gradients
     from alphanet_zoo.train.optim import make_optimizer
@@ -77,12 +78,13 @@ def our_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
         group["lr"] = 0.01
     step = SandwichStep(
         net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
-        Ranks(0, 1, images.device), clip_value=1.0, bf16=bf16,
+        Ranks(0, 1, images.device), clip_value=1.0, bf16=arguments.bf16,
+        kernels=compile_kernels() if arguments.kernels == "compiled" else None,
     )  # fmt: skip
     return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).parts[0]]
 
 
-def plain_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
+def plain_step(net: Any, images: Any, labels: Any) -> Any:
     """The plain way."""
     import torch
     import torch.distributed as dist
@@ -106,8 +108,7 @@ def plain_step(net: Any, images: Any, labels: Any, bf16: bool) -> Any:
             return gradient * (sigmoid * (1 + x * (1 - sigmoid)))
 
     F.silu = Swish.apply
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
-    dist.init_process_group("nccl" if images.is_cuda else "gloo", rank=0, world_size=1)
+    dist.init_process_group("nccl" if images.is_cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     config = SandwichConfig()
     label_loss, distillation = label_loss_of(config), distillation_loss(config)
     assert distillation is not None
@@ -145,18 +146,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each mode")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="our forward passes in bfloat16; losses then differ")
+    parser.add_argument("--kernels", choices=("torch", "compiled"), default="torch", help="as optim.kernels")
     parser.add_argument("--mode", choices=MODES, help="one turn of one mode, as JSON")
     arguments = parser.parse_args()
     if arguments.mode:
-        print(
-            json.dumps(measure(arguments.mode, arguments.batch_size, arguments.steps, arguments.device, arguments.bf16))
-        )
+        print(json.dumps(measure(arguments)))
         return
     turns: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     for repeat in range(arguments.repeats):
         for mode in MODES if repeat % 2 == 0 else MODES[::-1]:
             command = [sys.executable, str(Path(__file__)), "--mode", mode, *sys.argv[1:]]
-            turns[mode].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            turns[mode].append(
+                json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            )
     for mode, results in turns.items():
         speeds = sorted(result["images_per_second"] for result in results)
         memory = max(result["memory_mib"] for result in results)

@@ -30,7 +30,14 @@ def make_parser() -> CommandParser:
     parser = CommandParser("alphanet-search", "Search a supernet for the subnets worth having.", epilog=EPILOG)
     add = parser.add_argument
     add("--supernet", required=True, type=existing_path, metavar="FILE", help="a supernet's .safetensors file")
-    add("--data", required=True, type=existing_path, metavar="FOLDER", help="validation images, a folder a class")
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument("--data", type=existing_path, metavar="FOLDER", help="validation images, a folder a class")
+    scored.add_argument(
+        "--hold-out",
+        type=positive_int,
+        metavar="N",
+        help="score on the N images of --calib-data that training with data.hold_out=N left out",
+    )
     add("--calib-data", required=True, type=existing_path, metavar="FOLDER", help="training images, to calibrate with")
     add("--min-flops", metavar="MACS", help="least multiply-accumulates, such as 200M (default: no bound)")
     add("--max-flops", metavar="MACS", help="greatest multiply-accumulates, such as 0.5G (default: no bound)")
@@ -61,15 +68,21 @@ def search_command(arguments: argparse.Namespace) -> int:
         raise UsageError(f"-o {output}: give a name that ends with .json or .csv")
     from alphanet_zoo.search.evaluate import SubnetEvaluator
     from alphanet_zoo.zoo.files import load_net
-    from alphanet_zoo.zoo.preprocess import ImageFolder
+    from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
 
     supernet = load_net(arguments.supernet)
     if not supernet.supernet:
         raise UsageError(f"{arguments.supernet} holds a single net; give a supernet, such as alphanet-train writes")
+    training = ImageFolder(arguments.calib_data)
+    calibration, validation = (
+        (training, ImageFolder(arguments.data))
+        if arguments.hold_out is None
+        else split_folder(training, arguments.hold_out)
+    )
     evaluator = SubnetEvaluator(
         supernet,
-        ImageFolder(arguments.calib_data),
-        ImageFolder(arguments.data),
+        calibration,
+        validation,
         batch_size=arguments.batch_size,
         calibration_images=arguments.calib_images,
         validation_images=arguments.limit,

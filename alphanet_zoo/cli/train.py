@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, run_command
+from alphanet_zoo.cli.command import CommandParser, existing_path, positive_float, run_command
 from alphanet_zoo.errors import AlphaNetError, UsageError
+
+if TYPE_CHECKING:
+    from alphanet_zoo.train.config import TrainConfig
 
 EPILOG = """examples:
   alphanet-train --config digits
@@ -44,6 +50,9 @@ def make_parser() -> CommandParser:
         action="store_true",
         help="go on with the run in the output folder though the settings differ from its own",
     )
+    parser.add_argument(
+        "--time-limit", type=positive_float, metavar="SECONDS", help="stop after so long, as SIGTERM would have it"
+    )
     return parser
 
 
@@ -71,7 +80,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         return 0
     from alphanet_zoo.train.loop import train
 
-    result = train(config, resume_anyway=arguments.resume_anyway)
+    result = train(config, resume_anyway=arguments.resume_anyway, time_limit=arguments.time_limit)
     speaks = os.environ.get("RANK", "0") == "0"  # one of torchrun's processes is enough
     if result.model is None:
         assert result.signal is not None
@@ -79,8 +88,31 @@ def train_command(arguments: argparse.Namespace) -> int:
             print(f"stopped after step {result.step}; the same command goes on from there", file=sys.stderr)
         return 128 + result.signal
     if speaks:
+        for name, measured in result.validation.items():
+            print(f"{name}: {_described(measured)}")
         print(f"{result.model} ({result.step} steps)")
+        print(f"next: {_next_command(config, result.model)}")
     return 0
+
+
+def _described(figures: Mapping[str, float]) -> str:
+    """The figures of a validation in words."""
+    images = f"of {figures['images']:.0f} validation images"
+    if "accuracy" in figures:
+        return f"{figures['accuracy']:.1%} {images}"
+    return f"mean average precision {figures['mean_average_precision']:.1%}, {images}"
+
+
+def _next_command(config: TrainConfig, model: Path) -> str:
+    """What to do with the net of a run that has ended."""
+    data, quoted = config.data, shlex.quote(str(model))
+    if config.finetune.weights is not None or data.source == "multilabel":
+        return f"alphanet-train export-supernet {shlex.quote(config.output)} -o net.safetensors"
+    folders = ["TRAIN_FOLDER", "VAL_FOLDER"]
+    if data.source in ("folder", "digits"):
+        folders = [shlex.quote(f"{data.root.rstrip('/')}/{part}") for part in (data.train, data.val)]
+    scored = f"--hold-out {data.hold_out}" if data.hold_out else f"--data {folders[1]}"
+    return f"alphanet-search --supernet {quoted} --calib-data {folders[0]} {scored} -o front.json --best best.json"
 
 
 VERIFY_EPILOG = """examples:

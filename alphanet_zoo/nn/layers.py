@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alphanet_zoo.nn import kernels
 from alphanet_zoo.nn.slicing import slice_to
+from alphanet_zoo.nn.synced_norm import SyncedBatchNorm2d
 from alphanet_zoo.space.shapes import BlockShape
 
 
@@ -18,6 +20,8 @@ def conv(layer: nn.Conv2d, x: Tensor, out_channels: int, *, kernel_size: int = 1
     depthwise = layer.groups > 1
     weight = slice_to(layer.weight, (out_channels, 1 if depthwise else x.shape[1], kernel_size, kernel_size))
     bias = None if layer.bias is None else slice_to(layer.bias, (out_channels,))
+    if depthwise and layer.training and bias is None and kernel_size in (3, 5, 7) and kernels.serve(x):
+        return kernels.depthwise_conv(x, weight, stride)
     return F.conv2d(x, weight, bias, stride, kernel_size // 2, 1, out_channels if depthwise else 1)
 
 
@@ -31,9 +35,18 @@ def batch_norm(layer: nn.BatchNorm2d, x: Tensor, *, track: bool) -> Tensor:
         normalised: Tensor = layer(x)
         return normalised
     channels = (x.shape[1],)
-    return F.batch_norm(
-        x, None, None, slice_to(layer.weight, channels), slice_to(layer.bias, channels), training=True, eps=layer.eps
-    )
+    weight, bias = slice_to(layer.weight, channels), slice_to(layer.bias, channels)
+    if isinstance(layer, SyncedBatchNorm2d):
+        return layer.with_weights(x, weight, bias)
+    return F.batch_norm(x, None, None, weight, bias, training=True, eps=layer.eps)
+
+
+def norm_swish(layer: nn.BatchNorm2d, x: Tensor, *, track: bool) -> Tensor:
+    """The swish of `batch_norm`."""
+    if layer.training and not track and not isinstance(layer, SyncedBatchNorm2d) and kernels.serve(x):
+        channels = (x.shape[1],)
+        return kernels.norm_swish(x, slice_to(layer.weight, channels), slice_to(layer.bias, channels), layer.eps)
+    return F.silu(batch_norm(layer, x, track=track))
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
@@ -97,9 +110,9 @@ class MBConv(nn.Module):
         residual = x
         if self.conv_pw is not None and self.bn1 is not None:
             residual = conv(self.conv_pw, residual, shape.mid_channels)
-            residual = F.silu(batch_norm(self.bn1, residual, track=track))
+            residual = norm_swish(self.bn1, residual, track=track)
         residual = conv(self.conv_dw, residual, shape.mid_channels, kernel_size=shape.kernel_size, stride=shape.stride)
-        residual = F.silu(batch_norm(self.bn2, residual, track=track))
+        residual = norm_swish(self.bn2, residual, track=track)
         if self.se is not None:
             residual = self.se(residual, shape.se_channels)
         residual = batch_norm(self.bn3, conv(self.conv_pwl, residual, shape.out_channels), track=track)

@@ -153,6 +153,52 @@ class KLDistillation(nn.Module):
             return -(teacher.exp() * student).sum(1).mean()
 
 
+def per_label(logits: Tensor) -> Tensor:
+    """Logits ``(N, labels)`` of independent labels as ``(N x labels, 2)``: the outcomes yes and no of each."""
+    return torch.stack((logits, torch.zeros_like(logits)), dim=-1).flatten(0, 1)
+
+
+class PerLabel(nn.Module):
+    """A distillation loss between distributions, applied to every label on its own: for several labels an image.
+
+    With `KLDistillation` it is the binary cross-entropy against the teacher's probabilities.
+
+    Args:
+        loss: ``(student logits, teacher logits) -> scalar`` over classes that exclude each other.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        """Keeps the loss."""
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The mean over images and labels, a scalar, of logits ``(N, labels)`` each; the teacher's are detached."""
+        return self.loss(per_label(student_logits), per_label(teacher_logits))
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Binary cross-entropy of each label, for several labels an image.
+
+    Args:
+        smoothing: Every target moves by half of this towards one half.
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        """Checks the smoothing."""
+        super().__init__()
+        if not 0.0 <= smoothing < 1.0:
+            raise ValueError(f"label smoothing is {smoothing}; give a value from 0 to under 1")
+        self.smoothing = smoothing
+
+    def forward(self, student_logits: Tensor, target: Tensor) -> Tensor:
+        """The mean over images and labels, a scalar, of logits and targets (0 or 1), ``(N, labels)`` each."""
+        with torch.autocast(student_logits.device.type, enabled=False):
+            logits = _full_precision(student_logits)
+            smoothed = (1.0 - self.smoothing) * target.to(logits.dtype) + 0.5 * self.smoothing
+            return F.binary_cross_entropy_with_logits(logits, smoothed)
+
+
 class LabelSmoothedCrossEntropy(nn.Module):
     """Cross-entropy against labels, smoothed.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphanet_zoo.nn.config import Calibration, as_calibration, default_cfg, plain_cfg, restored_cfg
-from alphanet_zoo.nn.layers import MBConv, batch_norm, conv, resize_to
+from alphanet_zoo.nn.layers import MBConv, conv, norm_swish, resize_to
 from alphanet_zoo.nn.slicing import slice_to
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
@@ -109,7 +109,7 @@ class AlphaNet(nn.Module):
         for index in range(len(self.blocks)):
             x = self._stage(x, index, shape, arch)
         x = conv(self.conv_final, x, shape.num_features)
-        return F.silu(batch_norm(self.bn2, x, track=track))
+        return norm_swish(self.bn2, x, track=track)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, *, arch: ArchSpec | None = None) -> Tensor:
         """From the map of `forward_features` to logits ``(N, num_classes)``.
@@ -297,7 +297,7 @@ class AlphaNet(nn.Module):
         """Images to the stem's map."""
         self._note_statistics(track)
         x = conv(self.conv_stem, x, shape.stem_channels, kernel_size=3, stride=shape.stem_stride)
-        return F.silu(batch_norm(self.bn1, x, track=track))
+        return norm_swish(self.bn1, x, track=track)
 
     def _stage(self, x: Tensor, index: int, shape: NetShape, arch: ArchSpec | None) -> Tensor:
         """Runs the blocks of one stage."""

@@ -77,15 +77,34 @@ class SubnetEvaluator:
         self.supernet, self._batch_size = supernet, batch_size
         self._calibration = calibration_part(calibration, calibration_images)
         self._validation, self._validation_images = validation, validation_images
-        self._kept: dict[tuple[str, int, int], Batches] = {}
+        self._kept: dict[tuple[int, int, int], Batches] = {}
         self._kept_bytes = 0
 
     def __call__(self, arch: ArchSpec) -> float:
         """Accuracy of a subnet on the validation images, from 0 to 1; measured once an arch."""
         if arch not in self.results:
-            batches = self._batches(self._validation, arch.resolution, self._batch_size, self._validation_images)
-            self.results[arch] = count_hits(self.calibrated(arch), batches)
+            self.results[arch] = self.hits(self.calibrated(arch))
         return self.results[arch].accuracy
+
+    def hits(self, net: AlphaNet) -> Hits:
+        """The figure of one of its subnets, `calibrated`, on the validation images."""
+        resolution = net.arch.resolution
+        return count_hits(net, self._batches(self._validation, resolution, self._batch_size, self._validation_images))
+
+    def with_supernet(self, supernet: AlphaNet) -> SubnetEvaluator:
+        """An evaluator of another supernet on the same images, which are not read again.
+
+        Raises:
+            UsageError: Its classes are not the images'.
+            ValueError: It takes images prepared in another way.
+        """
+        check_classes(supernet, self._validation)
+        other = copy.copy(self)
+        other.supernet, other.results = supernet, {}
+        size = supernet.space.resolution[-1]
+        if other._preprocessing(size) != self._preprocessing(size):
+            raise ValueError("the supernets prepare images in different ways; make an evaluator for each")
+        return other
 
     def calibrated(self, arch: ArchSpec) -> AlphaNet:
         """The static net of a subnet, calibrated."""
@@ -110,7 +129,7 @@ class SubnetEvaluator:
         self, folder: ImageFolder, resolution: int, batch_size: int, limit: int | None = None
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """Preprocessed batches, kept where they fit into memory."""
-        key = (str(folder.root), resolution, batch_size)
+        key = (id(folder), resolution, batch_size)
         if key in self._kept:
             return self._kept[key]
         batches = folder.batches(self._preprocessing(resolution), batch_size, limit)

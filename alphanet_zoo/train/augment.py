@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torchvision.transforms.v2 import functional as TF
 from alphanet_zoo.train.autoaugment import CIFAR10, IMAGENET, Policy, apply_operations, draw_operations
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.zoo.preprocess import Preprocessing
+
+Window = tuple[int, int, bool]
+"""Top and left of a crop of an image with its transform's border, and whether the crop is flipped."""
 
 
 class Transform(Protocol):
@@ -51,7 +54,7 @@ class ImageNetTransform:
         batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
         cut = batch[:, :, top : top + height, left : left + width]
         crop = F.interpolate(cut, (self.size, self.size), mode="bicubic", antialias=True)[0]
-        return _flip_and_augment(crop, rng, IMAGENET if self.autoaugment else None)
+        return _flip_and_augment(crop, rng.random(6), IMAGENET if self.autoaugment else None)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ class CifarTransform:
         top, left = map(int, rng.integers(0, 2 * self.border + 1, 2))
         bordered = F.pad(image, [self.border] * 4)
         crop = bordered[:, top : top + self.size, left : left + self.size]
-        return _flip_and_augment(crop, rng, CIFAR10 if self.autoaugment else None)
+        return _flip_and_augment(crop, rng.random(6), CIFAR10 if self.autoaugment else None)
+
+    def window(self, rng: np.random.Generator) -> Window:
+        """The crop and flip that a call would make, for a device that makes those of a whole batch."""
+        top, left = map(int, rng.integers(0, 2 * self.border + 1, 2))
+        return top, left, rng.random() < 0.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class CentreCrop:
     """The resize and crop of the evaluation, and nothing else; `draw_affine` moves whole batches of them."""
 
     geometry: Preprocessing
+    border: int = 0
 
     def fixed(self, image: Tensor) -> Tensor:
         """See `Transform`."""
@@ -94,6 +103,10 @@ class CentreCrop:
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """See `Transform`."""
         return image
+
+    def window(self, rng: np.random.Generator) -> Window:
+        """All of the image, as a call leaves it."""
+        return 0, 0, False
 
 
 def make_transform(config: DataConfig, preprocessing: Preprocessing) -> Transform:
@@ -126,9 +139,9 @@ def draw_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, i
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _flip_and_augment(image: Tensor, rng: np.random.Generator, policy: Policy | None) -> Tensor:
+def _flip_and_augment(image: Tensor, draws: np.ndarray[tuple[int], Any], policy: Policy | None) -> Tensor:
     """A flip of every other image, then what AutoAugment draws."""
-    flip, *uniforms = rng.random(6).tolist()
+    flip, *uniforms = draws.tolist()
     if flip < 0.5:
         image = image.flip(2)
     return image if policy is None else apply_operations(image, draw_operations(policy, uniforms))

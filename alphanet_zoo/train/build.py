@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import default_cfg
+from alphanet_zoo.nn.kernels import Kernels, compile_kernels
+from alphanet_zoo.nn.losses import BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.presets import FAMILIES, SPACES
+from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.draws import torch_seed
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.train.sections import FineTuneConfig
 from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.names import resolve_name
+from alphanet_zoo.zoo.names import find_member
 
 
 def named_arch(name: str, space: SearchSpace) -> ArchSpec:
@@ -29,10 +34,9 @@ def named_arch(name: str, space: SearchSpace) -> ArchSpec:
     """
     if name in ("smallest", "largest"):
         return space.smallest if name == "smallest" else space.largest
-    resolved = resolve_name(name)
-    for member in (member for family in FAMILIES.values() for member in family):
-        if member.name == resolved and member.space == space:
-            return member.arch
+    member = find_member(name)
+    if member.space == space:
+        return member.arch
     raise UsageError(f"{name} is no arch of the space {space.name}; give smallest, largest or a model of that space")
 
 
@@ -99,4 +103,42 @@ def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.devi
             raise UsageError(f"the teacher {sandwich.teacher} has no statistics; extract a subnet and calibrate it")
         if teacher.num_classes != len(classes) or (names and tuple(names) != tuple(classes)):
             raise UsageError(f"the teacher {sandwich.teacher} has other classes than the images; give another")
-    return Losses(label_loss_of(sandwich), distillation_loss(sandwich), teacher, sandwich.teacher_share)
+    label, distillation = label_loss_of(sandwich), distillation_loss(sandwich)
+    if config.data.source != "multilabel":
+        return Losses(label, distillation, teacher, sandwich.teacher_share)
+    return Losses(
+        BinaryCrossEntropy(sandwich.label_smoothing), None if distillation is None else PerLabel(distillation),
+        teacher, sandwich.teacher_share, PerLabel(KLDistillation()),
+    )  # fmt: skip
+
+
+def build_kernels(config: TrainConfig, device: torch.device) -> Kernels | None:
+    """The compiled loops where the config asks for them.
+
+    Raises:
+        UsageError: The run is not on a CPU.
+        MissingProgramError: There is no C++ compiler.
+        AlphaNetError: It fails.
+    """
+    if config.optim.kernels == "torch":
+        return None
+    if device.type != "cpu":
+        raise UsageError(f"optim.kernels=compiled is for the CPU, and the run is on {device.type}; leave it out")
+    return compile_kernels()
+
+
+def loss_of_a_guess(labels: Tensor, classes: int, smoothing: float) -> float:
+    """The least loss against the labels that needs no look at an image: where training has collapsed.
+
+    Args:
+        labels: ``(N,)`` classes, or ``(N, labels)`` of 0 and 1, of all images.
+        classes: How many classes or labels there are.
+        smoothing: Of the labels.
+
+    Returns:
+        ln(classes); with several labels an image the mean entropy of the labels' (smoothed) shares of the images.
+    """
+    if labels.dim() == 1:
+        return math.log(classes)
+    shares = (1.0 - smoothing) * labels.float().mean(0) + 0.5 * smoothing
+    return float(F.binary_cross_entropy(shares, shares))

@@ -35,9 +35,12 @@ class DataConfig(Section):
 
     root: Annotated[str, Field(min_length=1)]
     """The folder (for `webdataset` also an address such as `https://host/folder`) that `train` and `val` are in."""
-    source: Literal["folder", "digits", "cifar10", "webdataset"] = "folder"
+    source: Literal["folder", "digits", "cifar10", "webdataset", "multilabel"] = "folder"
     """`folder`: `<class>/<image>`. `digits`: alike, and scikit-learn's handwritten digits are written to `root` first
-    if it does not exist. `cifar10`: `root` has `cifar-10-batches-py`, or is a folder as above. `webdataset`: shards."""
+    if it does not exist. `cifar10`: `root` has `cifar-10-batches-py`, or is a folder as above. `webdataset`: shards.
+    `multilabel`: several labels an image, in tables `train.csv` and `val.csv` beside the folders of images."""
+    download: bool = False
+    """Fetch what `cifar10` wants into `root`, where it is not there."""
     train: Annotated[str, Field(min_length=1)] = "train"
     """Training images in `root`; for shards their names, such as `train-{0000..1280}.tar`."""
     val: Annotated[str, Field(min_length=1)] = "val"
@@ -46,8 +49,13 @@ class DataConfig(Section):
     """Folder that shards of an address are fetched into, whole."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that make batches ahead; 0 makes them between the steps. The batches are the same."""
-    engine: Literal["torch", "dali"] = "torch"
-    """`dali` decodes and varies on the GPU (the `dali` extra; a folder and the `imagenet` transform only)."""
+    hold_out: Annotated[int, Field(ge=0)] = 0
+    """So many training images, a fixed choice that is even over the classes, are learnt from by no step and take the
+    place of `val`; 0 validates on `val`."""
+    engine: Literal["torch", "device", "dali"] = "torch"
+    """`device` keeps all images on the training device and varies whole batches there, to the same bits (small images,
+    transforms `affine` and `cifar` without `autoaugment`). `dali` decodes and varies on the GPU (the `dali` extra; a
+    folder and the `imagenet` transform only)."""
     image_size: Count
     """Side of the training images in pixels; every subnet resizes them to its own resolution."""
     batch_size: Count
@@ -72,8 +80,16 @@ class DataConfig(Section):
             raise ValueError(f"{', '.join(moves)} have no effect in transform {self.transform}; leave them 0")
         if self.transform == "affine" and self.autoaugment:
             raise ValueError("autoaugment has no effect in transform affine; give transform=imagenet or cifar")
-        if self.engine == "dali" and (self.source != "folder" or self.transform != "imagenet"):
-            raise ValueError("engine dali takes source=folder and transform=imagenet; give engine=torch")
+        if self.download and self.source != "cifar10":
+            raise ValueError(f"download has no effect for source {self.source}; give source=cifar10, or leave it false")
+        if self.source == "multilabel" and self.hold_out:
+            raise ValueError("hold_out takes images of one class each; give a val.csv and hold_out=0")
+        if self.engine == "dali" and (self.source != "folder" or self.transform != "imagenet" or self.hold_out):
+            raise ValueError(
+                "engine dali takes source=folder and transform=imagenet, and hold_out=0; give engine=torch"
+            )
+        if self.engine == "device" and (self.transform == "imagenet" or self.autoaugment):
+            raise ValueError("engine device takes transform affine or cifar without autoaugment; give engine=torch")
         return self
 
 
@@ -207,7 +223,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UsageError(f"{section} is {inner!r} in the recipe; a section of settings belongs there")
         tree = inner
-    tree[name] = None if value in ("null", "none", "None") else value
+    tree[name] = None if value in ("null", "None") else value  # "none" is the name of a loss
 
 
 def _hint(name: str, names: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageErro
 from alphanet_zoo.train.augment import draw_crop
 from alphanet_zoo.train.decode import read_file, read_header
 from alphanet_zoo.train.draws import generator, torch_seed
-from alphanet_zoo.train.loader import Batch, BatchReader
+from alphanet_zoo.train.loader import Batch
+from alphanet_zoo.train.reader import BatchReader
 from alphanet_zoo.train.sources import FolderSource
 
 

@@ -99,7 +99,7 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
         config: How long to wait for each other.
 
     Raises:
-        UsageError: There is no such GPU.
+        UsageError: There is no such GPU, or torchrun is to restart processes and could not.
     """
     world_size, rank, local = (int(os.environ.get(name, default))
                                for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))  # fmt: skip
@@ -107,6 +107,7 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, chosen)
         return
+    _check_restarts()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     torch.distributed.init_process_group(
@@ -116,6 +117,19 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
         yield Ranks(rank, world_size, chosen, leads_machine=local == 0)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _check_restarts() -> None:
+    """Refuses torchrun's restarts where the new processes would be given the addresses of the dead ones.
+
+    Source: https://github.com/pytorch/pytorch/issues/135712
+    """
+    restarts, shared = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
+    if restarts != "0" and shared == "True":
+        raise UsageError(
+            "with --max-restarts, PyTorch gives restarted processes the addresses of the dead ones, and they wait for "
+            "ever; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"
+        )
 
 
 def find_device(name: str, index: int | None = None) -> torch.device:

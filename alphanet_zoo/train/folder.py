@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -21,16 +21,18 @@ from alphanet_zoo.zoo.files import load_net, save_net
 
 
 def claim(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> list[str]:
-    """Checks that the run in a folder, if there is one, is this config's; makes the folder.
+    """Checks that the run in a folder, if there is one, is this config's.
 
     Returns:
         The settings that differ, where ``resume_anyway`` accepts that.
 
     Raises:
-        UsageError: They differ; shows how.
+        UsageError: They differ; shows how. Or the folder is a file.
         AlphaNetError: The folder's config cannot be read.
     """
     path, changed = output / "config.yaml", list[str]()
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"output is {output}, a file; give a folder, or the name of one to make")
     if path.exists():
         changed = stored_config(output).differences(config)
         if changed and not resume_anyway:
@@ -38,7 +40,6 @@ def claim(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> 
                 f"{output} holds a run of another config ({'; '.join(changed)}); give another output, "
                 "or --resume-anyway to go on with these settings"
             )
-    output.mkdir(parents=True, exist_ok=True)
     return changed
 
 
@@ -46,7 +47,8 @@ def claim(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> 
 def held(output: Path, ranks: Ranks) -> Iterator[None]:
     """Keeps a second run out of the folder while the block lasts, also one of a torchrun whose workers live on.
 
-    The system lets go of it when the first process ends, however it ends. Where the disk knows no locks, there is none.
+    The folder is made where there is none, and taken away again where the block leaves nothing in it. The system lets
+    go of it when the first process ends, however it ends. Where the disk knows no locks, there is none.
 
     Raises:
         UsageError: Another run is at work in the folder.
@@ -54,6 +56,9 @@ def held(output: Path, ranks: Ranks) -> Iterator[None]:
     with ExitStack() as stack:
 
         def take() -> None:
+            for made in [folder for folder in (*reversed(output.parents), output) if not folder.exists()]:
+                made.mkdir(exist_ok=True)
+                stack.callback(_remove_if_empty, made)
             handle = os.open(output, os.O_RDONLY)
             stack.callback(os.close, handle)
             try:
@@ -67,6 +72,12 @@ def held(output: Path, ranks: Ranks) -> Iterator[None]:
 
         ranks.from_first(take)
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Removes a folder unless something is in it."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def stored_config(output: Path) -> TrainConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
@@ -47,20 +46,19 @@ class Guard:
 
     A step whose loss or gradient is not finite is skipped; too many in a row, or a collapse, call for a rollback. A
     run has *collapsed* when the exponential mean of the largest subnet's loss against the labels exceeds
-    ``collapse_share`` of ln(classes), the loss of a guess, after it had been under ``learnt_share`` of it.
+    ``collapse_share`` of the loss of a guess, after it had been under ``learnt_share`` of it.
 
     Args:
         config: The limits.
-        classes: Number of classes; with one there is no chance to collapse to.
+        chance: The loss of a guess, such as ln(classes); 0 where there is nothing to collapse to.
 
     Attributes:
         state: What it remembers.
     """
 
-    def __init__(self, config: GuardConfig, classes: int) -> None:
+    def __init__(self, config: GuardConfig, chance: float) -> None:
         """Remembers nothing yet."""
-        self.config, self.state = config, GuardState()
-        self._chance = math.log(classes)
+        self.config, self.state, self._chance = config, GuardState(), chance
 
     def observe(self, *, finite: bool, loss: float) -> Verdict:
         """Takes note of a step and says what to do.
@@ -92,7 +90,7 @@ class Guard:
         assert self.state.mean_loss is not None
         return (
             f"training collapsed: the mean loss of the largest subnet against the labels rose to "
-            f"{self.state.mean_loss:.3f}, where a guess among the classes has {self._chance:.3f}"
+            f"{self.state.mean_loss:.3f}, where a guess has {self._chance:.3f}"
         )
 
     def check_may_roll_back(self, step: int) -> None:

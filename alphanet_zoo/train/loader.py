@@ -10,27 +10,23 @@ import logging
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.train.augment import CentreCrop, draw_affine, make_transform, normalise, warp
+from alphanet_zoo.train.augment import CentreCrop, normalise, warp
 from alphanet_zoo.train.config import DataConfig
-from alphanet_zoo.train.draws import generator
+from alphanet_zoo.train.reader import BatchReader, RawBatch
+from alphanet_zoo.train.resident import Windows
 from alphanet_zoo.train.sources import ImageSource, open_source
 from alphanet_zoo.zoo.preprocess import Preprocessing
-
-MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which prepared images are kept in memory."""
 
 BROKEN_SHARE = 1e-4
 """A run goes on with one broken image, or with this share of its images broken; beyond both it stops."""
 
-_SUBSTITUTES = 16
 _CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ class Batch:
         epoch: The epoch, from 0.
         indices: ``(N,)`` which images of the source.
         images: ``(N, 3, S, S)`` float32, varied and normalised, channels-last in memory.
-        labels: ``(N,)`` class indices.
+        labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1.
     """
 
     epoch: int
@@ -64,118 +60,6 @@ class Batch:
         return [Batch(self.epoch, self.indices[cut], self.images[cut], self.labels[cut]) for cut in cuts]
 
 
-class RawBatch(NamedTuple):
-    """What a worker hands over: a quarter of a `Batch`'s bytes.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        indices: Which images were asked for.
-        images: ``(N, 3, S, S)`` uint8, channels-last in memory.
-        labels: ``(N,)``; a substitute's where an image is broken.
-        thetas: ``(N, 2, 3)`` affine moves still to be made, or None.
-        broken: Index and complaint of each broken image that was met.
-    """
-
-    epoch: int
-    indices: tuple[int, ...]
-    images: Tensor
-    labels: Tensor
-    thetas: Tensor | None
-    broken: tuple[tuple[int, str], ...]
-
-
-class BatchReader(Dataset["RawBatch | AlphaNetError"]):
-    """Makes the raw batch of any step, in this process or in a worker.
-
-    Args:
-        config: Batch size and transform.
-        source: The images.
-        preprocessing: Geometry of the centre crop that the `affine` transform starts from.
-        seed: The run's seed.
-        rank: Which slice of every global batch is made, from 0.
-        world: How many equal slices there are.
-    """
-
-    def __init__(
-        self, config: DataConfig, source: ImageSource, preprocessing: Preprocessing, seed: int, rank: int, world: int
-    ) -> None:
-        """Prepares all images at once where that can be done once for all epochs and they fit in memory."""
-        self.config, self.source, self.seed, self.rank = config, source, seed, rank
-        self.batch_size = config.batch_size // world
-        self.steps_per_epoch = len(source.labels) // config.batch_size
-        self._transform = make_transform(config, preprocessing)
-        self._kept: Tensor | None = None
-        self._kept_broken: dict[int, str] = {}
-        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
-        if self._transform.fixed is not None and len(source.labels) * 3 * config.image_size**2 <= MEMORY_LIMIT:
-            self._keep()
-
-    def __getitem__(self, step: int) -> RawBatch | AlphaNetError:
-        """The raw batch of one step, or what went wrong (a worker's exception would arrive as a traceback's text)."""
-        epoch, indices = self.indices(step)
-        size, side, broken = self.batch_size, self.config.image_size, dict[int, str]()
-        images = torch.empty((size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        shown, moves = [], []
-        try:
-            for i, index in enumerate(indices):
-                image, used = self._load(epoch, index, broken)
-                rng = generator(self.seed, "augment", epoch, index)
-                images[i] = self._transform(image, rng)
-                shown.append(used)
-                if self.config.transform == "affine":
-                    moves.append(draw_affine(self.config, rng))
-        except AlphaNetError as error:
-            return error
-        thetas = torch.tensor(np.stack(moves), dtype=torch.float32) if moves else None
-        return RawBatch(epoch, indices, images, self.source.labels[shown], thetas, tuple(broken.items()))
-
-    def indices(self, step: int) -> tuple[int, tuple[int, ...]]:
-        """The epoch of a step, from 0, and which images it shows here."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, generator(self.seed, "order", epoch).permutation(len(self))
-        first = position * self.config.batch_size + self.rank * self.batch_size
-        return epoch, tuple(map(int, self._order[1][first : first + self.batch_size]))
-
-    def _load(self, epoch: int, index: int, broken: dict[int, str]) -> tuple[Tensor, int]:
-        """A prepared image and its index; where it is broken, a substitute's, drawn from (seed, epoch, index)."""
-        try:
-            return self._prepared(index), index
-        except AlphaNetError as error:
-            broken[index] = str(error)
-            first = error
-        for substitute in generator(self.seed, "substitute", epoch, index).integers(0, len(self), _SUBSTITUTES):
-            try:
-                return self._prepared(int(substitute)), int(substitute)
-            except AlphaNetError as error:
-                broken[int(substitute)] = str(error)
-        raise AlphaNetError(f"{first} (and {_SUBSTITUTES} others drawn in its place are broken too)")
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source.labels)
-
-    def _prepared(self, index: int) -> Tensor:
-        """An image after the part of its transform that is the same in every epoch."""
-        if self._kept is None:
-            image = self.source.load(index)
-            return image if self._transform.fixed is None else self._transform.fixed(image)
-        if index in self._kept_broken:
-            raise AlphaNetError(self._kept_broken[index])
-        return self._kept[index]
-
-    def _keep(self) -> None:
-        """Prepares every image, and remembers which are broken."""
-        side = self.config.image_size
-        kept = torch.zeros((len(self), 3, side, side), dtype=torch.uint8)
-        for index in range(len(self)):
-            try:
-                kept[index] = self._prepared(index)
-            except AlphaNetError as error:
-                self._kept_broken[index] = str(error)
-        self._kept = kept
-
-
 class TrainingBatches:
     """Augmented batches, each a function of (seed, step); whole ones only: what is left waits for another epoch.
 
@@ -188,6 +72,7 @@ class TrainingBatches:
 
     Attributes:
         classes: Names of the classes.
+        labels: Those of all images, as in the source.
         steps_per_epoch: Whole batches that the images give.
         broken: Complaint of each broken image met so far, by index.
 
@@ -209,10 +94,11 @@ class TrainingBatches:
                 f"{source.name} has {len(source.labels)} images, fewer than data.batch_size {config.batch_size}; "
                 "give more images or a smaller batch"
             )
-        self.classes = source.classes
+        self.classes, self.labels = source.classes, source.labels
         self.broken: dict[int, str] = {}
         self._reader = BatchReader(config, source, preprocessing, seed, rank, world_size)
         self.steps_per_epoch = self._reader.steps_per_epoch
+        self._resident = self._reader.resident()
         self._workers, self._mean, self._std = config.workers, preprocessing.mean, preprocessing.std
 
     def batch(self, step: int, device: torch.device = _CPU) -> Batch:
@@ -249,7 +135,12 @@ class TrainingBatches:
         if isinstance(raw, AlphaNetError):
             raise raw
         self._count_broken(raw)
-        images, labels = raw.images.to(device, non_blocking=True), raw.labels.to(device, non_blocking=True)
+        labels = raw.labels.to(device, non_blocking=True)
+        if isinstance(raw.images, Windows):
+            assert self._resident is not None
+            images = self._resident.take(raw.images, device)
+        else:
+            images = raw.images.to(device, non_blocking=True)
         if raw.thetas is None:
             images = normalise(images, self._mean, self._std)
         else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from alphanet_zoo.train.folder import claim, held, save_results, store_config
 from alphanet_zoo.train.guard import Verdict
 from alphanet_zoo.train.loader import Batch
 from alphanet_zoo.train.meter import Meter
+from alphanet_zoo.train.parts import parts_each
 from alphanet_zoo.train.rollback import roll_back
 from alphanet_zoo.train.runlog import RunLog
 from alphanet_zoo.train.signals import gathered_signals
@@ -33,14 +35,16 @@ class RunResult:
         step: Steps that the run has behind it, earlier calls included.
         model: ``final/model.safetensors``; None where a signal stopped the run before its end.
         signal: The signal that stopped it, or None.
+        validation: Figures of each subnet that was validated after the last step, by its name (in the first process).
     """
 
     step: int
     model: Path | None
     signal: int | None
+    validation: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def train(config: TrainConfig, *, resume_anyway: bool = False) -> RunResult:
+def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float | None = None) -> RunResult:
     """Trains a net, or goes on with the run that is in ``config.output``; alone or as one of torchrun's processes.
 
     On a CPU, with the same numbers of processes and threads, a run that was stopped and continued any number of times
@@ -50,46 +54,51 @@ def train(config: TrainConfig, *, resume_anyway: bool = False) -> RunResult:
     Args:
         config: The run's.
         resume_anyway: Go on with a run of another config, and forget its rollbacks.
+        time_limit: Seconds after which the run ends its step, saves a checkpoint and stops, as SIGTERM would have it.
 
     Raises:
         UsageError: The folder holds a run of another config, the data is missing, or a value does not fit it.
         AlphaNetError: All checkpoints are damaged, too many images are broken, or training fails again and again.
         MissingDependencyError: A package that the config asks for is missing.
     """
-    output = Path(config.output)
+    output, deadline = Path(config.output), None if time_limit is None else time.monotonic() + time_limit
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(config.device, config.distributed))
         changed = ranks.from_first(lambda: claim(output, config, resume_anyway=resume_anyway))
         stack.enter_context(held(output, ranks))
-        run = RunState(config, ranks)
-        run.restore(ranks.from_first(lambda: latest_checkpoint(output / "checkpoints")))
+        checkpoint = ranks.from_first(lambda: latest_checkpoint(output / "checkpoints"))
+        parts = config.optim.accumulate if resume_anyway else parts_each(config, ranks.world_size, checkpoint)
+        run = RunState(config, ranks, parts=parts)
+        run.restore(checkpoint)
         if run.step > run.end:
             raise UsageError(
                 f"the run in {output} is at step {run.step}, past its end at {run.end}; give a larger max_steps"
             )
         if resume_anyway:
             run.guard.forget_rollbacks()
-        ranks.from_first(lambda: store_config(output, config))
+        validator = Validator(config, ranks) if config.validation.every_epochs else None
         with (
             RunLog(output if ranks.first else None, start=run.step, tensorboard=config.log.tensorboard) as log,
-            gathered_signals() as caught,
+            gathered_signals(None if deadline is None else max(deadline - time.monotonic(), 0.0)) as caught,
         ):
+            ranks.from_first(lambda: store_config(output, config))
             if changed:
                 log.note(run.step, "config changed", "; ".join(changed))
-            signal = _Loop(run, log, caught).finish()
+            if parts != config.optim.accumulate:
+                log.note(run.step, "parts kept", f"each process takes its share of a batch in {parts} parts")
+            signal = _Loop(run, log, caught, validator).finish()
         model = ranks.from_first(lambda: save_results(output, run)) if run.step == run.end else None
-        return RunResult(run.step, model, signal)
+        return RunResult(run.step, model, signal, log.validations.get(run.step, {}))
 
 
 class _Loop:
     """Takes a run to its end, or to the step at which a signal stops it."""
 
-    def __init__(self, run: RunState, log: RunLog, caught: list[int]) -> None:
+    def __init__(self, run: RunState, log: RunLog, caught: list[int], validator: Validator | None) -> None:
         """Goes on from where ``run`` is; ``caught`` fills with signals."""
-        self.run, self.log, self.caught, self.config = run, log, caught, run.config
+        self.run, self.log, self.caught, self.config, self.validator = run, log, caught, run.config, validator
         self.checkpoints = Path(run.config.output) / "checkpoints"
         self.meter = Meter(run.ranks.device)
-        self.validator = Validator(run.config, run.ranks) if run.config.validation.every_epochs else None
         self.bar = tqdm(
             desc="training", initial=run.step, total=run.end, unit="step", file=sys.stderr,
             disable=not (run.config.log.progress and run.ranks.first),
@@ -146,9 +155,9 @@ class _Loop:
         if (
             self.validator is None
             or not self._due(every)
-            or run.ranks.from_first(lambda: run.step in self.log.validated)
+            or run.ranks.from_first(lambda: run.step in self.log.validations)
         ):
             return
-        accuracies = self.validator(run.net, lambda: bool(self.caught))
-        if accuracies is not None:
-            self.log.write({"step": run.step, "validation": accuracies})
+        figures = self.validator(run.net, lambda: bool(self.caught))
+        if figures is not None:
+            self.log.write({"step": run.step, "validation": figures})

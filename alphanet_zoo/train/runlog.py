@@ -18,7 +18,7 @@ class RunLog:
     """Appends to ``<output>/log.jsonl`` and, where asked, to ``<output>/tensorboard``.
 
     Attributes:
-        validated: The steps with a line of validation.
+        validations: The figures of each validation by its step.
 
     Raises:
         MissingDependencyError: TensorBoard is asked for and not installed.
@@ -31,7 +31,7 @@ class RunLog:
         """
         self._writer: Any = None
         self._file: TextIO | None = None
-        self.validated: set[int] = set()
+        self.validations: dict[int, dict[str, dict[str, float]]] = {}
         if output is None:
             return
         if tensorboard:
@@ -44,7 +44,7 @@ class RunLog:
         kept = [line for line in read_log(path) if line["step"] <= start]
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        self.validated = {line["step"] for line in kept if "validation" in line}
+        self.validations = {line["step"]: line["validation"] for line in kept if "validation" in line}
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ class RunLog:
         self._append(line)
         step = line["step"]
         if "validation" in line:
-            self.validated.add(step)
+            self.validations[step] = line["validation"]
         if self._writer is None:
             return
         for name, value in line.items():

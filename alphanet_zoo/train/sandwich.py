@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from signal import SIGINT, SIGTERM
 
 import torch
 from torch import Tensor
 
+from alphanet_zoo.nn.kernels import Kernels, using
 from alphanet_zoo.nn.losses import (
     AdaptiveAlphaDivergence,
     AlphaDivergence,
     KLDistillation,
     LabelSmoothedCrossEntropy,
     Loss,
+    per_label,
 )
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -26,7 +28,7 @@ from alphanet_zoo.train.gradients import Gradients, Report
 from alphanet_zoo.train.sections import SandwichConfig
 
 Part = tuple[Tensor, Tensor]
-"""Images ``(N, 3, H, W)`` and their labels ``(N,)``."""
+"""Images ``(N, 3, H, W)`` and their labels: ``(N,)`` classes, or ``(N, labels)`` of 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,16 @@ class Losses:
     Attributes:
         label: ``(logits, labels) -> scalar``, for the first subnet.
         distillation: ``(student logits, teacher logits) -> scalar``, for the others; None: ``label``.
-        teacher: A trained net in eval mode that the first subnet learns from too, by KL; None: labels alone.
+        teacher: A trained net in eval mode that the first subnet learns from too; None: labels alone.
         teacher_share: Its weight; the labels have the rest.
+        teacher_distance: ``(logits, teacher logits) -> scalar``, how the first subnet learns from it.
     """
 
     label: Loss
     distillation: Loss | None = None
     teacher: AlphaNet | None = None
     teacher_share: float = 0.5
+    teacher_distance: Loss = field(default_factory=KLDistillation)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class SandwichStep:
         clip_value: Bound of every entry of the averaged gradient; None clips nothing.
         bf16: Forward passes in bfloat16 (autocast).
         bf16_gradients: Send gradients as bfloat16.
+        kernels: Compiled loops for training on the CPU in float32; None: PyTorch's.
     """
 
     net: AlphaNet
@@ -127,6 +132,7 @@ class SandwichStep:
     clip_value: float | None = None
     bf16: bool = False
     bf16_gradients: bool = False
+    kernels: Kernels | None = None
 
     def __call__(
         self,
@@ -184,7 +190,7 @@ class SandwichStep:
 
     def forward(self, images: Tensor, arch: ArchSpec) -> Tensor:
         """Logits of a subnet, in the step's precision."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), using(self.kernels):
             logits: Tensor = self.net(images, arch)
             return logits
 
@@ -195,8 +201,7 @@ class SandwichStep:
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             target = self.losses.teacher(images)
         share = self.losses.teacher_share
-        distance: Tensor = KLDistillation()(logits, target)
-        return (1.0 - share) * label_loss + share * distance
+        return (1.0 - share) * label_loss + share * self.losses.teacher_distance(logits, target)
 
 
 @torch.no_grad()
@@ -205,6 +210,9 @@ def subnet_metrics(
 ) -> dict[str, dict[str, float]]:
     """Figures of each subnet by name: loss, accuracy, and for students their distance from the teacher.
 
+    With several labels an image, `label_accuracy` is the share of all labels that are told right (yes or no), and the
+    divergences are means over the labels too.
+
     The surrogate that is learnt from may be negative and says little. ``divergence_alpha_min`` and
     ``divergence_alpha_max`` are the divergences that the adaptive loss compares (means over the batch), and
     ``chose_alpha_min`` is the share of samples in which the one at the lower alpha is larger.
@@ -212,10 +220,14 @@ def subnet_metrics(
     measure = AdaptiveAlphaDivergence(config.alpha_min, config.alpha_max, config.clip)
     metrics = {}
     for outcome in outcomes:
-        hits = (outcome.logits.argmax(1) == labels).float().mean()
-        figures = {"loss": float(outcome.loss), "accuracy": float(hits)}
+        if labels.dim() == 1:
+            accuracy, hits = "accuracy", outcome.logits.argmax(1) == labels
+        else:
+            accuracy, hits = "label_accuracy", (outcome.logits > 0) == labels.bool()
+        figures = {"loss": float(outcome.loss), accuracy: float(hits.float().mean())}
         if outcome is not outcomes[0]:
-            terms = measure.terms(outcome.logits, outcomes[0].logits)
+            pair = (outcome.logits, outcomes[0].logits)
+            terms = measure.terms(*(pair if labels.dim() == 1 else map(per_label, pair)))
             figures["divergence_alpha_min"] = float(terms.divergence_min.mean())
             figures["divergence_alpha_max"] = float(terms.divergence_max.mean())
             figures["chose_alpha_min"] = float(terms.chose_min.float().mean())

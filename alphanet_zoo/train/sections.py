@@ -39,6 +39,9 @@ class OptimConfig(Section):
     """Parts that a process takes its share of the batch in, one after the other; batch norm sees a part at a time."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast; weights, gradients and losses stay float32."""
+    kernels: Literal["torch", "compiled"] = "torch"
+    """`compiled`: on a CPU, loops of our own for batch norm with swish and for depthwise convolutions, which a C++
+    compiler translates when the run starts; in fp32 and in training only. They round otherwise than PyTorch's."""
     ema_decay: Share | None = None
     """Decay of an exponential mean of the weights, kept beside them (`final/ema.safetensors`); null keeps none."""
 
@@ -47,6 +50,13 @@ class OptimConfig(Section):
         """The warm-up ends before the run does."""
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give fewer than the {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_suit_the_precision(self) -> OptimConfig:
+        """The compiled loops are for float32."""
+        if self.kernels == "compiled" and self.precision != "fp32":
+            raise ValueError("kernels=compiled computes in fp32; give precision=fp32, or kernels=torch")
         return self
 
 
@@ -63,7 +73,8 @@ class SandwichConfig(Section):
     window: Positive = 25e6
     """Width of their windows, in MACs."""
     loss: Literal["adaptive_alpha", "fixed_alpha", "kl", "none"] = "adaptive_alpha"
-    """How the smaller subnets learn from the largest one's logits; `none`: from the labels, as it does."""
+    """How the smaller subnets learn from the largest one's logits; `none`: from the labels, as it does. With several
+    labels an image (`data.source=multilabel`) the same between yes and no, a label at a time."""
     alpha_min: float = -1.0
     """Lower alpha of the adaptive loss."""
     alpha_max: float = 1.0
@@ -71,7 +82,7 @@ class SandwichConfig(Section):
     clip: Positive = 5.0
     """Bound of the clipped probability ratio in the alpha-divergence (beta)."""
     label_smoothing: Share = 0.1
-    """Smoothing of the labels' cross-entropy."""
+    """Smoothing of the labels' cross-entropy; with several labels an image, of their binary cross-entropy."""
     drop_rate: Share = 0.0
     """Dropout before the classifier, on the largest subnet only."""
     drop_path_rate: Share = 0.0
@@ -115,9 +126,10 @@ class GuardConfig(Section):
     memory_steps: Count = 50
     """Length, in steps, of the exponential mean of the largest subnet's loss against the labels."""
     learnt_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.75
-    """The run has learnt once that mean is under this share of ln(classes), the loss of a guess."""
+    """The run has learnt once that mean is under this share of the loss of a guess: ln(classes), or with several labels
+    an image the mean entropy of the labels' shares."""
     collapse_share: Annotated[float, Field(gt=0.0)] = 0.95
-    """A run that had learnt has collapsed when the mean is over this share of ln(classes); it then rolls back."""
+    """A run that had learnt has collapsed when the mean is over this share of it; it then rolls back."""
 
     @model_validator(mode="after")
     def _shares_ascend(self) -> GuardConfig:
@@ -132,6 +144,9 @@ class GuardConfig(Section):
 class DistributedConfig(Section):
     """How processes that torchrun started work together."""
 
+    sync_bn: bool = False
+    """Batch norm sees the batch over all processes (a part of it, with `accumulate`) and not each process's share: two
+    more messages a batch norm, a subnet and a part."""
     bf16_gradients: bool = False
     """Send gradients as bfloat16: half the bytes, and less exact sums."""
     timeout_seconds: Positive = 600.0

@@ -6,10 +6,12 @@ A source gives any image by its index, so that a batch can be a function of the 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,9 +19,8 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.train.decode import decode_file
 from alphanet_zoo.train.digits import write_digits
-from alphanet_zoo.zoo.preprocess import ImageFolder
-
-CIFAR_FOLDER = "cifar-10-batches-py"
+from alphanet_zoo.train.download import CIFAR_FOLDER, download_cifar
+from alphanet_zoo.zoo.preprocess import ImageFolder, split_labels
 
 
 class ImageSource(Protocol):
@@ -28,7 +29,7 @@ class ImageSource(Protocol):
     Attributes:
         name: What errors call the whole.
         classes: Names of the classes.
-        labels: ``(N,)`` int64 class of each image.
+        labels: ``(N,)`` int64 class of each image; ``(N, labels)`` uint8 of 0 and 1 where it may have several.
     """
 
     name: str
@@ -43,6 +44,21 @@ class ImageSource(Protocol):
         """
 
 
+class PathTable:
+    """Paths as one long string and its ends: a list of a million would be copied into every worker."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Packs the paths."""
+        encoded = [str(path).encode("utf-8", "surrogateescape") for path in paths]
+        self._paths = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([len(path) for path in encoded])
+
+    def __call__(self, index: int) -> Path:
+        """One path."""
+        start = int(self._ends[index - 1]) if index else 0
+        return Path(self._paths[start : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape"))
+
+
 class FolderSource:
     """The images of an `ImageFolder`.
 
@@ -55,15 +71,7 @@ class FolderSource:
         folder = ImageFolder(root)
         self.name, self.classes = str(folder.root), folder.classes
         self.labels = torch.tensor([label for _, label in folder.samples])
-        # One long string and its ends, where a list of a million paths would be copied into every worker.
-        encoded = [str(path).encode("utf-8", "surrogateescape") for path, _ in folder.samples]
-        self._paths = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in encoded])
-
-    def path(self, index: int) -> Path:
-        """The file of one image."""
-        start = int(self._ends[index - 1]) if index else 0
-        return Path(self._paths[start : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape"))
+        self.path = PathTable(path for path, _ in folder.samples)
 
     def load(self, index: int) -> Tensor:
         """See `ImageSource`."""
@@ -106,35 +114,71 @@ class CifarSource:
         return self._images[index]
 
 
+class SourcePart:
+    """Some images of a source.
+
+    Args:
+        source: The whole.
+        chosen: ``(N,)`` indices of the images.
+        name: What errors call the part.
+    """
+
+    def __init__(self, source: ImageSource, chosen: npt.NDArray[np.int64], name: str) -> None:
+        """Reads no image."""
+        self._source, self._chosen, self.name = source, chosen, name
+        self.classes, self.labels = source.classes, source.labels[torch.from_numpy(chosen)]
+
+    def load(self, index: int) -> Tensor:
+        """See `ImageSource`."""
+        return self._source.load(int(self._chosen[index]))
+
+
 def open_source(config: DataConfig, split: str = "train") -> ImageSource:
     """The images of one split that the config names.
 
     Args:
-        config: `source`, `root`, and the names of the splits in it, `train` and `val`.
+        config: `source`, `root`, the names of the splits in it, `train` and `val`, and `hold_out`.
         split: 'train' or 'val'.
 
     Raises:
-        UsageError: They are not there.
+        UsageError: They are not there, or too few to hold any out.
         AlphaNetError: They are damaged.
         MissingDependencyError: webdataset, or scikit-learn for the digits, is not installed.
     """
+    if not config.hold_out:
+        return _open_whole(config, split)
+    whole = _open_whole(config, "train")
+    rest, held = split_labels(whole.labels.numpy(), config.hold_out, whole.name)
+    if split == "train":
+        return SourcePart(whole, rest, f"{whole.name} (without {len(held)} held out)")
+    return SourcePart(whole, held, f"{whole.name} (the {len(held)} held out)")
+
+
+def _open_whole(config: DataConfig, split: str) -> ImageSource:
+    """As `open_source`, with nothing held out."""
     part = config.train if split == "train" else config.val
     root = Path(config.root)
     if config.source == "webdataset":
         from alphanet_zoo.train.shards import ShardSource
 
         return ShardSource(config.root, part, cache=config.cache)
+    if config.source == "multilabel":
+        from alphanet_zoo.train.multilabel import MultiLabelSource
+
+        return MultiLabelSource(root / part, root / f"{part}.csv")
     if config.source == "digits":
         root = write_digits(config.root)
     if config.source == "cifar10":
         if root.name == CIFAR_FOLDER:
             root = root.parent
+        if config.download and not (root / CIFAR_FOLDER).is_dir():
+            download_cifar(root)
         if (root / CIFAR_FOLDER).is_dir():
             return CifarSource(root, split)
         if not (root / part).is_dir():
             raise UsageError(
-                f"{root} holds neither {CIFAR_FOLDER} nor {part}/<class>/<image>; get the former by python -c "
-                f'"from torchvision.datasets import CIFAR10; CIFAR10({str(root)!r}, download=True)"'
+                f"{root} holds neither {CIFAR_FOLDER} nor {part}/<class>/<image>; give data.download=true to fetch "
+                "the former, or the folder that holds one of them as data.root"
             )
     return FolderSource(root / part)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
 from alphanet_zoo.train.average import WeightAverage
-from alphanet_zoo.train.build import build_losses, build_net, image_cfg
+from alphanet_zoo.train.build import build_kernels, build_losses, build_net, image_cfg, loss_of_a_guess
 from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
@@ -32,24 +33,31 @@ class RunState:
         total_steps: Steps of the schedule.
     """
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        """Builds everything from the config; the run is then at step 0."""
+    def __init__(self, config: TrainConfig, ranks: Ranks, *, parts: int | None = None) -> None:
+        """Builds everything from the config; the run is then at step 0.
+
+        Each process takes its share of a batch in ``parts`` parts; None: ``optim.accumulate``.
+        """
         self.config, self.ranks, self.step = config, ranks, 0
+        self._parts = parts or config.optim.accumulate
         preprocessing = Preprocessing.from_cfg(image_cfg(config))
         with ranks.leader_goes_ahead():
             self.batches = TrainingBatches(
                 config.data, preprocessing, config.seed, rank=ranks.rank, world_size=ranks.world_size
             )
         classes, optim = self.batches.classes, config.optim
-        _check_parts(config, ranks)
+        _check_parts(config.data.batch_size, ranks.world_size, self._parts)
         self.net = build_net(config, classes).to(ranks.device).to(memory_format=torch.channels_last)
+        if config.distributed.sync_bn and ranks.world_size > 1:
+            synchronise(self.net, ranks.sum_, ranks.world_size)
         self.optimizer = make_optimizer(self.net, optim)
         self.average = WeightAverage(self.net, optim.ema_decay) if optim.ema_decay is not None else None
-        self.guard = Guard(config.guard, len(classes))
+        guess = loss_of_a_guess(self.batches.labels, len(classes), config.sandwich.label_smoothing)
+        self.guard = Guard(config.guard, guess)
         self.update = SandwichStep(
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
-            bf16_gradients=config.distributed.bf16_gradients,
+            bf16_gradients=config.distributed.bf16_gradients, kernels=build_kernels(config, ranks.device),
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
         self.end = min(config.max_steps or self.total_steps, self.total_steps)
@@ -77,7 +85,7 @@ class RunState:
         seed, draw, device = self.config.seed, self.step + self.guard.state.draw_offset, self.ranks.device
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        parts = [(part.images, part.labels) for part in batch.split(self.config.optim.accumulate)]
+        parts = [(part.images, part.labels) for part in batch.split(self._parts)]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             outcome = self.update(
                 parts, self._archs(draw, parts[0]), received=received,
@@ -90,7 +98,7 @@ class RunState:
 
     def figures(self, batch: Batch, outcome: StepOutcome) -> dict[str, dict[str, float]]:
         """Figures of each subnet in a step, over all processes."""
-        parts = zip(outcome.parts, batch.split(self.config.optim.accumulate), strict=True)
+        parts = zip(outcome.parts, batch.split(self._parts), strict=True)
         return mean_metrics([subnet_metrics(o, p.labels, self.config.sandwich) for o, p in parts], self.ranks)
 
     def checkpoint(self) -> Checkpoint:
@@ -102,7 +110,8 @@ class RunState:
         if self.average is not None:
             tensors |= {f"ema/{name}": tensor for name, tensor in self.average.tensors.items()}
         state: dict[str, Any] = {
-            "config": self.config.model_dump(mode="json"), "net": self.net.config(), "guard": self.guard.state.to_dict()
+            "config": self.config.model_dump(mode="json"), "net": self.net.config(),
+            "guard": self.guard.state.to_dict(), "parts": self.ranks.world_size * self._parts,
         }  # fmt: skip
         return Checkpoint(self.step, tensors, state)
 
@@ -150,11 +159,11 @@ def guard_state(checkpoint: Checkpoint | None) -> GuardState:
     return GuardState(**(checkpoint.state["guard"] if checkpoint else {}))
 
 
-def _check_parts(config: TrainConfig, ranks: Ranks) -> None:
+def _check_parts(batch_size: int, processes: int, accumulate: int) -> None:
     """Checks that the batch can be shared out."""
-    parts = ranks.world_size * config.optim.accumulate
-    if config.data.batch_size % parts:
+    parts = processes * accumulate
+    if batch_size % parts:
         raise ValueError(
-            f"data.batch_size is {config.data.batch_size}; give a multiple of {parts}, the number of processes "
-            f"({ranks.world_size}) times optim.accumulate ({config.optim.accumulate})"
+            f"data.batch_size is {batch_size}; give a multiple of {parts}, the number of processes ({processes}) "
+            f"times optim.accumulate ({accumulate})"
         )

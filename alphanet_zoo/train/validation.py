@@ -18,6 +18,7 @@ from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.draws import torch_seed
 from alphanet_zoo.train.loader import TrainingBatches, evaluation_batches
 from alphanet_zoo.train.sources import ImageSource, open_source
+from alphanet_zoo.train.tally import ClassTally, LabelTally, Tally
 from alphanet_zoo.zoo.preprocess import Preprocessing
 
 
@@ -51,33 +52,32 @@ class Validator:
         )
 
     def __call__(self, net: AlphaNet, stopped: Callable[[], bool]) -> dict[str, dict[str, float]] | None:
-        """Accuracy and number of images by the arch's name; None where some process is to stop."""
+        """Figures of each subnet by its name, as a `Tally` gives them; None where some process is to stop."""
         archs = self.archs if net.supernet else {"subnet": net.arch}
         results = {}
         for name, arch in archs.items():
-            counts = self._counts(net, arch, stopped)
-            if counts is None:
+            figures = self._figures(net, arch, stopped)
+            if figures is None:
                 return None
-            results[name] = {"accuracy": counts[0] / counts[1], "images": counts[1]}
+            results[name] = figures
         return results
 
-    def _counts(self, net: AlphaNet, arch: ArchSpec, stopped: Callable[[], bool]) -> tuple[float, float] | None:
-        """Right answers and images of one arch over all processes."""
-        static = net.extract(arch)
+    def _figures(self, net: AlphaNet, arch: ArchSpec, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """What one arch scores, over all processes."""
+        static, all_labels = net.extract(arch), self._source.labels
         if net.supernet and not stopped():
             calibrate(static, self._calibration_images(stopped))
-        correct = images = 0
+        static.eval()
+        tally: Tally = ClassTally() if all_labels.dim() == 1 else LabelTally(*all_labels.shape)
         for pixels, labels in evaluation_batches(
             self._source, self._preprocessing, self._config.validation.batch_size,
             rank=self._ranks.rank, world_size=self._ranks.world_size,
         ):  # fmt: skip
             if stopped():
                 break
-            correct += _right_answers(static.eval(), pixels.to(self._ranks.device), labels)
-            images += len(labels)
-        figures = torch.tensor([correct, images, stopped()], dtype=torch.float64, device=self._ranks.device)
-        right, total, stops = self._ranks.sum_(figures).tolist()
-        return None if stops else (right, total)
+            with torch.inference_mode():
+                tally.add(static(pixels.to(self._ranks.device)), labels)
+        return None if any(self._ranks.mean([float(stopped())])) else tally.figures(self._ranks)
 
     def _calibration_images(self, stopped: Callable[[], bool]) -> Iterator[Tensor]:
         """Batches of varied training images; only the first where the run is to stop."""
@@ -85,9 +85,3 @@ class Validator:
             yield self._calibration.batch(index, self._ranks.device).images
             if stopped():
                 return
-
-
-@torch.inference_mode()
-def _right_answers(net: AlphaNet, images: Tensor, labels: Tensor) -> int:
-    """How many images have their label's logit as the largest."""
-    return int((net(images).argmax(1).cpu() == labels).sum())

@@ -121,3 +121,11 @@ def test_help_loads_no_torch_and_says_what_flops_are():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0 and "multiply-accumulates" in shown.stdout
+
+
+def test_images_that_training_held_out_score_and_the_others_calibrate(folder, tmp_path):
+    argv = arguments(folder, tmp_path / "front.json", "--hold-out", "10")
+    place = argv.index("--data")
+    assert main(argv[:place] + argv[place + 2 :]) == 0
+    assert {entry["images"] for entry in json.loads((tmp_path / "front.json").read_text())} == {10}
+    assert main(argv) == 2

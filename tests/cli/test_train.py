@@ -1,3 +1,5 @@
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -7,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from alphanet_zoo.cli.search import make_parser
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.files import sha256_of
 
@@ -31,10 +34,11 @@ def settings(tmp_path):
 def test_a_recipe_becomes_a_supernet_and_the_same_command_goes_on(settings, tmp_path, capsys):
     assert main([*settings, "max_steps=2"]) == 0
     final = tmp_path / "run" / "final" / "model.safetensors"
-    assert capsys.readouterr().out == f"{final} (2 steps)\n"
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{final} (2 steps)\nnext: alphanet-search --supernet {final} --calib-data ")
     before = sha256_of(final)
     assert main([*settings, "max_steps=3"]) == 0
-    assert capsys.readouterr().out == f"{final} (3 steps)\n"
+    assert capsys.readouterr().out.startswith(f"{final} (3 steps)\n")
     assert sha256_of(final) != before
 
 
@@ -72,7 +76,31 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv, named, tmp_path,
     assert main([text.format(tmp_path / "run") for text in argv]) == 2
     captured = capsys.readouterr()
     assert named in captured.err and captured.err.count("\n") == 1 and not captured.out
-    assert not (tmp_path / "run" / "final").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_in_its_first_checks_leaves_no_folder(settings, tmp_path, capsys):
+    output = tmp_path / "some" / "run"
+    for wrong in ("validation.archs=alphanet_a0", "data.val=nowhere", "data.batch_size=400", "optim.accumulate=3"):
+        assert main([*settings, f"output={output}", "validation.every_epochs=1", wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1 and not output.parent.exists()
+    output.parent.write_text("")
+    assert main([*settings, f"output={output.parent}"]) == 2
+    assert "a file" in capsys.readouterr().err and output.parent.read_text() == ""
+
+
+def test_the_end_tells_the_accuracies_the_file_and_what_comes_next(settings, tmp_path, capsys):
+    (tmp_path / "images" / "val").symlink_to(tmp_path / "images" / "train")
+    end = ["max_steps=1", "validation.every_epochs=1", "validation.calibration_batches=1"]
+    for _ in range(2):  # a run that had ended says the same again
+        assert main([*settings, *end]) == 0
+        smallest, largest, file, following = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(r"smallest: \d+\.\d% of 8 validation images", smallest) and largest.startswith("largest: ")
+        assert file == f"{tmp_path / 'run' / 'final' / 'model.safetensors'} (1 steps)"
+        command, *arguments = shlex.split(following.removeprefix("next: "))
+        parsed = make_parser().parse_args(arguments)
+        assert command == "alphanet-search" and parsed.data == tmp_path / "images" / "val"
+        assert parsed.calib_data == tmp_path / "images" / "train"
 
 
 def test_another_config_in_the_same_output_is_refused(settings, capsys):
@@ -101,3 +129,10 @@ def _help_seconds():
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "alphanet_zoo.cli.train", "--help"], check=True, capture_output=True)
     return time.perf_counter() - began
+
+
+def test_a_time_limit_stops_like_sigterm_and_the_same_command_goes_on(settings, tmp_path, capsys):
+    assert main([*settings, "max_steps=3", "--time-limit", "0.001"]) == 143
+    assert "stopped after step 1; the same command goes on" in capsys.readouterr().err
+    assert main([*settings, "max_steps=3", "--time-limit", "600"]) == 0
+    assert main([*settings, "--time-limit", "0"]) == 2

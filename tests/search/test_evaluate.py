@@ -10,7 +10,7 @@ from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.search import evaluate
 from alphanet_zoo.search.evaluate import Hits, SubnetEvaluator, calibration_part, count_hits
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
-from alphanet_zoo.zoo.preprocess import ImageFolder
+from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
 
 
 def write_images(root, count, classes=("dark", "light")):
@@ -109,3 +109,27 @@ def test_hits_count_the_right_answers():
     pixels[torch.arange(4), torch.tensor([0, 1, 2, 2])] = 1.0
     hits = count_hits(Fixed(), [(pixels[:3], torch.tensor([0, 1, 0])), (pixels[3:], torch.tensor([2]))])
     assert hits == Hits(3, 4) and hits.accuracy == 0.75
+
+
+def test_another_supernet_is_measured_on_the_same_images_read_once(supernet, folders, monkeypatch):
+    other = fill_live(build_supernet(TINY, 2), seed=7)
+    expected = SubnetEvaluator(other, *folders)
+    expected(TINY.smallest)
+    first = SubnetEvaluator(supernet, *folders)
+    first(TINY.smallest)
+    monkeypatch.setattr(ImageFolder, "batches", None)
+    second = first.with_supernet(other)
+    assert second(TINY.smallest) == expected.results[TINY.smallest].accuracy
+    assert second.results == expected.results and second.hits(second.calibrated(TINY.smallest)).images == 14
+    assert first.supernet is supernet and list(first.results) == [TINY.smallest]
+    other.pretrained_cfg = {**other.pretrained_cfg, "crop_pct": 0.5}
+    with pytest.raises(ValueError, match="prepare images in different ways"):
+        first.with_supernet(other)
+
+
+def test_two_parts_of_a_folder_are_kept_apart(supernet, folders):
+    rest, held = split_folder(folders[0], 10)
+    evaluator = SubnetEvaluator(supernet, rest, held, batch_size=evaluate.CALIBRATION_BATCH)
+    evaluator(TINY.smallest)
+    assert evaluator.results[TINY.smallest].images == 10
+    assert evaluator.calibrated(TINY.smallest).calibration["images"] == 20

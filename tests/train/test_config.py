@@ -60,6 +60,7 @@ def test_the_last_override_of_a_key_counts():
         ("space=alphabet", "alphanet_tiny"),
         ("checkpoints_kept=1", "checkpoints_kept"),
         ("data.batch_size=null", "data.batch_size"),
+        ("optim.kernels=fast", "compiled"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(override, named):

@@ -14,10 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
+from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
-from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.distributed import Ranks, joined
 from alphanet_zoo.train.loop import train
+from alphanet_zoo.train.sections import DistributedConfig
+from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
@@ -28,8 +32,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def settings(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    for index in range(20):
-        path = root / "train" / "ab"[index % 2] / f"{index:02d}.png"
+    for index in range(27):
+        path = root / ("train" if index < 20 else "val") / "ab"[index % 2] / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
     return [
@@ -39,10 +43,9 @@ def settings(tmp_path_factory):
     ]  # fmt: skip
 
 
-def torchrun(*arguments, check=True):
-    done = subprocess.run(
-        [*TORCHRUN, *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
-    )
+def torchrun(*arguments, check=True, **variables):
+    done = subprocess.run([*TORCHRUN, *map(str, arguments)], env=ENVIRONMENT | variables, capture_output=True,
+                          text=True, timeout=240)  # fmt: skip
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -73,6 +76,93 @@ def test_two_processes_equal_one_that_accumulates_the_same_halves(pair, settings
                 assert figures[key] == pytest.approx(other["subnets"][name][key], rel=1e-3, abs=1e-5)
     whole = train(load_config("digits", [*settings, f"output={tmp_path / 'whole'}"]))
     assert sha256_of(whole.model) != sha256_of(alone.model)
+
+
+def test_synchronised_batch_norm_equals_one_process_with_the_whole_batch(settings, tmp_path):
+    extra = ["distributed.sync_bn=true", "sandwich.drop_rate=0", "sandwich.drop_path_rate=0", "max_steps=4",
+             "validation.every_epochs=2", "validation.calibration_batches=2", "validation.batch_size=3"]  # fmt: skip
+    torchrun("-m", "alphanet_zoo.cli.train", "--config", "digits", f"output={tmp_path / 'pair'}", *settings, *extra)
+    config = load_config("digits", [*settings, *extra, f"output={tmp_path / 'alone'}"])
+    alone = load_net(train(config).model)
+    pair = load_net(tmp_path / "pair" / "final" / "model.safetensors")
+    for name, tensor in pair.state_dict().items():
+        torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-5, atol=1e-5)
+    # The processes' shares of the validation images, 4 and 3, are one process's 7.
+    measured = Validator(config, Ranks(0, 1, torch.device("cpu")))(pair.train(), lambda: False)
+    assert measured["largest"]["images"] == 7
+    assert [line["validation"] for line in lines(tmp_path / "pair") if "validation" in line] == [measured]
+
+
+def test_a_killed_process_is_started_again_and_the_rest_may_be_done_by_one(pair, settings, tmp_path):
+    script, output = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(
+        textwrap.dedent("""
+        import os, signal, sys
+        from alphanet_zoo.cli.train import main
+        from alphanet_zoo.train.state import RunState
+
+        advance = RunState.advance
+
+        def dies(self, *rest):
+            if self.step == 4 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return advance(self, *rest)
+
+        RunState.advance = dies
+        sys.exit(main(["--config", "digits", *sys.argv[1:]]))
+    """)
+    )
+    torchrun("--max-restarts", 1, script, f"output={output}", *settings, "max_steps=6",
+             TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")  # fmt: skip
+    ours, theirs = (load_checkpoint(run / "checkpoints" / "step-6").tensors for run in (output, pair))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert [line["step"] for line in lines(output)] == list(range(1, 7))
+    result = train(load_config("digits", [*settings, f"output={output}"]))
+    assert [line["message"] for line in lines(output) if "event" in line] == [
+        "each process takes its share of a batch in 2 parts"
+    ]
+    final = load_net(pair / "final" / "model.safetensors").state_dict()
+    for name, tensor in load_net(result.model).state_dict().items():
+        torch.testing.assert_close(tensor, final[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_run_with_data_workers_within_ten_seconds(number, settings, tmp_path):
+    script, output = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(
+        textwrap.dedent("""
+        import os, sys
+        from alphanet_zoo.train.config import load_config
+        from alphanet_zoo.train.loop import train
+
+        result = train(load_config("digits", sys.argv[1:]))
+        print(f"rank {os.environ['RANK']}: step {result.step}, signal {result.signal}", flush=True)
+        sys.exit(128 + result.signal)
+    """)
+    )
+    command = [*TORCHRUN, str(script), f"output={output}", *settings, "optim.epochs=5000", "data.workers=2"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 180
+    while logged(output) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    began = time.monotonic()
+    printed, _ = process.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    step = max(int(path.name.removeprefix("step-")) for path in (output / "checkpoints").iterdir())
+    assert sorted(printed.splitlines()) == [f"rank {rank}: step {step}, signal {number.value}" for rank in (0, 1)]
+    assert process.returncode != 0 and latest_checkpoint(output / "checkpoints").step == step
+    # Ten seconds where every process has a core; with more at work than cores, each gets its share of one.
+    print(f"{seconds:.1f} s at a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    assert seconds < 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3",
+                        "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), joined("cpu", DistributedConfig()):
+        pass
 
 
 def test_one_process_spoils_a_step_and_another_is_told_to_stop(pair, settings, tmp_path):

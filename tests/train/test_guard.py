@@ -11,7 +11,7 @@ CHANCE = math.log(10)
 
 
 def guard(**settings):
-    return Guard(GuardConfig(memory_steps=10, **settings), 10)
+    return Guard(GuardConfig(memory_steps=10, **settings), CHANCE)
 
 
 def follow(watch, losses):
@@ -56,7 +56,7 @@ def test_noise_is_no_collapse():
 
 
 def test_one_class_cannot_collapse():
-    watch = Guard(GuardConfig(), 1)
+    watch = Guard(GuardConfig(), 0.0)
     assert set(follow(watch, [0.0, 0.1, 0.0])) == {Verdict.GO_ON}
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.train import loader
+from alphanet_zoo.train import reader
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.train.loader import TrainingBatches, evaluation_batches
 from alphanet_zoo.train.sources import FolderSource
@@ -77,7 +77,7 @@ def test_any_number_of_workers_gives_the_same_bits_from_any_step(root, name):
 @pytest.mark.parametrize("name", ["affine", "cifar"])
 def test_keeping_images_in_memory_changes_nothing(root, name, monkeypatch):
     kept = batches_of(root, **VARIED[name])
-    monkeypatch.setattr(loader, "MEMORY_LIMIT", 22 * 3 * 16**2 - 1)
+    monkeypatch.setattr(reader, "MEMORY_LIMIT", 22 * 3 * 16**2 - 1)
     read = batches_of(root, **VARIED[name])
     assert all(same(kept.batch(step), read.batch(step)) for step in (0, 4))
 

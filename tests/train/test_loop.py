@@ -225,6 +225,19 @@ def test_a_run_in_parts_and_in_bf16_goes_on_too(root, tmp_path):
         run(root, tmp_path / "c", "optim.accumulate=3")
 
 
+def test_a_run_in_compiled_kernels_goes_on_too(undisturbed, root, tmp_path):
+    extra = ("optim.kernels=compiled", "max_steps=2")
+    whole = run(root, tmp_path / "a", *extra)
+    run(root, tmp_path / "b", "optim.kernels=compiled", "max_steps=1")
+    assert sha256_of(run(root, tmp_path / "b", *extra).model) == sha256_of(whole.model)
+    torches = run(root, tmp_path / "c", "max_steps=2")
+    assert sha256_of(torches.model) != sha256_of(whole.model), "the kernels were not used"
+    with pytest.raises(UsageError, match="optim.kernels"):
+        run(root, tmp_path / "a", "max_steps=2")
+    with pytest.raises(UsageError, match="kernels=compiled computes in fp32"):
+        run(root, tmp_path / "d", *extra, "optim.precision=bf16")
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, root, tmp_path):
     command = [sys.executable, "-m", "alphanet_zoo.cli.train", "--config", "digits", *settings(root, tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}

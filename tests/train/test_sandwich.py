@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.kernels import compile_kernels
 from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
@@ -43,9 +44,13 @@ def tiny_batch():
     return torch.randn(16, 3, 16, 16, generator=generator), torch.arange(16) % 10
 
 
-def sandwich_step(net, images, labels, archs, optimizer, *, label_loss, distillation, clip_value=None, **losses):
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    step = SandwichStep(net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), ranks, clip_value)
+def sandwich_step(
+    net, images, labels, archs, optimizer, *, label_loss, distillation, clip_value=None, kernels=None, **losses
+):
+    step = SandwichStep(
+        net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), Ranks(0, 1, torch.device("cpu")),
+        clip_value, kernels=kernels,
+    )  # fmt: skip
     return step([(images, labels)], archs).parts[0]
 
 
@@ -53,7 +58,8 @@ def plain_sgd(net, lr=0.1):
     return torch.optim.SGD(net.parameters(), lr=lr)
 
 
-def test_the_published_step_is_reproduced(tmp_path):
+@pytest.mark.parametrize("kernels", ["torch", "compiled"])
+def test_the_published_step_is_reproduced(tmp_path, kernels):
     checkpoint = tmp_path / "published.pth.tar"
     script = DATA / "upstream" / "make_checkpoint.py"
     subprocess.run([sys.executable, str(script), str(checkpoint)], check=True, capture_output=True)
@@ -66,6 +72,7 @@ def test_the_published_step_is_reproduced(tmp_path):
     outcomes = sandwich_step(
         net, images, torch.tensor([1, 2, 3, 4]), archs, plain_sgd(net),
         label_loss=label_loss_of(config), distillation=distillation_loss(config), clip_value=1.0,
+        kernels=compile_kernels() if kernels == "compiled" else None,
     )  # fmt: skip
     assert [outcome.name for outcome in outcomes] == ["largest", "r0", "r1", "smallest"]
     for outcome in outcomes:

@@ -10,7 +10,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.sources import CifarSource, FolderSource, open_source
-from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing
+from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, split_folder
 
 NAMES = [b"airplane", b"automobile", b"bird"]
 
@@ -78,7 +78,7 @@ def test_cifar_may_be_a_folder_of_images(tmp_path):
 
 
 def test_where_there_is_no_cifar_it_says_how_to_get_it(tmp_path):
-    with pytest.raises(UsageError, match=r"CIFAR10\(.*, download=True\)"):
+    with pytest.raises(UsageError, match=r"data.download=true"):
         open_source(config_of(tmp_path, source="cifar10"))
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(UsageError, match=r"no such file: .*batches\.meta"):
@@ -110,3 +110,22 @@ def test_digits_are_written_first(tmp_path):
     assert len(source.labels) == 1197 and source.classes == [str(i) for i in range(10)]
     assert source.load(0).shape == (3, 10, 10) and source.load(0).dtype == torch.uint8
     assert len(open_source(config_of(tmp_path / "digits", source="digits"), "val").labels) == 300
+
+
+def test_images_held_out_are_even_over_the_classes_and_take_the_place_of_val(tmp_path):
+    for index in range(30):
+        path = tmp_path / "train" / "abc"[index % 3] / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
+    train, val = (open_source(config_of(tmp_path, hold_out=10), split) for split in ("train", "val"))
+    shown = [[int(source.load(i)[0, 0, 0]) for i in range(len(source.labels))] for source in (train, val)]
+    assert len(shown[0]) == 20 and sorted(shown[0] + shown[1]) == list(range(30))
+    assert all(
+        source.labels.tolist() == [k % 3 for k in seen] for source, seen in zip((train, val), shown, strict=True)
+    )
+    assert sorted(np.bincount(val.labels)) == [3, 3, 4] and train.classes == val.classes == ["a", "b", "c"]
+    parts = split_folder(ImageFolder(tmp_path / "train"), 10)
+    assert [[int(path.stem) for path, _ in part.samples] for part in parts] == shown
+    for count in (30, 31):
+        with pytest.raises(UsageError, match=f"has 30 images, and {count} are to be held out"):
+            open_source(config_of(tmp_path, hold_out=count))
