@@ -44,3 +44,9 @@ class MissingDependencyError(AlphaNetError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         """Says which ``package`` is missing and which ``extra`` of ours brings it."""
         super().__init__(f"{package} is not installed; add it with: pip install 'alphanet-zoo[{extra}]'")
+
+
+class MissingProgramError(AlphaNetError):
+    """A program of the system that an optional part needs is missing, such as a compiler (exit 6)."""
+
+    exit_code = 6

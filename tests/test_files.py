@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.files import replacing, replacing_folder, sha256_of
 
 
 def test_written_wholly(tmp_path: Path) -> None:
@@ -39,3 +39,16 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "net.mlpackage"
+    for content in ("first", "second"):
+        with replacing_folder(target) as temporary:
+            (temporary / content).mkdir()
+            (temporary / content / "file").write_text(content)
+        assert [path.name for path in target.iterdir()] == [content] and os.listdir(target.parent) == [target.name]
+    with pytest.raises(RuntimeError, match="half way"), replacing_folder(target) as temporary:
+        (temporary / "third").touch()
+        raise RuntimeError("half way")
+    assert (target / "second" / "file").read_text() == "second" and os.listdir(target.parent) == [target.name]

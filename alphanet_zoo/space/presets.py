@@ -64,7 +64,8 @@ SPACES: dict[str, SearchSpace] = {space.name: space for space in (ALPHANET, ALPH
 class FamilyMember:
     """A named arch of a family, with what was published of it.
 
-    ``top1`` is the published ImageNet top-1 in percent (None where nothing was published).
+    ``top1`` is the published ImageNet top-1 in percent, in a family that comes with weights their measured test top-1
+    (None where there is neither).
     """
 
     name: str

@@ -20,10 +20,14 @@ from alphanet_zoo.nn.model import AlphaNet
 METADATA_KEY = "alphanet"
 """Where the header keeps the net's config as JSON. One key only: safetensors writes several in a random order."""
 
+STORAGE_KEY = "storage"
+"""Entry of a header's config that says how parameters are stored, where that is not float32."""
+
+_HALF = "float16"
 _LISTED = 8
 
 
-def save_net(net: AlphaNet, path: str | os.PathLike[str]) -> str:
+def save_net(net: AlphaNet, path: str | os.PathLike[str], *, half: bool = False) -> str:
     """Writes weights and config of ``net`` to one safetensors file, wholly or not at all.
 
     The same net gives the same bytes.
@@ -31,18 +35,23 @@ def save_net(net: AlphaNet, path: str | os.PathLike[str]) -> str:
     Args:
         net: A static net or a supernet; its floating-point tensors are float32.
         path: The file; its folder is made where it is missing.
+        half: Round parameters to float16, for half the bytes; running statistics stay float32. `load_net` gives the
+            rounded values back as float32.
 
     Returns:
         The file's SHA-256, in hexadecimal.
 
     Raises:
-        ValueError: A tensor has another floating-point type.
+        ValueError: A tensor has another floating-point type, or is beyond float16's range.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}; files hold torch.float32: call net.float() first")
-    config = json.dumps(net.config(), sort_keys=True, allow_nan=False)
+    description = net.config()
+    if half:
+        description[STORAGE_KEY], tensors = _HALF, _halved(net, tensors)
+    config = json.dumps(description, sort_keys=True, allow_nan=False)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: config})
         return sha256_of(temporary)
@@ -51,7 +60,8 @@ def save_net(net: AlphaNet, path: str | os.PathLike[str]) -> str:
 def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> AlphaNet:
     """The net in a safetensors file, in eval mode, with its calibration record.
 
-    Every tensor must be there, fit, and belong: nothing is skipped, cast or filled in.
+    Every tensor must be there, fit, and belong: nothing is skipped or filled in, and nothing is cast but what
+    `save_net` rounded.
 
     Args:
         path: A file that `save_net` wrote.
@@ -68,9 +78,12 @@ def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None =
             net = AlphaNet.from_config(config)
         except (ValueError, TypeError, AttributeError) as error:
             raise AlphaNetError(f"{os.fspath(path)} describes no net: {error}") from error
-    tensors = _read_tensors(path)
-    check_tensors(os.fspath(path), tensors, net.state_dict())
-    net.load_state_dict(tensors, assign=True)
+    storage = config.get(STORAGE_KEY)
+    if storage not in (None, _HALF):
+        raise AlphaNetError(f"{os.fspath(path)} stores its weights as {storage!r}; get a newer version of this package")
+    tensors, expected = read_tensors(path), net.state_dict()
+    check_tensors(os.fspath(path), tensors, _halved(net, expected) if storage else expected)
+    net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}, assign=True)
     return net.eval()
 
 
@@ -143,8 +156,23 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(items[:_LISTED]) + more
 
 
-def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a file, as copies: the file may change afterwards."""
+def _halved(net: AlphaNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The net's tensors, its parameters as float16."""
+    parameters = {name for name, _ in net.named_parameters()}
+    halved = {name: tensor.half() if name in parameters else tensor for name, tensor in tensors.items()}
+    for name, tensor in halved.items():
+        if not tensor.is_meta and name in parameters and bool((tensor.isinf() & tensors[name].isfinite()).any()):
+            raise ValueError(f"{name} has values beyond float16's range; save it with half=False")
+    return halved
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a file, as copies: the file may change afterwards.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: The file is corrupt.
+    """
     with _opened(path) as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}
 

@@ -6,7 +6,8 @@ import difflib
 import fnmatch
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.space.presets import ALIASES, FAMILIES, FamilyMember
+from alphanet_zoo.space.presets import ALIASES, FamilyMember
+from alphanet_zoo.zoo.families import families
 
 
 def list_models(filter: str = "*", *, family: str | None = None) -> list[str]:
@@ -19,14 +20,14 @@ def list_models(filter: str = "*", *, family: str | None = None) -> list[str]:
     Raises:
         UsageError: There is no such family.
     """
-    families = list(FAMILIES) if family is None else [family]
-    names = [member.name for name in families for member in family_members(name)]
+    chosen = list(families()) if family is None else [family]
+    names = [member.name for name in chosen for member in family_members(name)]
     return fnmatch.filter(names, filter)
 
 
 def family_of(member: FamilyMember) -> str:
     """The name of a member's family."""
-    return next(name for name, members in FAMILIES.items() if member in members)
+    return next(name for name, members in families().items() if member in members)
 
 
 def family_members(family: str) -> tuple[FamilyMember, ...]:
@@ -35,9 +36,10 @@ def family_members(family: str) -> tuple[FamilyMember, ...]:
     Raises:
         UsageError: There is no such family.
     """
-    if family not in FAMILIES:
-        raise UsageError(f"unknown family {family!r}; there is {', '.join(FAMILIES)}")
-    return FAMILIES[family]
+    known = families()
+    if family not in known:
+        raise UsageError(f"unknown family {family!r}; there is {', '.join(known)}")
+    return known[family]
 
 
 def resolve_name(name: str) -> str:
@@ -62,4 +64,4 @@ def find_member(name: str) -> FamilyMember:
         UsageError: There is no such model.
     """
     resolved = resolve_name(name)
-    return next(member for members in FAMILIES.values() for member in members if member.name == resolved)
+    return next(member for members in families().values() for member in members if member.name == resolved)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -139,6 +142,51 @@ class ImageFolder:
             batch = chosen[start : start + batch_size]
             images = torch.stack([preprocessing(read_image(path)) for path, _ in batch])
             yield images, torch.tensor([label for _, label in batch])
+
+
+def split_folder(folder: ImageFolder, held_out: int) -> tuple[ImageFolder, ImageFolder]:
+    """A folder without the images that training with ``data.hold_out`` keeps out, and those.
+
+    Args:
+        folder: All training images.
+        held_out: How many are held out.
+
+    Raises:
+        UsageError: The folder has no more than that.
+    """
+    labels = np.array([label for _, label in folder.samples], dtype=np.int64)
+    parts = []
+    for chosen in split_labels(labels, held_out, str(folder.root)):
+        part = copy.copy(folder)
+        part.samples = [folder.samples[i] for i in chosen]
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def split_labels(
+    labels: npt.NDArray[np.int64], held_out: int, name: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """A fixed random choice of images, even over the classes to one image, and the rest.
+
+    Args:
+        labels: ``(N,)`` class of each image.
+        held_out: How many are chosen, from 1 to N - 1.
+        name: What the error calls the images.
+
+    Returns:
+        Ascending indices of the rest, and of the chosen ones.
+
+    Raises:
+        UsageError: There are no more images than ``held_out``.
+    """
+    if not 0 < held_out < len(labels):
+        raise UsageError(
+            f"{name} has {len(labels)} images, and {held_out} are to be held out; give 1 to fewer than all"
+        )
+    shuffled = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    chosen = by_class[np.arange(held_out) * len(labels) // held_out]
+    return np.setdiff1d(np.arange(len(labels)), chosen), np.sort(chosen)
 
 
 def read_image(path: Path) -> Image.Image:

@@ -14,11 +14,13 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.presets import FAMILIES, FamilyMember
+from alphanet_zoo.space.presets import FamilyMember
+from alphanet_zoo.zoo.families import families, shipped_family_of
 from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.names import family_of, find_member
 from alphanet_zoo.zoo.pins import PINS
+from alphanet_zoo.zoo.shipped import load_member
 
 HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
 
@@ -79,7 +81,8 @@ def create_model(
 
     Args:
         name: One of `list_models`, or an alias.
-        pretrained: Load the published weights: those of ``$ALPHANET_HUB_ORG`` where set, else the registry's pin.
+        pretrained: Load the published weights: those that come with the package where it has any of this model, else
+            those of ``$ALPHANET_HUB_ORG`` where set, else the registry's pin.
         num_classes: Outputs of the classifier; where the weights have another number, the body is kept and the head
             is new. None: the weights' number.
         weights: Instead of the published ones: 'random' (live made-up values, the same ones every time, for timing),
@@ -99,10 +102,11 @@ def create_model(
     member = find_member(name)
     if out_indices is not None and not features_only:
         raise UsageError("out_indices goes with features_only=True")
-    if weights is None and pretrained:
+    shipped = shipped_family_of(member) if weights is None and pretrained else None
+    if weights is None and pretrained and shipped is None:
         weights = _published_repository(member.name)
-    made_here = weights is None or weights == "random"
-    if made_here and revision is not None:
+    made_here = shipped is None and (weights is None or weights == "random")
+    if revision is not None and (made_here or shipped is not None):
         raise UsageError(f"revision {revision!r} goes with weights on the Hub")
     with nullcontext() if made_here else torch.device("meta"):  # on meta it only checks the arguments
         net = AlphaNet(
@@ -114,12 +118,14 @@ def create_model(
         )
     if weights == "random":
         fill_live(net).eval()
+    elif shipped is not None:
+        net = load_member(shipped, member)
     elif weights is not None:
         net = _loaded(weights, cache_dir, revision)
         _check_is(member, net, os.fspath(weights))
-        net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
-        if num_classes is not None and num_classes != net.num_classes:
-            net.reset_classifier(num_classes)
+    net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
+    if num_classes is not None and num_classes != net.num_classes:
+        net.reset_classifier(num_classes)
     _describe(net, member, loaded=not made_here)
     return FeatureExtractor(net, out_indices) if features_only else net
 
@@ -127,16 +133,23 @@ def create_model(
 def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
     """Completes the ``pretrained_cfg`` of a net that `create_model` made.
 
-    Licence, origin and ``top1`` (published, in percent) belong to the published weights, not to a name: a net has
-    them where its weights descend from those, ``top1`` only while it has their classes.
+    Licence, origin and ``top1`` (in percent; published, or of a family that comes with weights measured) belong to
+    weights, not to a name: a net has them where its weights descend from those, ``top1`` only while it has their
+    classes.
     """
-    cfg, published = net.pretrained_cfg, PUBLISHED_CFG[family_of(member)]
+    cfg, shipped = net.pretrained_cfg, shipped_family_of(member)
     cfg["architecture"] = member.name
     if not loaded:
-        cfg["input_size"] = published["input_size"]
+        cfg |= (
+            {"input_size": PUBLISHED_CFG["imagenet"]["input_size"]}
+            if shipped is None
+            else {"crop_pct": shipped.crop_pct}
+        )
         return
-    descends = cfg.get("origin_url") == published["origin_url"] and net.calibration != "training"
-    cfg["top1"] = member.top1 if descends and net.num_classes == member.num_classes else None
+    known = cfg.get("top1") if shipped is not None else None
+    if shipped is None and cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]:
+        known = member.top1
+    cfg["top1"] = known if net.calibration != "training" and net.num_classes == member.num_classes else None
 
 
 def _published_repository(name: str) -> str:
@@ -181,6 +194,6 @@ def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
 
 def _described(net: AlphaNet) -> str:
     """A net's name where it has one, and its arch."""
-    members = (m for members in FAMILIES.values() for m in members if (m.arch, m.space) == (net.arch, net.space))
+    members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
     named = next((member.name for member in members), f"a net of the space {net.space.name}")
     return f"{named} ({net.arch})"

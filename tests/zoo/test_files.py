@@ -140,3 +140,34 @@ def test_a_missing_file_or_a_folder_is_a_wrong_argument(tmp_path: Path) -> None:
         load_net(tmp_path / "nowhere.safetensors")
     with pytest.raises(UsageError, match="is a folder"):
         load_net(tmp_path)
+
+
+def test_half_the_bytes_hold_rounded_parameters_and_exact_statistics(tmp_path: Path) -> None:
+    net = fill_live(AlphaNet(ALPHANET_TINY.largest, ALPHANET_TINY, 10))
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_net(net, whole)
+    assert save_net(net, half, half=True) == sha256_of(half)
+    assert half.stat().st_size < 0.65 * whole.stat().st_size
+    parameters, loaded, contents = dict(net.named_parameters()), load_net(half), load_file(half)
+    assert loaded.config() == net.config()
+    for name, tensor in net.state_dict().items():
+        stored = contents[name]
+        assert stored.dtype == (torch.float16 if name in parameters else tensor.dtype)
+        assert torch.equal(loaded.state_dict()[name], stored.to(tensor.dtype))
+        torch.testing.assert_close(stored.to(tensor.dtype), tensor, rtol=1e-3, atol=1e-6)
+    again = tmp_path / "again.safetensors"
+    save_net(loaded, again, half=True)
+    assert again.read_bytes() == half.read_bytes()
+
+
+def test_halves_that_nobody_announced_and_values_out_of_range_are_refused(tmp_path: Path) -> None:
+    net, path = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10)), tmp_path / "half.safetensors"
+    save_net(net, path, half=True)
+    for storage, complaint in ((None, "wrong type: .* torch.float16 where torch.float32"), ("int8", "stores .*'int8'")):
+        with pytest.raises(AlphaNetError, match=complaint):
+            load_net(rewritten(path, tmp_path / "other.safetensors", storage=storage))
+    with torch.no_grad():
+        net.conv_stem.weight[0, 0, 0, 0] = 7e4
+    with pytest.raises(ValueError, match="conv_stem.weight has values beyond float16's range"):
+        save_net(net, tmp_path / "new.safetensors", half=True)
+    assert not (tmp_path / "new.safetensors").exists()

@@ -1,0 +1,152 @@
+"""The weights of a family that comes with them: one supernet, rounded, and each member's statistics.
+
+Three files in a folder: `SUPERNET_FILE`, which `load_net` reads; `STATISTICS_FILE`, with tensors called
+``<member>/<buffer>``; and, written last, `FAMILY_FILE` with the digests of both.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.nn.config import as_calibration
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.cost import count_macs, count_params
+from alphanet_zoo.space.presets import SPACES, FamilyMember
+from alphanet_zoo.zoo.families import FAMILY_FILE, STATISTICS_FILE, SUPERNET_FILE, ShippedFamily, shipped_family
+from alphanet_zoo.zoo.files import check_tensors, load_net, read_tensors, save_net
+
+SIZE_LIMIT = 16_000_000
+"""The files of a family together take fewer bytes than this."""
+
+
+def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
+    """A member's net in eval mode: its slice of the supernet, with its own statistics.
+
+    Raises:
+        AlphaNetError: A file is missing, or not what the family says.
+    """
+    for name, digest in family.sha256.items():
+        path = family.folder / name
+        if not path.is_file() or sha256_of(path) != digest:
+            state = "missing" if not path.is_file() else "not the file it should be (SHA-256)"
+            raise AlphaNetError(f"{path}, a part of {member.name}, is {state}; install the package again")
+    net = load_net(family.folder / SUPERNET_FILE).extract(member.arch)
+    source, prefix = family.folder / STATISTICS_FILE, f"{member.name}/"
+    statistics = {n.removeprefix(prefix): t for n, t in read_tensors(source).items() if n.startswith(prefix)}
+    check_tensors(f"{source} for {member.name}", statistics, dict(net.named_buffers()))
+    net.load_state_dict(net.state_dict() | statistics)
+    net.calibration = as_calibration(family.calibration[member.name])
+    net.pretrained_cfg |= {
+        "architecture": member.name,
+        "input_size": (3, member.arch.resolution, member.arch.resolution),
+        "license": family.license,
+        "top1": member.top1,
+    }
+    return net
+
+
+def write_family(
+    folder: Path,
+    name: str,
+    supernet: AlphaNet,
+    members: Mapping[str, AlphaNet],
+    top1: Mapping[str, float],
+    *,
+    license: str,
+    description: str,
+) -> ShippedFamily:
+    """Writes a family's three files, after checking that what they give back is what was measured.
+
+    Args:
+        folder: Where to; a family that is there gives way once the new one is whole.
+        name: The family's.
+        supernet: Of one of the spaces that ship. Its parameters are rounded to float16.
+        members: Calibrated static nets by name, cut from the rounded supernet.
+        top1: Measured test top-1 of each member, in percent.
+        license: Of the weights.
+        description: What they were trained and measured on.
+
+    Raises:
+        ValueError: The supernet is of a space that does not ship, or a figure is missing.
+        AlphaNetError: A member is not what its files give back, or the files take `SIZE_LIMIT` bytes or more.
+    """
+    if SPACES.get(supernet.space.name) != supernet.space or not members or set(members) != set(top1):
+        raise ValueError(f"{name}: give a supernet of a space that ships, members, and the top-1 of each of them")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as made:
+        draft = Path(made)
+        save_net(supernet, draft / SUPERNET_FILE, half=True)
+        tensors = {f"{key}/{n}": b.cpu().contiguous() for key, net in members.items() for n, b in net.named_buffers()}
+        save_file(tensors, draft / STATISTICS_FILE)
+        _describe(draft, name, supernet, members, top1, license=license, description=description)
+        _check(draft, members)
+        (folder / FAMILY_FILE).unlink(missing_ok=True)
+        for file in (SUPERNET_FILE, STATISTICS_FILE, FAMILY_FILE):
+            with replacing(folder / file) as temporary:
+                temporary.write_bytes((draft / file).read_bytes())
+    written = shipped_family(folder)
+    assert written is not None
+    return written
+
+
+def _describe(
+    draft: Path,
+    name: str,
+    supernet: AlphaNet,
+    members: Mapping[str, AlphaNet],
+    top1: Mapping[str, float],
+    *,
+    license: str,
+    description: str,
+) -> None:
+    """Writes `FAMILY_FILE`."""
+    space, classes = supernet.space, supernet.num_classes
+    entries: list[dict[str, Any]] = [
+        {
+            "name": key,
+            "arch": net.arch.to_dict(),
+            "macs": count_macs(net.arch, space, classes),
+            "params": count_params(net.arch, space, classes),
+            "top1": top1[key],
+            "calibration": net.calibration,
+        }
+        for key, net in members.items()
+    ]
+    paths = [draft / SUPERNET_FILE, draft / STATISTICS_FILE]
+    content = {
+        "family": name,
+        "description": description,
+        "license": license,
+        "space": space.name,
+        "num_classes": classes,
+        "crop_pct": supernet.pretrained_cfg["crop_pct"],
+        "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths},
+        "members": sorted(entries, key=lambda entry: entry["macs"]),
+    }
+    (draft / FAMILY_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _check(draft: Path, members: Mapping[str, AlphaNet]) -> None:
+    """Raises where the files are too large, or do not give the members back to the bit."""
+    size = sum(path.stat().st_size for path in draft.iterdir())
+    if size >= SIZE_LIMIT:
+        raise AlphaNetError(f"the family's files take {size:,} bytes; they must stay under {SIZE_LIMIT:,}")
+    family = shipped_family(draft)
+    assert family is not None
+    for member in family.members:
+        expected, found = members[member.name].state_dict(), load_member(family, member).state_dict()
+        differing = [key for key, tensor in expected.items() if not torch.equal(tensor.cpu(), found[key])]
+        if differing:
+            raise AlphaNetError(
+                f"{member.name} is not the calibrated slice of the rounded supernet: {differing[0]} differs; cut it "
+                "from what save_net(supernet, half=True) wrote"
+            )

@@ -1,0 +1,230 @@
+"""The pieces of `cifar_supernet.py` after training: search, evaluation, ablation, and the files of the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cifar_report import ablation_table, evaluation_table
+from cifar_work import LOSSES, Work, open_work, resume_me
+
+from alphanet_zoo.cli.search import search
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import sha256_of
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.search.evaluate import Hits, SubnetEvaluator
+from alphanet_zoo.search.pareto import best_of_ranges
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.cost import count_macs, count_params
+from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.train.folder import read_net, stored_config
+from alphanet_zoo.train.loop import train
+from alphanet_zoo.zoo import families
+from alphanet_zoo.zoo.files import load_net
+from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
+from alphanet_zoo.zoo.shipped import load_member, write_family
+
+FAMILY, SIZES = "cifar10", ("xs", "s", "m", "l", "xl")
+BATCH = 500
+"""Images scored at a time."""
+
+
+class OutOfTime(Exception):
+    """The time limit has passed."""
+
+
+class ResumingEvaluator(SubnetEvaluator):
+    """Keeps its scores in a file, so that a search with the same seed goes on where the last one stopped."""
+
+    def __init__(self, scores: Path, deadline: float | None, *sources: Any, **settings: Any) -> None:
+        """Reads the scores that are there."""
+        super().__init__(*sources, **settings)
+        self._scores, self._deadline = scores, math.inf if deadline is None else deadline
+        for line in scores.read_text("utf-8").splitlines() if scores.exists() else ():
+            entry = json.loads(line)
+            self.results[ArchSpec.from_dict(entry["arch"])] = Hits(entry["correct"], entry["images"])
+
+    def __call__(self, arch: ArchSpec) -> float:
+        """As in a `SubnetEvaluator`, until the deadline."""
+        if arch not in self.results:
+            if time.monotonic() >= self._deadline:
+                raise OutOfTime
+            super().__call__(arch)
+            hits = self.results[arch]
+            with self._scores.open("a", encoding="utf-8") as file:
+                entry = {"arch": arch.to_dict(), "correct": hits.correct, "images": hits.images}
+                file.write(json.dumps(entry) + "\n")
+        return super().__call__(arch)
+
+
+def search_piece(arguments: argparse.Namespace) -> int:
+    """Scores subnets on the images held out, and chooses five archs."""
+    work = open_work(arguments)
+    supernet, file = opened_supernet(work, arguments.device)
+    rest, held = training_folders(work)
+    scores = work.folder / f"scores-{sha256_of(file)[:12]}-{arguments.calib_images}.jsonl"
+    evaluator = ResumingEvaluator(
+        scores, work.deadline, supernet, rest, held, batch_size=BATCH, calibration_images=arguments.calib_images
+    )
+    try:
+        entries = search(evaluator, 0.0, 1e18, arguments.evaluations, seed=0)
+    except OutOfTime:
+        return resume_me(f"{len(evaluator.results)} of {arguments.evaluations} subnets are scored")
+    chosen = [entries[i] for i in best_of_ranges([(e["macs"], e["accuracy"]) for e in entries], len(SIZES))]
+    if len(chosen) < len(SIZES):
+        raise UsageError(f"{len(entries)} subnets leave a range of MACs empty; give --evaluations 20 or more")
+    members = {f"alphanet_c10_{size}": entry["arch"] for size, entry in zip(SIZES, chosen, strict=True)}
+    work.write("search.json", {"supernet_sha256": sha256_of(file), "held_out": len(held), "members": members,
+                               "evaluated": entries})  # fmt: skip
+    for name, entry in zip(members, chosen, strict=True):
+        print(f"{name:<16}{entry['macs'] / 1e6:8.2f} M MACs {100 * entry['accuracy']:6.2f} % of {len(held)} held out")
+    return 0
+
+
+def evaluate_piece(arguments: argparse.Namespace) -> int:
+    """Test top-1 of the family, the smallest, the largest and three random subnets; writes the family."""
+    work = open_work(arguments)
+    supernet, file = opened_supernet(work, arguments.device)
+    found = json.loads(read_result(work, "search.json", "search"))
+    if found["supernet_sha256"] != sha256_of(file):
+        raise UsageError(f"{file} is not the supernet that was searched; run search again")
+    members = {name: ArchSpec.from_dict(arch) for name, arch in found["members"].items()}
+    evaluator = test_evaluator(work, supernet, arguments.calib_images)
+    nets, rows = {}, []
+    for name, arch in (members | probes(supernet.space)).items():
+        net = evaluator.calibrated(arch)
+        hits = evaluator.hits(net)
+        rows.append(figures(name, net, hits))
+        print(f"{name:<16}{rows[-1]['macs'] / 1e6:8.2f} M MACs {rows[-1]['top1']:6.2f} % of {hits.images}", flush=True)
+        if name in members:
+            nets[name] = net.cpu()
+    description = described(work, found["held_out"], rows[0]["images"])
+    top1 = {row["name"]: row["top1"] for row in rows if row["name"] in members}
+    write_family(work.results / "family", FAMILY, supernet.cpu(), nets, top1,
+                 license="apache-2.0", description=description)  # fmt: skip
+    work.write("evaluate.json", {"supernet_sha256": sha256_of(file), "description": description, "subnets": rows})
+    work.write("evaluate.md", evaluation_table(rows))
+    return 0
+
+
+def described(work: Work, held_out: int, test_images: int) -> str:
+    """What the weights were trained, chosen and measured on."""
+    config, images = stored_config(work.results), len(training_folders(work)[0])
+    return (
+        f"Trained with the recipe alphanet_cifar10 for {config.optim.epochs} epochs of batch {config.data.batch_size} "
+        f"on {images} training images of CIFAR-10, whose images had been recompressed as JPEG; archs chosen on "
+        f"{held_out} more; top-1 measured on its {test_images} test images, recompressed alike."
+    )
+
+
+def ablation_piece(arguments: argparse.Namespace) -> int:
+    """Trains with each loss and seed, and tests five subnets of each run."""
+    work = open_work(arguments)
+    path, evaluator = work.results / "ablation.json", None
+    records = json.loads(path.read_text("utf-8")) if path.exists() else []
+    done = {(record["loss"], record["seed"], record["epochs"]) for record in records}
+    for seed in arguments.seeds:
+        for loss, recipe in LOSSES.items():
+            if (loss, seed, arguments.epochs) in done:
+                continue
+            output = work.folder / "ablation" / f"{recipe}-{arguments.epochs}-{seed}"
+            settings = (f"seed={seed}", f"optim.epochs={arguments.epochs}", "validation.every_epochs=0")
+            result = train(work.config(recipe, output, *settings), time_limit=work.seconds_left)
+            if result.model is None or work.seconds_left == 0.0:
+                return resume_me(f"{len(records)} runs are done; {output.name} is at step {result.step}")
+            supernet = read_net(output)[0].to(device_of(arguments.device))
+            evaluator = (
+                test_evaluator(work, supernet, arguments.calib_images)
+                if evaluator is None
+                else evaluator.with_supernet(supernet)
+            )
+            rows = []
+            for name, arch in probes(supernet.space).items():
+                net = evaluator.calibrated(arch)
+                rows.append(figures(name, net, evaluator.hits(net)))
+            records.append({"loss": loss, "seed": seed, "epochs": arguments.epochs, "subnets": rows})
+            work.write("ablation.json", records)
+            print(loss, seed, ", ".join(f"{row['name']} {row['top1']:.2f}" for row in rows), flush=True)
+    chosen = [r for r in records if r["epochs"] == arguments.epochs and r["seed"] in arguments.seeds]
+    work.write("ablation.md", ablation_table(chosen))
+    print(ablation_table(chosen), end="")
+    return 0
+
+
+def package_piece(arguments: argparse.Namespace) -> int:
+    """Puts the family that was evaluated into the package, after checking every file again."""
+    source = families.shipped_family(arguments.work / "results" / "family")
+    if source is None:
+        raise UsageError(f"{arguments.work / 'results' / 'family'} holds no family; run evaluate first")
+    nets = {member.name: load_member(source, member) for member in source.members}
+    top1 = {member.name: member.top1 for member in source.members if member.top1 is not None}
+    supernet = load_net(source.folder / families.SUPERNET_FILE)
+    family = write_family(arguments.output or families.FOLDER, source.name, supernet, nets, top1,
+                          license=source.license, description=source.description)  # fmt: skip
+    for path in sorted(family.folder.iterdir()):
+        print(f"{path} ({path.stat().st_size:,} bytes, sha256 {sha256_of(path)})")
+    return 0
+
+
+def opened_supernet(work: Work, device: str) -> tuple[AlphaNet, Path]:
+    """The rounded supernet that `train` left, on the device, where convolutions are then exact to float32."""
+    file = work.results / "supernet.safetensors"
+    if not file.exists():
+        raise UsageError(f"no such file: {file}; run train first")
+    return load_net(file).to(device_of(device)), file
+
+
+def device_of(name: str) -> torch.device:
+    """The device to measure on; convolutions are then made in float32, not in TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def training_folders(work: Work) -> tuple[ImageFolder, ImageFolder]:
+    """The training images that were learnt from, and those held out."""
+    return split_folder(ImageFolder(work.data / "train"), stored_config(work.results).data.hold_out)
+
+
+def test_evaluator(work: Work, supernet: AlphaNet, calibration_images: int) -> SubnetEvaluator:
+    """Calibrates on training images and scores on the test images."""
+    training = ImageFolder(work.data / "train")
+    return SubnetEvaluator(
+        supernet, training, ImageFolder(work.data / "val"), batch_size=BATCH, calibration_images=calibration_images
+    )
+
+
+def probes(space: SearchSpace) -> dict[str, ArchSpec]:
+    """The smallest subnet, three random ones, always the same, and the largest."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    return {
+        "smallest": space.smallest,
+        **{f"random-{i}": space.sample(rng) for i in (1, 2, 3)},
+        "largest": space.largest,
+    }
+
+
+def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
+    """What is told of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
+    from alphanet_export.accuracy import wilson_interval
+
+    low, high = wilson_interval(hits.correct, hits.images)
+    return {
+        "name": name, "arch": net.arch.to_dict(), "macs": count_macs(net.arch, net.space, net.num_classes),
+        "params": count_params(net.arch, net.space, net.num_classes), "top1": 100 * hits.correct / hits.images,
+        "interval": [100 * low, 100 * high], "correct": hits.correct, "images": hits.images,
+        "calibration": net.calibration,
+    }  # fmt: skip
+
+
+def read_result(work: Work, name: str, piece: str) -> str:
+    """A result of another piece."""
+    path = work.results / name
+    if not path.exists():
+        raise UsageError(f"no such file: {path}; run {piece} first")
+    return path.read_text("utf-8")

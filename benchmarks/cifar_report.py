@@ -1,0 +1,91 @@
+"""Tables and the curve of `cifar_supernet.py`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from alphanet_zoo.errors import MissingDependencyError, UsageError
+from alphanet_zoo.files import replacing
+from alphanet_zoo.train.runlog import read_log
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t distribution with 1 to 9 degrees of freedom."""
+
+
+def evaluation_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Test top-1 of each subnet, in Markdown."""
+    lines = ["| subnet | MACs (M) | parameters (k) | test top-1 % | 95 % interval |", "|---|---|---|---|---|"]
+    for row in rows:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['name']} | {row['macs'] / 1e6:.2f} | {row['params'] / 1e3:.0f} | {row['top1']:.2f} "
+            f"| {low:.2f} to {high:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def ablation_table(records: Sequence[dict[str, Any]]) -> str:
+    """Mean test top-1 of each loss and subnet over the seeds, with its 95 % t interval, in Markdown."""
+    names = [row["name"] for row in records[0]["subnets"]]
+    lines = ["| loss | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for loss in dict.fromkeys(record["loss"] for record in records):
+        runs = [record["subnets"] for record in records if record["loss"] == loss]
+        cells = [spread([run[i]["top1"] for run in runs]) for i in range(len(names))]
+        lines.append(f"| {loss} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean and the half width of its 95 % interval by Student's t; one value has none."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    quantile = T_975[min(len(values) - 1, len(T_975)) - 1]
+    return f"{mean(values):.2f} ± {quantile * stdev(values) / math.sqrt(len(values)):.2f}"
+
+
+def curve_piece(arguments: argparse.Namespace) -> int:
+    """Draws the training log."""
+    results = arguments.work / "results"
+    lines = read_log(results / "log.jsonl")
+    if not lines:
+        raise UsageError(f"{results / 'log.jsonl'} is missing or empty; run train first")
+    draw_curve(results / "curve.png", lines)
+    print(results / "curve.png")
+    return 0
+
+
+def draw_curve(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """A PNG of the training accuracy of the largest and the smallest subnet, and of what validation measured.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "demo") from error
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for kind, style in (
+        ("subnets", {"alpha": 0.35, "linewidth": 1.0}),
+        ("validation", {"marker": "o", "markersize": 4}),
+    ):
+        for name, colour in (("largest", "tab:blue"), ("smallest", "tab:orange")):
+            points = [
+                (line["step"], 100 * line[kind][name]["accuracy"]) for line in lines if name in line.get(kind, {})
+            ]
+            if points:
+                label = f"{name}, {'training batches' if kind == 'subnets' else 'held-out images'}"
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+    axes.set(xlabel="step", ylabel="top-1 accuracy, %", title="CIFAR-10 (recompressed as JPEG)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
