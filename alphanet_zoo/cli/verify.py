@@ -15,18 +15,29 @@ from alphanet_zoo.cli.command import (
     positive_int,
     run_command,
 )
+from alphanet_zoo.cli.verify_server import refuse_server_options, server_command, server_options
+from alphanet_zoo.cli.verify_table import refuse_table_options, table_command, table_options
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
   alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val --min-top1 79.5
   alphanet-verify best.onnx --reference best.safetensors --report report.html
   alphanet-verify alphanet_a0.onnx --threads 1 --max-latency-ms 40
+  alphanet-verify new.onnx --vs old.onnx --max-ratio 1.02
+  alphanet-verify --all --threads 1 -o table.html
+  alphanet-verify alphanet_a4.onnx --server http://localhost:8000
 
 The report also goes to <stem>.verify.json beside the file. Exit codes: 3 where the file does not compute what its
-reference computes, else 4 where top-1 is below --min-top1, else 5 where the median latency is above
---max-latency-ms; 1 for a corrupt file, 2 for a wrong command line."""
+reference computes, else 4 where top-1 is below --min-top1, else 5 where ONNX Runtime fuses less of the graph than it
+must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package."""
 
-_NEEDS = (("weights", "reference"), ("calib_data", "reference"), ("min_top1", "data"), ("limit", "data"))
+_NEEDS = (
+    ("weights", "reference"),
+    ("calib_data", "reference"),
+    ("min_top1", "data"),
+    ("limit", "data"),
+    ("max_ratio", "vs"),
+)
 REPORT_ENDINGS = (".html", ".htm", ".md", ".json")
 
 
@@ -37,11 +48,17 @@ def make_parser() -> CommandParser:
         "Measure an exported ONNX file: parity with PyTorch, accuracy, latency, peak memory, graph.",
         epilog=EPILOG,
     )
-    parser.add_argument("model", type=existing_path, metavar="MODEL.onnx", help="a file that alphanet-export wrote")
+    add = parser.add_argument
+    add("model", type=existing_path, nargs="?", metavar="MODEL.onnx", help="a file that alphanet-export wrote")
     _add_measures(parser)
+    _add_times(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html or .md")
     group.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes (default <stem>.verify.json)")
+    group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata, last, "
+                       "once it has passed")  # fmt: skip
+    server_options(parser)
+    table_options(parser)
     return parser
 
 
@@ -62,19 +79,31 @@ def _add_measures(parser: CommandParser) -> None:
     add("--parity-only", action="store_true", help="take --data for parity alone; its folders need not be the model's "
         "classes")  # fmt: skip
     add("--min-top1", type=percentage, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
-    add = parser.add_argument_group("latency").add_argument
+
+
+def _add_times(parser: CommandParser) -> None:
+    """Adds the options of times and of the graph."""
+    add = parser.add_argument_group("times").add_argument
     add("--threads", type=positive_int, metavar="N", help="threads within an operator (default: the physical cores)")
-    add("--batch", type=positive_int, default=1, metavar="N", help="images a run (default 1)")
+    add("--batch", type=positive_int, metavar="N", help="images a run (default 1; with --all 8, for throughput)")
     add("--repeats", type=positive_int, default=50, metavar="N", help="runs to time, at least (default 50)")
     add("--seconds", type=positive_float, default=3.0, metavar="S", help="time to spend, at least (default 3)")
+    add("--starts", type=positive_int, default=3, metavar="N", help="fresh processes to time the start of (default 3)")
     add("--max-latency-ms", type=positive_float, metavar="MS", help="target of the median, else the exit code is 5")
+    add("--vs", type=existing_path, metavar="OTHER.onnx", help="time it in turns with another file: their ratio")
+    add("--max-ratio", type=positive_float, metavar="RATIO", help="target of that ratio, else the exit code is 5")
+    add("--any-graph", action="store_true", help="report, without failing, where ONNX Runtime fuses less than it must")
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
     """Measures, prints and stores the report, and fails where it does."""
+    if arguments.all:
+        return table_command(arguments)
     _check(arguments)
+    if arguments.server is not None:
+        return server_command(arguments)
     from alphanet_export.parity import TOLERANCE
-    from alphanet_export.verification import Settings, default_json_path, verify_model
+    from alphanet_export.verification import Settings, default_json_path, stamp_report, verify_model
 
     settings = Settings(
         limit=arguments.limit,
@@ -83,9 +112,12 @@ def verify_command(arguments: argparse.Namespace) -> int:
         min_top1=arguments.min_top1,
         max_latency_ms=arguments.max_latency_ms,
         threads=arguments.threads,
-        batch=arguments.batch,
+        batch=arguments.batch or 1,
         repeats=arguments.repeats,
         seconds=arguments.seconds,
+        starts=arguments.starts,
+        max_ratio=arguments.max_ratio,
+        any_graph=arguments.any_graph,
     )
     report = verify_model(
         arguments.model,
@@ -93,8 +125,11 @@ def verify_command(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         calib_data=arguments.calib_data,
         data=arguments.data,
+        versus=arguments.vs,
         settings=settings,
     )
+    if arguments.stamp and not report.failures:
+        report = stamp_report(report)
     sys.stdout.write(report.to_text())
     for path in filter(None, (arguments.json or default_json_path(arguments.model), arguments.report)):
         report.write(path)
@@ -111,11 +146,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses a command line that cannot work, before anything heavy is loaded."""
+    refuse_table_options(arguments)
+    refuse_server_options(arguments)
+    if arguments.model is None:
+        raise UsageError("MODEL.onnx is required: a file that alphanet-export wrote; or give --all for the table")
     if arguments.model.is_dir():
         raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")
     for flag, needed in _NEEDS:
         if getattr(arguments, flag) is not None and getattr(arguments, needed) is None:
             raise UsageError(f"--{flag.replace('_', '-')} needs --{needed}")
+    if arguments.vs is not None and arguments.vs.is_dir():
+        raise UsageError(f"--vs {str(arguments.vs)!r} is a folder; give an ONNX file")
     if arguments.parity_only and (arguments.data is None or arguments.min_top1 is not None):
         raise UsageError("--parity-only needs --data, and goes without --min-top1")
     for flag in ("data", "calib_data"):

@@ -51,6 +51,37 @@ class Accuracy:
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """What a file made of labelled images.
+
+    Args:
+        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
+        classes: The true class of each image, ``(N,)``.
+        num_classes: How many classes it tells apart.
+    """
+
+    best: torch.Tensor
+    classes: torch.Tensor
+    num_classes: int
+
+    @property
+    def right(self) -> torch.Tensor:
+        """Whether the likeliest class is the true one, ``(N,)``."""
+        return self.best[:, 0] == self.classes
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Top-1 and top-5."""
+        images, within = len(self.classes), (self.best == self.classes.unsqueeze(1)).any(dim=1)
+        top1, top1_interval = _percent(int(self.right.sum()), images)
+        top5, top5_interval = _percent(int(within.sum()), images)
+        some = self.num_classes > 5
+        return Accuracy(
+            top1, top1_interval, top5 if some else None, top5_interval if some else None, images, self.num_classes
+        )
+
+
 def measure_accuracy(
     model: OnnxModel,
     folder: ImageFolder,
@@ -72,24 +103,24 @@ def measure_accuracy(
         UsageError: The folder's classes are not the model's.
         AlphaNetError: An image cannot be read, or the file not run.
     """
+    return classify(model, folder, batch_size=batch_size, limit=limit, threads=threads).accuracy
+
+
+def classify(
+    model: OnnxModel, folder: ImageFolder, *, batch_size: int = 16, limit: int | None = None, threads: int = 0
+) -> Classified:
+    """As `measure_accuracy`, and keeps the classes of each image."""
     indices = class_indices(model, folder)
     session = open_session(model.path, "all", threads)
-    first = fifth = images = 0
+    best, classes = [], []
     for pixels, labels in folder.batches(model.preprocessing, batch_size, limit):
         try:
             logits = torch.from_numpy(run_logits(session, pixels.numpy()))
         except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
             raise AlphaNetError(f"ONNX Runtime cannot run {model.path}: {error}") from error
-        best = logits.topk(min(5, model.num_classes), dim=1).indices == indices[labels].unsqueeze(1)
-        first += int(best[:, 0].sum())
-        fifth += int(best.any(dim=1).sum())
-        images += len(labels)
-    top1, top1_interval = _percent(first, images)
-    top5, top5_interval = _percent(fifth, images)
-    some = model.num_classes > 5
-    return Accuracy(
-        top1, top1_interval, top5 if some else None, top5_interval if some else None, images, model.num_classes
-    )
+        best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
+        classes.append(indices[labels])
+    return Classified(torch.cat(best), torch.cat(classes), model.num_classes)
 
 
 def class_indices(model: OnnxModel, folder: ImageFolder) -> torch.Tensor:

@@ -16,6 +16,12 @@ from alphanet_export.onnx_model import graphs_of, load_proto, open_session
 LEFTOVERS = ("BatchNormalization", "Cast", "Dropout", "Identity")
 """Operators that a clean export of a classifier does not have."""
 
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "QLinearConv")
+_FLOATS = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+}
 _BLOCKED, _FUSED = "com.microsoft.nchwc", "com.microsoft"
 
 
@@ -33,6 +39,8 @@ class GraphHealth:
         fused_nodes: Nodes that run and do more than one operator's work: those of Microsoft's domain (FusedConv,
             QuickGelu ...), and blocked convolutions with an activation or an addition inside.
         reorder_nodes: Nodes that run to go in or out of the blocked layout, which compute nothing.
+        precision: What the file computes in: float32, int8 (where it quantises), or the type of its convolutions'
+            weights.
         operators: Nodes in the file by operator.
         optimized_operators: Nodes that run by operator, with the domain where it is not the standard one.
     """
@@ -45,6 +53,7 @@ class GraphHealth:
     blocked_convolutions: int
     fused_nodes: int
     reorder_nodes: int
+    precision: str
     operators: Mapping[str, int]
     optimized_operators: Mapping[str, int]
 
@@ -56,7 +65,8 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
         UsageError: There is no such file.
         AlphaNetError: It cannot be loaded.
     """
-    before = _nodes(load_proto(model_path))
+    proto = load_proto(model_path)
+    before = _nodes(proto)
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         open_session(model_path, "all", optimized=optimized)
@@ -72,6 +82,7 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
         blocked_convolutions=sum(node.domain == _BLOCKED for node in convolutions),
         fused_nodes=sum(map(_is_fused, after)),
         reorder_nodes=sum(node.op_type in ("ReorderInput", "ReorderOutput") for node in after),
+        precision=_precision(proto, before),
         operators=_ranked(operators),
         optimized_operators=_ranked(Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in after)),
     )
@@ -80,6 +91,15 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Every node of a model, constants (which run once, at load time) left out."""
     return [node for graph in graphs_of(proto) for node in graph.node if node.op_type != "Constant"]
+
+
+def _precision(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> str:
+    """What the convolutions of a file compute in."""
+    if any(node.op_type in _QUANTISED for node in nodes):
+        return "int8"
+    types = {tensor.name: tensor.data_type for graph in graphs_of(proto) for tensor in graph.initializer}
+    found = {types[node.input[1]] for node in nodes if node.op_type == "Conv" and node.input[1] in types}
+    return " and ".join(sorted(_FLOATS.get(kind, f"type {kind}") for kind in found)) or "float32"
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:

@@ -141,15 +141,15 @@ def measure_latency(
     return summarise(np.asarray(times) * 1e3, batch=batch, threads=threads, cpu_share=share, load_ms=load * 1e3)
 
 
-def check_batch(fixed: int | None, batch: int) -> None:
-    """Checks that a model with the batch size ``fixed`` (None: any) takes ``batch`` images.
+def check_batch(fixed: int | None, batch: int, name: str = "the model") -> None:
+    """Checks that a model called ``name`` with the batch size ``fixed`` (None: any) takes ``batch`` images.
 
     Raises:
         UsageError: It does not.
     """
     if fixed is not None and batch != fixed:
         raise UsageError(
-            f"the model takes batches of {fixed} alone, not {batch}; "
+            f"{name} takes batches of {fixed} alone, not {batch}; "
             f"export it with --dynamic-batch, or give --batch {fixed}"
         )
 

@@ -138,6 +138,7 @@ def open_session(
     threads: int = 0,
     *,
     spin: bool = False,
+    sleep_between: bool = False,
     optimized: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU.
@@ -148,6 +149,7 @@ def open_session(
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
         spin: Let idle threads wait actively, as ONNX Runtime does by default: faster alone, slower where others,
             such as PyTorch or another session, want the cores too.
+        sleep_between: Let those threads sleep as soon as a run is over: for sessions that take turns.
         optimized: Where to write the optimised graph.
 
     Raises:
@@ -157,6 +159,7 @@ def open_session(
     options.graph_optimization_level = LEVELS[level]
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", str(int(sleep_between)))
     options.log_severity_level = 4 if optimized else 3  # Writing an optimised graph warns that it suits this CPU alone.
     if optimized:
         options.optimized_model_filepath = str(optimized)

@@ -16,11 +16,18 @@ from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 _SPATIAL = {2, 3}
 
 
-def suit_cpu(model: ir.Model) -> None:
-    """Applies every rewrite in order."""
+def suit_cpu(model: ir.Model, *, blocked: bool = False) -> None:
+    """Applies every rewrite in order.
+
+    Args:
+        model: A float32 graph.
+        blocked: Also `expand_gates`, which helps ONNX Runtime's CPU kernels alone; other runtimes lose by it.
+    """
     pool_globally(model)
     flatten_maps(model)
     resize_sides(model)
+    if blocked:
+        expand_gates(model)
     classify_by_convolution(model)
     drop_no_ops(model)
     tidy(model)
@@ -56,6 +63,24 @@ def resize_sides(model: ir.Model) -> None:
             continue
         node.replace_input_with(3, _constant_of(model, f"{node.outputs[0].name}_sides", np.array(sides, np.int64)))
         node.attributes["axes"] = ir.AttrInt64s("axes", sorted(_SPATIAL))
+
+
+def expand_gates(model: ir.Model) -> None:
+    """A map times a gate ``(N, C, 1, 1)`` becomes a product of equal shapes: the nearest Resize enlarges the gate.
+
+    ONNX Runtime multiplies in its blocked layout only so; a product of unequal shapes costs three changes of layout.
+    """
+    for node in _nodes(model, "Mul"):
+        source, gate = _input(node, 0), _input(node, 1)
+        sides = _sides(source)
+        if sides is None or sides == [1, 1] or _sides(gate) != [1, 1]:
+            continue
+        scales = _constant_of(model, f"{gate.name}_scales", np.array([1, 1, *sides], np.float32))
+        kind = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        enlarged = ir.node("Resize", [gate, None, scales], kind)
+        enlarged.outputs[0].name = f"{gate.name}_map"
+        enlarged.outputs[0].shape, enlarged.outputs[0].type = source.shape, source.type
+        _replace(node, [enlarged, ir.node("Mul", [source, enlarged.outputs[0]])])
 
 
 def classify_by_convolution(model: ir.Model) -> None:

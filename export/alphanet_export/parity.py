@@ -172,7 +172,7 @@ def _compare(
     sessions = {level: open_session(model_path, level) for level in PARITY_LEVELS}
     expected: list[FloatArray] = []
     actual: dict[str, list[FloatArray]] = {level: [] for level in PARITY_LEVELS}
-    for pixels in _batches(images):
+    for pixels in image_batches(images):
         expected.append(reference(pixels))
         for level, session in sessions.items():
             try:
@@ -182,7 +182,7 @@ def _compare(
     if not expected:
         raise ValueError("there are no images to measure parity on; give at least one")
     target = np.concatenate(expected)
-    levels = tuple(_level_parity(level, np.concatenate(actual[level]), target, tolerance) for level in PARITY_LEVELS)
+    levels = tuple(level_parity(level, np.concatenate(actual[level]), target, tolerance) for level in PARITY_LEVELS)
     return Parity(
         max_relative_error=max(level.max_relative_error for level in levels),
         top1_agreement=min(level.top1_agreement for level in levels),
@@ -194,7 +194,7 @@ def _compare(
     )
 
 
-def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
+def image_batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
     """Float32 arrays of at most 16 images, from one tensor or many."""
     for tensor in [images] if isinstance(images, Tensor) else images:
         for part in tensor.split(16):
@@ -202,8 +202,12 @@ def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
                 yield np.ascontiguousarray(part.detach().cpu().float().numpy())
 
 
-def _level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance: float) -> LevelParity:
-    """The figures of one level, from logits ``(N, classes)``."""
+def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance: float) -> LevelParity:
+    """The figures of one level, from logits ``(N, classes)``, float32.
+
+    Raises:
+        ParityError: They have not the same shape.
+    """
     if actual.shape != expected.shape:
         raise ParityError(
             f"the file gives logits of shape {actual.shape}, its reference {expected.shape}; "

@@ -8,16 +8,17 @@ from pathlib import Path
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.onnx_model import OnnxModel
 from alphanet_export.report import Reference
-from alphanet_export.source import open_net, tensors_sha256
+from alphanet_export.source import open_net, tensors_sha256, weights_file
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.presets import ALPHANET
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.presets import ALPHANET, FAMILIES
+from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.preprocess import ImageFolder
 from alphanet_zoo.zoo.registry import create_model
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 def open_reference(
@@ -70,11 +71,20 @@ def _at_arch(net: AlphaNet, model: OnnxModel, name: str) -> AlphaNet:
     if net.space == model.space and net.arch == model.arch and not net.supernet:
         return net
     if net.space != model.space or not (net.supernet and net.contains(model.arch)):
+        theirs, ours = _named(net.arch, net.space), _named(model.arch, model.space)
         raise UsageError(
-            f"{name} is a net of {net.arch} in the space {net.space.name}, which does not hold the file's "
-            f"{model.arch} of {model.space.name}; give the network that it was exported from"
+            f"{name} holds {theirs}{', a supernet' if net.supernet else ''}, which does not hold what "
+            f"{model.path} computes, {ours}; give the network that it was exported from"
         )
     return net.extract(model.arch)
+
+
+def _named(arch: ArchSpec, space: SearchSpace) -> str:
+    """An arch by its model's name where it has one, else by its space; and its cost."""
+    members = (member for family in FAMILIES.values() for member in family)
+    names = [member.name for member in members if (member.arch, member.space) == (arch, space)]
+    macs = f"{count_macs(arch, space) / 1e6:.1f} M MACs with 1000 classes"
+    return f"{names[0] if names else f'an arch of the space {space.name}'} ({macs}, {arch.resolution} pixels)"
 
 
 def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageFolder | None) -> AlphaNet:
@@ -100,5 +110,5 @@ def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageFol
 
 def _digest(source: Path, net: AlphaNet) -> str:
     """SHA-256 of the weights, as an export records it: of their file, or of the tensors where there is none."""
-    file = source / WEIGHTS_FILE if source.is_dir() else source
+    file = weights_file(source) if source.is_dir() else source
     return sha256_of(file) if file.is_file() else tensors_sha256(net)

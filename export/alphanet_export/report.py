@@ -12,17 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alphanet_export.ab import TimingRatio
 from alphanet_export.accuracy import Accuracy
+from alphanet_export.energy import Energy
 from alphanet_export.environment import Environment
 from alphanet_export.graph_health import GraphHealth
+from alphanet_export.graph_rules import GraphRules
 from alphanet_export.latency import Latency
+from alphanet_export.mcnemar import McNemar
 from alphanet_export.memory import Memory
 from alphanet_export.onnx_model import OnnxModel
 from alphanet_export.parity import Parity
+from alphanet_export.stamp import Stamp, read_stamp
+from alphanet_export.startup import Startup
+from alphanet_export.throughput import Throughput
 from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.files import replacing
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON's layout."""
 
 
@@ -70,12 +77,20 @@ class VerificationReport:
         parity: The file against the reference.
         consistency: Without a reference, the optimised graphs against the unoptimised one.
         accuracy: On the labelled images.
+        mcnemar: The file against the reference on the labelled images.
         latency: In ONNX Runtime on this CPU.
+        throughput: Over batch sizes and threads.
+        startup: Of a fresh process.
         memory: In a process of its own.
+        energy: Where the machine counts it.
         graph_health: Counts of nodes.
+        graph_rules: What those counts must be.
+        timing_ratio: The file's time against that of another.
         environment: Where and when.
         min_top1: The floor of top-1, in percent.
         max_latency_ms: The target of the median latency.
+        max_ratio: The target of the ratio.
+        any_graph: Report broken graph rules without failing.
     """
 
     model: OnnxModel
@@ -86,20 +101,32 @@ class VerificationReport:
     parity: Parity | None = None
     consistency: Parity | None = None
     accuracy: Accuracy | None = None
+    mcnemar: McNemar | None = None
     latency: Latency | None = None
+    throughput: tuple[Throughput, ...] | None = None
+    startup: Startup | None = None
     memory: Memory | None = None
+    energy: Energy | None = None
     graph_health: GraphHealth | None = None
+    graph_rules: GraphRules | None = None
+    timing_ratio: TimingRatio | None = None
     min_top1: float | None = None
     max_latency_ms: float | None = None
+    max_ratio: float | None = None
+    any_graph: bool = False
     failures: tuple[AlphaNetError, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Collects what fails, the gravest first: parity, then accuracy, then latency."""
+        """Collects what fails, the gravest first: parity, then accuracy, then the graph, then times."""
         checks: list[Callable[[], object]] = [part.check for part in (self.parity, self.consistency) if part]
         if self.accuracy and self.min_top1 is not None:
             checks.append(partial(self.accuracy.check, self.min_top1))
+        if self.graph_rules and not self.any_graph:
+            checks.append(self.graph_rules.check)
         if self.latency and self.max_latency_ms is not None:
             checks.append(partial(self.latency.check, self.max_latency_ms))
+        if self.timing_ratio and self.max_ratio is not None:
+            checks.append(partial(self.timing_ratio.check, self.max_ratio))
         failures = []
         for check in checks:
             try:
@@ -114,11 +141,17 @@ class VerificationReport:
         Raises:
             ParityError: Parity does not hold.
             AccuracyError: Parity holds, and top-1 is below its floor.
-            TargetError: All else holds, and the median latency is above its target.
+            TargetError: All else holds, and ONNX Runtime fuses less of the graph than it must, or the median latency
+                or the ratio is above its target.
         """
         if self.failures:
             raise self.failures[0]
         return self
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """What the file says of an earlier verification."""
+        return read_stamp(self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values; a figure that is missing or not finite is None, every key is there."""
@@ -132,7 +165,8 @@ class VerificationReport:
             "weights_sha256": model.metadata.get("weights_sha256"),
             "input": {"size": model.input_size, "batch": model.batch, "opset": model.opset},
             **{key: model.metadata.get(key) for key in _MODEL_KEYS},
-            "floors": {"min_top1": self.min_top1, "max_latency_ms": self.max_latency_ms},
+            "floors": {name: getattr(self, name) for name in ("min_top1", "max_latency_ms", "max_ratio", "any_graph")},
+            "throughput": self.throughput,
         }
         parts = {
             "reference": (self.reference, Reference),
@@ -140,9 +174,15 @@ class VerificationReport:
             "parity": (self.parity, Parity),
             "consistency": (self.consistency, Parity),
             "accuracy": (self.accuracy, Accuracy),
+            "mcnemar": (self.mcnemar, McNemar),
             "latency": (self.latency, Latency),
+            "startup": (self.startup, Startup),
             "memory": (self.memory, Memory),
+            "energy": (self.energy, Energy),
             "graph_health": (self.graph_health, GraphHealth),
+            "graph_rules": (self.graph_rules, GraphRules),
+            "timing_ratio": (self.timing_ratio, TimingRatio),
+            "stamp": (self.stamp, Stamp),
             "environment": (self.environment, Environment),
         }
         result: dict[str, Any] = _plain({**facts, **{name: _part(*part) for name, part in parts.items()}})
@@ -195,8 +235,12 @@ class VerificationReport:
             held.append("ONNX Runtime's optimiser keeps what it computes (no --reference, so no more is known)")
         if self.accuracy and self.min_top1 is not None:
             held.append(f"top-1 reaches {self.min_top1:g} %")
+        if self.graph_rules and self.graph_rules.rules and self.graph_rules.holds:
+            held.append("ONNX Runtime fuses all of its graph that it can")
         if self.latency and self.max_latency_ms is not None:
             held.append(f"the median latency is within {self.max_latency_ms:g} ms")
+        if self.timing_ratio and self.max_ratio is not None:
+            held.append(f"it takes at most {self.max_ratio:g} of the time of {self.timing_ratio.other}")
         return f"PASSED: {', '.join(held)}" if held else "Nothing was put to a test"
 
 
@@ -207,7 +251,7 @@ def _part(value: Any, kind: type[Any]) -> dict[str, Any]:
     """A part of a report as a mapping; all keys with None where there is no such part."""
     names = [entry.name for entry in dataclasses.fields(kind)]
     part = {name: getattr(value, name) if value is not None else None for name in names}
-    if kind is Parity:
+    if kind in (Parity, GraphRules):
         part["holds"] = value.holds if value is not None else None
     return part
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from alphanet_export.report_times import graph_section, latency_section, ratio_section, throughput_section
+from alphanet_export.tables import NOT_MEASURED, Section, cell, interval
 
 if TYPE_CHECKING:
     from alphanet_export.report import VerificationReport
-
-NOT_MEASURED = "not measured"
-QUIET = 0.8
-"""Least share of the threads' time on a machine that was quiet enough to time on."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled table of a report: rows of (label, value, remark)."""
-
-    title: str
-    rows: tuple[tuple[str, str, str], ...]
 
 
 def render_text(report: VerificationReport) -> str:
@@ -29,17 +19,19 @@ def render_text(report: VerificationReport) -> str:
     value = max(len(row[1]) for table in tables for row in table.rows if row[2])
     lines = [report.model.path.name]
     for table in tables:
-        lines += ["", table.title]
+        lines += ["", table.title + (f" ({table.remark})" if table.remark else "")]
         lines += [f"  {a:<{label}}  {b:<{value}}  {c}".rstrip() for a, b, c in table.rows]
     return "\n".join([*lines, "", report.verdict]) + "\n"
 
 
 def render_markdown(report: VerificationReport) -> str:
     """The report in Markdown."""
-    lines = [f"# {_cell(report.model.path.name)}", "", f"**{_cell(report.verdict)}**"]
+    lines = [f"# {cell(report.model.path.name)}", "", f"**{cell(report.verdict)}**"]
     for table in sections_of(report):
-        lines += ["", f"## {table.title}", "", "| | | |", "|---|---|---|"]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
+        lines += ["", f"## {cell(table.title)}", ""]
+        lines += [f"{table.remark[:1].upper()}{table.remark[1:]}.", ""] if table.remark else []
+        lines += ["| | | |", "|---|---|---|"]
+        lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.rows]
     return "\n".join(lines) + "\n"
 
 
@@ -49,8 +41,10 @@ def sections_of(report: VerificationReport) -> tuple[Section, ...]:
         _file_section(report),
         _parity_section(report),
         _accuracy_section(report),
-        _latency_section(report),
-        _health_section(report),
+        latency_section(report),
+        throughput_section(report),
+        *([ratio_section(report.timing_ratio, report.max_ratio)] if report.timing_ratio else []),
+        graph_section(report),
         _environment_section(report),
     )
 
@@ -63,6 +57,7 @@ def _file_section(report: VerificationReport) -> Section:
     joined = {name: " ".join(map(str, getattr(arch, name))) for name in ("width", "depth", "kernel_size")}
     expand = " ".join(map(str, arch.expand_ratio))
     return Section(
+        "file",
         "File",
         (
             ("Model", str(metadata.get("name") or "unnamed"), f"{model.num_classes} classes, space {model.space.name}"),
@@ -75,12 +70,22 @@ def _file_section(report: VerificationReport) -> Section:
             ("Calibration", _calibration(metadata.get("calibration")), "batch-norm statistics"),
             ("SHA-256 of the graph", _short(model.graph_sha256), "without metadata; in full in the JSON"),
             ("SHA-256 of the weights", _short(metadata.get("weights_sha256")), "as the export recorded it"),
+            _stamp_row(report),
         ),
     )
 
 
+def _stamp_row(report: VerificationReport) -> tuple[str, str, str]:
+    """Whether the file carries a verification, and whether it is of this graph."""
+    stamp = report.stamp
+    if stamp is None:
+        return "Stamp", "none", "--stamp writes this verification into the file"
+    state = "of this very graph and weights" if stamp.matches else "NOT of this file: it has changed since"
+    return "Stamp", f"verified {stamp.date[:10]}", state
+
+
 def _parity_section(report: VerificationReport) -> Section:
-    """The file against its reference, or against itreport."""
+    """The file against its reference, or against itself."""
     rows = []
     if report.reference:
         weights = f" with weights {report.reference.weights}" if report.reference.weights else ""
@@ -100,7 +105,7 @@ def _parity_section(report: VerificationReport) -> Section:
         if parity:
             kind = "synthetic images" if parity.synthetic else f"images of {report.data.folder}"
             rows.append(("Tolerance", f"{parity.tolerance:.0e}", f"{parity.images} {kind}"))
-    return Section("Parity (largest relative error of the logits)", tuple(rows))
+    return Section("parity", "Parity", tuple(rows), "largest relative error of the logits")
 
 
 def _weights_remark(report: VerificationReport) -> str:
@@ -112,63 +117,27 @@ def _weights_remark(report: VerificationReport) -> str:
 
 
 def _accuracy_section(report: VerificationReport) -> Section:
-    """Top-1 and top-5."""
+    """Top-1 and top-5, and the test against the reference."""
     if report.accuracy is None:
-        return Section("Accuracy", (("Top-1", NOT_MEASURED, "give --data with labelled images"),))
+        return Section("accuracy", "Accuracy", (("Top-1", NOT_MEASURED, "give --data with labelled images"),))
     accuracy = report.accuracy
     floor = "" if report.min_top1 is None else f", floor {report.min_top1:g} %"
-    rows = [("Top-1", f"{accuracy.top1:.2f} %", _interval(accuracy.top1_interval, "%") + floor)]
+    rows = [("Top-1", f"{accuracy.top1:.2f} %", interval(accuracy.top1_interval, "%") + floor)]
     if accuracy.top5 is not None and accuracy.top5_interval is not None:
-        rows.append(("Top-5", f"{accuracy.top5:.2f} %", _interval(accuracy.top5_interval, "%")))
+        rows.append(("Top-5", f"{accuracy.top5:.2f} %", interval(accuracy.top5_interval, "%")))
     rows.append(("Images", str(accuracy.images), f"{accuracy.classes} classes, folder {report.data.folder}"))
-    return Section("Accuracy (95 % Wilson intervals)", tuple(rows))
-
-
-def _latency_section(report: VerificationReport) -> Section:
-    """Time and memory."""
-    latency, memory = report.latency, report.memory
-    if latency is None:
-        rows = [("Median", NOT_MEASURED, "")]
+    if test := report.mcnemar:
+        only = f"{test.only_file} right in the file alone, {test.only_reference} in PyTorch alone"
+        rows.append(("Against PyTorch", f"{test.difference:+.2f} points", only))
+        rows.append(("McNemar's exact test", f"p = {test.p_value:.3g}", _difference(test.p_value)))
     else:
-        target = "" if report.max_latency_ms is None else f", target {report.max_latency_ms:g} ms"
-        rows = [
-            ("Median", f"{latency.median_ms:.2f} ms", _interval(latency.median_interval_ms, "ms") + target),
-            ("90th, 99th percentile", f"{latency.p90_ms:.2f}, {latency.p99_ms:.2f} ms", f"{latency.repeats} runs"),
-            ("Mean, fastest", f"{latency.mean_ms:.2f}, {latency.min_ms:.2f} ms", ""),
-            (
-                "Throughput",
-                f"{latency.images_per_second:.1f} images/s",
-                f"batch {latency.batch}, {latency.threads} threads",
-            ),
-            ("CPU share", f"{100 * latency.cpu_share:.0f} %", _busy(latency.cpu_share)),
-            ("Loading", f"{latency.load_ms:.0f} ms", "once"),
-        ]
-    if memory is None:
-        rows.append(("Peak memory", NOT_MEASURED, ""))
-    else:
-        rows.append(
-            ("Peak memory", f"{memory.peak_mb:.0f} MB", f"above the {memory.baseline_mb:.0f} MB of the runtime")
-        )
-    return Section("Latency and memory (ONNX Runtime, CPU; 95 % bootstrap interval)", tuple(rows))
+        rows.append(("Against PyTorch", NOT_MEASURED, "give --reference to test the difference"))
+    return Section("accuracy", "Accuracy", tuple(rows), "95 % Wilson intervals")
 
 
-def _health_section(report: VerificationReport) -> Section:
-    """What the runtime made of the graph."""
-    health = report.graph_health
-    if health is None:
-        return Section("Graph", (("Nodes", NOT_MEASURED, ""),))
-    blocked = f"{health.blocked_convolutions} of {health.convolutions} convolutions"
-    return Section(
-        "Graph (in the file, and as optimised for this CPU)",
-        (
-            ("Nodes", str(health.nodes), f"{health.optimized_nodes} after optimisation"),
-            ("Blocked layout", blocked, "the fast kernels"),
-            ("Fused nodes", str(health.fused_nodes), "do more than one operator's work"),
-            ("Reorder nodes", str(health.reorder_nodes), "convert layouts, compute nothing"),
-            ("Leftover nodes", str(health.leftovers), "BatchNormalization, Cast, Dropout, Identity"),
-            ("Resize nodes", str(health.resizes), ""),
-        ),
-    )
+def _difference(p_value: float) -> str:
+    """What McNemar's test says, in words."""
+    return "no more than chance" if p_value >= 0.05 else "MORE THAN CHANCE: the file classifies differently"
 
 
 def _environment_section(report: VerificationReport) -> Section:
@@ -176,6 +145,7 @@ def _environment_section(report: VerificationReport) -> Section:
     here = report.environment
     versions = f"Python {here.python}, ONNX Runtime {here.onnxruntime}, onnx {here.onnx}, torch {here.torch}"
     return Section(
+        "environment",
         "Measured on",
         (
             ("CPU", here.cpu, f"{here.cores} physical cores, {here.system}"),
@@ -183,16 +153,6 @@ def _environment_section(report: VerificationReport) -> Section:
             ("Date", here.date, f"alphanet-zoo {here.alphanet_zoo}"),
         ),
     )
-
-
-def _interval(bounds: tuple[float, float], unit: str) -> str:
-    """An interval in words."""
-    return f"{bounds[0]:.2f} to {bounds[1]:.2f} {unit}"
-
-
-def _busy(cpu_share: float) -> str:
-    """What the share of the threads' time that the system gave says of the figures."""
-    return "of the threads' time" if cpu_share >= QUIET else "OTHER PROGRAMS HAD THE CORES: times are too long"
 
 
 def _short(digest: Any) -> str:
@@ -205,8 +165,3 @@ def _calibration(record: Any) -> str:
     if isinstance(record, Mapping):
         return f"{record.get('images')} images in {record.get('batches')} batches"
     return str(record) if record else "unknown"
-
-
-def _cell(text: str) -> str:
-    """A text inside a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

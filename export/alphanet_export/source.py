@@ -17,6 +17,11 @@ from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.names import find_member
 from alphanet_zoo.zoo.registry import create_model
 
+WEIGHTS_FILE = "model.safetensors"
+"""The weights in a folder of ``save_pretrained``."""
+FINAL_WEIGHTS = f"final/{WEIGHTS_FILE}"
+"""The weights in the folder of a run that has ended."""
+
 _PICKLES = (".pt", ".pth", ".tar")
 """Endings of the published checkpoint."""
 
@@ -74,7 +79,8 @@ def supernet_source(
 
     Args:
         arch_file: JSON of an arch in the published form.
-        supernet_file: A safetensors file of ``alphanet-train`` or ``alphanet-convert``, or the published checkpoint.
+        supernet_file: A safetensors file of ``alphanet-train`` or ``alphanet-convert``, a run's folder, or the
+            published checkpoint.
         num_classes: The classes expected.
 
     Raises:
@@ -83,7 +89,7 @@ def supernet_source(
         AlphaNetError: A file cannot be read.
     """
     arch = read_arch(arch_file)
-    path = Path(supernet_file)
+    path = weights_file(Path(supernet_file))
     net = open_net(path)
     _check_classes(net, num_classes)
     net.space.validate(arch)
@@ -93,22 +99,42 @@ def supernet_source(
 
 
 def open_net(path: Path) -> AlphaNet:
-    """The net in a ``save_pretrained`` folder, a ``.safetensors`` file, or the published checkpoint.
+    """The net in a ``save_pretrained`` folder, a run of ``alphanet-train``, a ``.safetensors`` file, or the checkpoint.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or the run has not ended.
         AlphaNetError: It cannot be read.
     """
-    if path.is_dir():
+    if path.is_dir() and not _is_run(path):
         return AlphaNet.from_pretrained(path)
+    path = weights_file(path)
     return load_upstream(path) if path.suffix in _PICKLES else load_net(path)
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights of a path: of a folder its ``model.safetensors``, of a run its final one.
+
+    Raises:
+        UsageError: The folder holds none.
+    """
+    if not path.is_dir():
+        return path
+    file = path / FINAL_WEIGHTS if _is_run(path) else path / WEIGHTS_FILE
+    if not file.is_file():
+        if _is_run(path):
+            raise UsageError(
+                f"the run in {path} has not ended: it has no {FINAL_WEIGHTS}; let alphanet-train finish it, or take "
+                f"the net of its newest checkpoint with alphanet-train export-supernet {path} -o FILE"
+            )
+        raise UsageError(f"{path} holds no {WEIGHTS_FILE}; give a run of alphanet-train, or a .safetensors file")
+    return file
 
 
 def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
     """The arch in a JSON file of the published form.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or it holds a front of many.
         AlphaNetError: It cannot be read or is no JSON.
         ValueError: It is JSON, but no arch.
     """
@@ -118,6 +144,11 @@ def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
         spec = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AlphaNetError(f"cannot read the arch in {path}: {error}; give JSON in the published form") from error
+    if isinstance(spec, list) and spec and all(isinstance(entry, dict) and "arch" in entry for entry in spec):
+        raise UsageError(
+            f"{path} is a front of {len(spec)} archs, not one; choose with alphanet-search --best FILE, which writes "
+            'the most accurate arch, or put the "arch" of one entry in a file of its own'
+        )
     return ArchSpec.from_dict(spec)
 
 
@@ -128,6 +159,11 @@ def tensors_sha256(net: AlphaNet) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run of ``alphanet-train``."""
+    return (path / "config.yaml").is_file() and not (path / WEIGHTS_FILE).exists()
 
 
 def _check_classes(net: AlphaNet, num_classes: int | None) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
 import torch
-from torch import Tensor
 
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.onnx_passes import name_batch, suit_cpu
-from alphanet_export.parity import Parity, measure_parity
+from alphanet_export.quiet import quiet
 from alphanet_zoo.errors import UsageError
 
 INPUT, OUTPUT = "pixel_values", "logits"
@@ -38,7 +31,7 @@ def onnx_bytes(frozen: FrozenNet, metadata: Mapping[str, str] | None = None, *, 
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported; give {OPSETS[0]} to {OPSETS[-1]}")
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             frozen.program, dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT], verbose=False
         )
@@ -54,32 +47,3 @@ def onnx_bytes(frozen: FrozenNet, metadata: Mapping[str, str] | None = None, *, 
     assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def onnx_parity(content: bytes, frozen: FrozenNet, images: Tensor, *, synthetic: bool = False) -> Parity:
-    """Compares the content of an ONNX file with the net it was made from, at ONNX Runtime's optimisation levels.
-
-    Args:
-        content: What `onnx_bytes` gave.
-        frozen: What that was made from.
-        images: ``(N, 3, S, S)`` normalised pixels at the file's input size.
-        synthetic: Whether the images were made up.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(content)
-        return measure_parity(path, frozen.net, images, synthetic=synthetic)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's remarks on its own internals from the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from alphanet_export.accuracy import class_indices, measure_accuracy
-from alphanet_export.environment import current_environment
+from alphanet_export.ab import measure_ratio
+from alphanet_export.accuracy import Classified, class_indices, classify
+from alphanet_export.energy import Energy, measure_energy
+from alphanet_export.environment import current_environment, physical_cores
 from alphanet_export.graph_health import measure_health
+from alphanet_export.graph_rules import graph_rules
 from alphanet_export.latency import check_batch, measure_latency
+from alphanet_export.mcnemar import McNemar, compare_right, recorded_classes
 from alphanet_export.memory import measure_memory
-from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.onnx_model import OnnxModel, open_model, open_session, run_logits
 from alphanet_export.parity import TOLERANCE, Parity, measure_consistency, measure_parity, synthetic_images
 from alphanet_export.reference import check_classes, open_reference
 from alphanet_export.report import Data, Reference, VerificationReport
 from alphanet_export.source import tensors_sha256
+from alphanet_export.stamp import write_stamp
+from alphanet_export.startup import measure_startup
+from alphanet_export.throughput import measure_throughput, thread_counts
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.preprocess import ImageFolder
 
@@ -40,7 +50,11 @@ class Settings:
         threads: Threads within an operator for latency and memory; None is the physical cores.
         batch: Images a run for latency and memory.
         repeats: Runs to time at least.
-        seconds: Time to spend on latency at least.
+        seconds: Time to spend on latency at least, and as much on the ratio; a sixth of it on each point of the
+            throughput, a third on energy.
+        starts: Fresh processes to time the cold start of.
+        max_ratio: Target of the ratio of times.
+        any_graph: Report, and no more, where ONNX Runtime fuses less of the graph than it must.
     """
 
     limit: int | None = None
@@ -52,6 +66,9 @@ class Settings:
     batch: int = 1
     repeats: int = 50
     seconds: float = 3.0
+    starts: int = 3
+    max_ratio: float | None = None
+    any_graph: bool = False
 
 
 def verify_model(
@@ -61,9 +78,10 @@ def verify_model(
     weights: str | None = None,
     calib_data: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
+    versus: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
 ) -> VerificationReport:
-    """Measures an exported file: parity, accuracy, latency, memory, graph.
+    """Measures an exported file: parity, accuracy, times, memory, energy, graph.
 
     Nothing raises because a figure is bad: `VerificationReport.check` does.
 
@@ -75,6 +93,7 @@ def verify_model(
         calib_data: The images that the file was calibrated on, for a reference that was not, see `open_reference`.
         data: A folder with a folder of images for each class, for parity and accuracy. None: parity is measured on
             8 synthetic images, accuracy not.
+        versus: Another ONNX file to compare times with.
         settings: How to measure.
 
     Raises:
@@ -90,14 +109,10 @@ def verify_model(
         class_indices(model, labelled)
     calib = None if calib_data is None else ImageFolder(Path(calib_data))
     net, described = _reference(reference, model, weights, calib)
-    parity = _parity(model, net, folder, settings)
-    latency = measure_latency(
-        model.path,
-        threads=settings.threads,
-        batch=settings.batch,
-        repeats=settings.repeats,
-        seconds=settings.seconds,
-    )
+    with recorded_classes(net) as classes:
+        parity = _parity(model, net, folder, settings)
+    classified = classify(model, labelled, limit=settings.limit) if labelled else None
+    health = measure_health(model.path)
     return VerificationReport(
         model=model,
         file_bytes=model.path.stat().st_size,
@@ -106,19 +121,64 @@ def verify_model(
         reference=described,
         parity=parity if net is not None else None,
         consistency=parity if net is None else None,
-        accuracy=measure_accuracy(model, labelled, limit=settings.limit) if labelled else None,
-        latency=latency,
-        memory=measure_memory(model.path, threads=latency.threads, batch=settings.batch),
-        graph_health=measure_health(model.path),
+        accuracy=classified.accuracy if classified else None,
+        mcnemar=_mcnemar(classes, classified),
+        graph_health=health,
+        graph_rules=graph_rules(model, health),
         min_top1=settings.min_top1,
         max_latency_ms=settings.max_latency_ms,
+        max_ratio=settings.max_ratio,
+        any_graph=settings.any_graph,
+        **_times(model, versus, settings),
     )
+
+
+def stamp_report(report: VerificationReport) -> VerificationReport:
+    """Writes a report's summary into its file; the same report, of the file as it is then.
+
+    Raises:
+        AlphaNetError: The report has a failure, or the file has changed since.
+    """
+    write_stamp(report)
+    model = open_model(report.model.path)
+    return dataclasses.replace(report, model=model, file_bytes=model.path.stat().st_size)
 
 
 def default_json_path(model_path: str | os.PathLike[str]) -> Path:
     """Where the report of a file goes: ``<stem>.verify.json`` beside it."""
     path = Path(model_path)
     return path.with_name(f"{path.stem}.verify.json")
+
+
+def _times(model: OnnxModel, versus: str | os.PathLike[str] | None, settings: Settings) -> dict[str, Any]:
+    """What is measured with a clock or a counter, one after the other, by its name in the report."""
+    path, batch, seconds = model.path, settings.batch, settings.seconds
+    threads = physical_cores() if settings.threads is None else settings.threads
+    timing = {"threads": threads, "batch": batch, "seconds": seconds}
+    return {
+        "latency": measure_latency(path, repeats=settings.repeats, **timing),  # type: ignore[arg-type]
+        "throughput": measure_throughput(
+            path, batch=model.batch, threads=thread_counts(settings.threads), seconds=seconds / 6
+        ),
+        "startup": measure_startup(path, threads=threads, repeats=settings.starts),
+        "memory": measure_memory(path, threads=threads, batch=batch),
+        "energy": _energy(model, threads, batch, seconds / 3),
+        "timing_ratio": None if versus is None else measure_ratio(path, versus, rounds=settings.repeats, **timing),  # type: ignore[arg-type]
+    }
+
+
+def _energy(model: OnnxModel, threads: int, batch: int, seconds: float) -> Energy:
+    """Energy of runs in ONNX Runtime."""
+    session = open_session(model.path, "all", threads, spin=True)
+    images = synthetic_images(batch, model.input_size).numpy()
+    return measure_energy(lambda: run_logits(session, images), images_a_run=batch, seconds=seconds)
+
+
+def _mcnemar(reference: list[Tensor], file: Classified | None) -> McNemar | None:
+    """The test, where there are labelled images and a reference that has seen them."""
+    if file is None or not reference:
+        return None
+    return compare_right(torch.cat(reference) == file.classes, file.right)
 
 
 def _reference(

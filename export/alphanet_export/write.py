@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
+from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe
-from alphanet_export.parity import Parity, synthetic_images
+from alphanet_export.parity import Parity, measure_parity, synthetic_images
+from alphanet_export.runtime_parity import measure_runtime_parity
+from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.source import Source
-from alphanet_export.to_onnx import onnx_bytes, onnx_parity
-from alphanet_export.to_pt2 import check_program, program_bytes
-from alphanet_zoo.files import replacing
+from alphanet_zoo.files import replacing, replacing_folder
 
 PARITY_IMAGES = 8
 """How many made-up images parity is measured on."""
+
+AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -25,62 +32,128 @@ class Written:
     """What was written.
 
     Args:
-        sizes: Bytes of each file.
-        parity: Of the ONNX file; None where there is none, or it was not measured.
-        program_error: Largest relative error of the ``.pt2`` program; None likewise.
+        sizes: Bytes of each file, or of all in a folder.
+        parities: Of each format that runs here, by its name; empty where parity was not measured.
+        unrun: The formats of which only the structure was checked.
     """
 
     sizes: Mapping[Path, int]
-    parity: Parity | None = None
-    program_error: float | None = None
+    parities: Mapping[str, Parity] = field(default_factory=dict)
+    unrun: tuple[str, ...] = ()
 
 
 def write_export(
     frozen: FrozenNet,
     source: Source | None = None,
     *,
-    onnx: str | os.PathLike[str] | None = None,
-    pt2: str | os.PathLike[str] | None = None,
+    onnx: AnyPath | None = None,
+    openvino: AnyPath | None = None,
+    executorch: AnyPath | None = None,
+    coreml: AnyPath | None = None,
+    pt2: AnyPath | None = None,
+    aoti: AnyPath | None = None,
     opset: int = 18,
     verify: bool = True,
     seed: int = 0,
 ) -> Written:
-    """Writes an ONNX file, a ``.pt2`` file, or both.
+    """Writes one file a format, each first checked in its real runtime (Core ML, which has none here, by structure).
 
     Args:
         frozen: What `freeze` made.
         source: Where the net comes from, for the metadata. None: from memory.
         onnx: The ONNX file, if any.
+        openvino: OpenVINO's ``.xml`` file, if any; the weights go to the ``.bin`` beside it.
+        executorch: ExecuTorch's ``.pte`` file, if any.
+        coreml: Core ML's ``.mlpackage`` folder, if any.
         pt2: The file of the ExportedProgram, if any.
+        aoti: AOTInductor's ``.aoti.pt2`` package, if any.
         opset: Version of ONNX's standard operators.
         verify: Measure parity before anything is written.
         seed: Of the images that parity is measured on.
 
     Raises:
-        ValueError: Neither file is asked for, or the opset is not supported.
+        ValueError: No file is asked for, the opset is not supported, or a format cannot take the net as it is frozen.
+        MissingDependencyError: A package that a format needs is missing.
+        MissingProgramError: The compiler that a format needs is missing.
         ParityError: A file would not compute what the net computes; nothing is written.
         OSError: The disk is full or not writable; nothing is written.
     """
-    if onnx is None and pt2 is None:
-        raise ValueError("nothing to write; give onnx or pt2")
+    asked = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti}
+    targets = {name: Path(path) for name, path in asked.items() if path is not None}
+    if not targets:
+        raise ValueError(f"nothing to write; give {' or '.join(asked)}")
+    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
     metadata = describe(frozen, source or Source(frozen.net))
     images = synthetic_images(PARITY_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
-    contents: dict[Path, bytes] = {}
-    parity = program_error = None
-    if onnx is not None:
-        contents[Path(onnx)] = content = onnx_bytes(frozen, metadata, opset=opset)
-        if images is not None:
-            parity = onnx_parity(content, frozen, images, synthetic=True).check()
-    if pt2 is not None:
-        contents[Path(pt2)] = content = program_bytes(frozen, metadata)
-        if images is not None:
-            program_error = check_program(content, frozen, images)
-    _write_together(contents)
-    return Written({path: len(content) for path, content in contents.items()}, parity, program_error)
+    parities: dict[str, Parity] = {}
+    with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
+        staged = {name: FORMATS[name].path(Path(folder) / "model") for name in targets}
+        for name, path in staged.items():
+            _write(name, frozen, path, metadata, opset)
+            if images is not None:
+                parities |= _checked(name, frozen, path, images)
+        sizes = _place([pair for name in targets for pair in _moves(name, staged[name], targets[name])])
+    return Written(sizes, parities, tuple(name for name in targets if verify and name not in parities))
 
 
-def _write_together(contents: Mapping[Path, bytes]) -> None:
-    """Writes every file under a temporary name before any takes its place."""
+def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:
+    """Writes one format; its module, and the package it needs, are loaded for that alone."""
+    match name:
+        case "onnx":
+            from alphanet_export.to_onnx import onnx_bytes
+
+            path.write_bytes(onnx_bytes(frozen, metadata, opset=opset))
+        case "openvino":
+            from alphanet_export.to_openvino import write_openvino
+
+            write_openvino(frozen, path, metadata)
+        case "executorch":
+            from alphanet_export.to_executorch import write_executorch
+
+            write_executorch(frozen, path, metadata)
+        case "coreml":
+            from alphanet_export.to_coreml import write_coreml
+
+            write_coreml(frozen, path, metadata)
+        case "pt2":
+            from alphanet_export.to_pt2 import write_program
+
+            write_program(frozen, path, metadata)
+        case "aoti":
+            from alphanet_export.to_aoti import write_aoti
+
+            write_aoti(frozen, path, metadata)
+        case _:
+            raise AssertionError(name)
+
+
+def _checked(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> dict[str, Parity]:
+    """The parity of one format, by its name; nothing for Core ML, whose structure is checked instead."""
+    if name == "onnx":
+        return {name: measure_parity(path, frozen.net, images, synthetic=True).check()}
+    if not FORMATS[name].runs_here:
+        from alphanet_export.to_coreml import check_coreml
+
+        check_coreml(path, frozen)
+        return {}
+    with open_runtime(path) as runtime:
+        return {name: measure_runtime_parity(runtime, frozen.net, images, synthetic=True).check()}
+
+
+def _moves(name: str, staged: Path, target: Path) -> list[tuple[Path, Path]]:
+    """The files of one format: where each is, and where it goes."""
+    return list(zip(FORMATS[name].files(staged), FORMATS[name].files(target), strict=True))
+
+
+def _place(moves: list[tuple[Path, Path]]) -> dict[Path, int]:
+    """Copies every file beside its place before any takes it; gives the bytes of each."""
+    sizes = {}
     with ExitStack() as stack:
-        for path, content in contents.items():
-            stack.enter_context(replacing(path)).write_bytes(content)
+        for staged, target in moves:
+            if staged.is_dir():
+                shutil.copytree(staged, stack.enter_context(replacing_folder(target)), dirs_exist_ok=True)
+                sizes[target] = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
+            else:
+                shutil.copyfile(staged, stack.enter_context(replacing(target)))
+                sizes[target] = staged.stat().st_size
+    return sizes

@@ -124,6 +124,12 @@ BAD_WORDS = [
     ["--model", "alphanet_a4", "--img-size", "0"],
     ["--model", "alphanet_a4", "--img-size", "22400"],
     ["--model", "alphanet_a4", "--opset", "17"],
+    ["--model", "alphanet_a4", "--format", ""],
+    ["--model", "alphanet_a4", "--format", "onnx,tflite"],
+    ["--model", "alphanet_a4", "--format", "openvino", "--opset", "18"],
+    ["--model", "alphanet_a4", "--pt2", "--opset", "18"],
+    ["--model", "alphanet_a4", "--format", "onnx,executorch", "--dynamic-batch"],
+    ["--model", "alphanet_a4", "--format", "openvino", "-o", "net.onnx"],
     ["--model", "alphanet_a4", "--seed", "-1"],
     ["--model", "alphanet_a4", "-o", ""],
     ["--model", "alphanet_a4", "-o", "net.pt2"],
@@ -175,18 +181,48 @@ def test_bad_contents(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture
 
 
 def test_output_paths(tmp_path: Path) -> None:
-    def names(output: str | None, *, onnx: bool = False, pt2: bool = False) -> tuple[Path | None, Path | None]:
-        files = output_files(output, "alphanet_a5.1", onnx=onnx, pt2=pt2)
-        return files.onnx, files.pt2
+    def names(output: str | None, *formats: str) -> list[Path]:
+        return list(output_files(output, "alphanet_a5.1", formats).values())
 
-    assert names(None) == names(None, onnx=True) == (Path("alphanet_a5.1.onnx"), None)
-    assert names(None, pt2=True) == (None, Path("alphanet_a5.1.pt2"))
-    assert names(str(tmp_path)) == (tmp_path / "alphanet_a5.1.onnx", None)
-    assert names("new/") == (Path("new/alphanet_a5.1.onnx"), None)
-    assert names("b.2.onnx", onnx=True, pt2=True) == (Path("b.2.onnx"), Path("b.2.pt2"))
-    assert names("b.PT2", onnx=True, pt2=True) == (Path("b.onnx"), Path("b.pt2"))
-    with pytest.raises(UsageError, match="does not end in .onnx"):
-        names("b.bin")
+    assert names(None, "onnx") == [Path("alphanet_a5.1.onnx")]
+    assert names(None, "pt2", "aoti") == [Path("alphanet_a5.1.pt2"), Path("alphanet_a5.1.aoti.pt2")]
+    assert names(str(tmp_path), "openvino") == [tmp_path / "alphanet_a5.1.xml"]
+    assert names("new/", "onnx", "executorch") == [Path("new/alphanet_a5.1.onnx"), Path("new/alphanet_a5.1.pte")]
+    assert names("b.2.onnx", "onnx", "pt2") == [Path("b.2.onnx"), Path("b.2.pt2")]
+    assert names("b.PT2", "onnx", "pt2") == [Path("b.onnx"), Path("b.pt2")]
+    assert names("b.aoti.pt2", "pt2", "aoti") == [Path("b.pt2"), Path("b.aoti.pt2")]
+    (tmp_path / "c.mlpackage").mkdir()
+    assert names(str(tmp_path / "c.mlpackage"), "coreml") == [tmp_path / "c.mlpackage"]
+    for wrong, format_name in (("b.bin", "onnx"), ("b.pt2", "aoti")):
+        with pytest.raises(UsageError, match=r"does not end in \.(onnx|aoti\.pt2)"):
+            names(wrong, format_name)
+
+
+def test_format_writes_what_it_names(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*subnet(inputs), "--format", "pt2,openvino", "--onnx", "-o", "out/"]) == 0
+    out, err = capsys.readouterr()
+    assert sorted(path.name for path in Path("out").iterdir()) == ["small.bin", "small.onnx", "small.pt2", "small.xml"]
+    (line,) = [line for line in out.splitlines() if line.startswith("parity:")]
+    for runtime in ("ONNX Runtime", "OpenVINO", "the ExportedProgram"):
+        assert f" in {runtime}" in line
+    assert out.count("wrote:") == 4 and err.count("\n") == 1
+
+
+def test_missing_package_ends_with_6(inputs: Path, capsys: pytest.CaptureFixture[str],
+                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name, package in (("openvino", "openvino"), ("executorch", "executorch"), ("coreml", "coremltools")):
+        monkeypatch.setitem(sys.modules, package, None)
+        assert main([*subnet(inputs), "--format", f"onnx,{name}"]) == 6
+        assert f"{package} is not installed; add it with: pip install 'alphanet-zoo[{name}]'" in capsys.readouterr().err
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main([*subnet(inputs), "--format", "aoti"]) == 6
+    assert "C++ compiler no-such-compiler is not installed" in capsys.readouterr().err
+
+
+def test_img_size_that_core_ml_cannot_honour(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*subnet(inputs), "--format", "coreml", "--img-size", "14"]) == 2
+    assert "--img-size does not go with --format coreml" in capsys.readouterr().err
+    assert not list(workdir.iterdir())
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
@@ -194,4 +230,4 @@ def test_help_is_quick_and_loads_no_torch() -> None:
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     text, _, modules = ran.stdout.strip().rpartition("\n")
     assert "MACs" in text and "--calib-data" in text
-    assert not {"torch", "onnx", "onnxruntime", "torchvision"} & set(modules.split())
+    assert not {"torch", "onnx", "onnxruntime", "torchvision", "openvino"} & set(modules.split())

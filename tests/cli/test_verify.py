@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,15 @@ from alphanet_export.freeze import freeze, input_preprocessing
 from alphanet_export.source import Source
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
+from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
 from alphanet_zoo.zoo.preprocess import ImageFolder
-from tests.export.exported import corrupted, tiny_net, tiny_onnx, write_images
+from tests.export.exported import corrupted, tiny_net, tiny_onnx, with_broken_fusion, write_images
 
-FAST = ("--seconds", "0.05", "--repeats", "5", "--threads", "1")
+FAST = ("--seconds", "0.05", "--repeats", "5", "--threads", "1", "--starts", "1")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,11 @@ def test_images_give_parity_and_accuracy(folder: Path, capsys: pytest.CaptureFix
     assert figures["parity"]["images"] == figures["accuracy"]["images"] == 20
     assert figures["parity"]["synthetic"] is False and 0 <= figures["accuracy"]["top1"] <= 100
     assert figures["latency"]["batch"] == 4
+    assert figures["mcnemar"]["p_value"] == 1.0 and figures["mcnemar"]["only_file"] == 0
+    right = figures["mcnemar"]["both_right"]
+    assert right == round(figures["accuracy"]["top1"] / 5) and right + figures["mcnemar"]["both_wrong"] == 20
+    assert [(point["threads"], point["batch"]) for point in figures["throughput"]] == [(1, 1), (1, 4), (1, 16)]
+    assert figures["startup"]["repeats"] == 1 and figures["startup"]["total_ms"] > 0
     assert not (folder / "any.verify.json").exists()
 
 
@@ -100,6 +107,42 @@ def test_accuracy_under_its_floor_exits_4_and_is_reported(folder: Path, capsys: 
 def test_latency_over_its_target_exits_5(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, folder / "tiny.onnx", "--max-latency-ms", "1e-6")
     assert code == 5 and "above the target" in err
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="no blocked layout on this CPU")
+def test_a_lost_fusion_exits_5_unless_accepted(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "slow.onnx").write_bytes(with_broken_fusion(tiny_onnx()))
+    argv = (tmp_path / "slow.onnx", "--reference", folder / "tiny.safetensors")
+    code, out, err = run(capsys, *argv)
+    assert code == 5 and "QuickGelu: 7 where 8 belong" in err and err.count("\n") == 1 and "BROKEN" in out
+    code, out, _ = run(capsys, *argv, "--any-graph")
+    assert code == 0 and "BROKEN" in out and "fuses all" not in out
+
+
+def test_two_files_are_timed_in_turns(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = (folder / "tiny.onnx", "--vs", folder / "any.onnx", "--json", tmp_path / "r.json")
+    code, out, err = run(capsys, *argv, "--max-ratio", "0.001", "--report", tmp_path / "r.html")
+    ratio = json.loads((tmp_path / "r.json").read_text())["timing_ratio"]
+    assert code == 5 and "above the target of 0.001" in err and "Against any.onnx" in out
+    assert ratio["other"] == "any.onnx" and ratio["rounds"] >= 5 and ratio["ratio_interval"][0] <= ratio["ratio"]
+    assert "Against any.onnx" in (tmp_path / "r.html").read_text()
+
+
+def test_a_verification_is_stamped_once_it_passed(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(tiny_onnx())
+    code, out, _ = run(capsys, file, "--stamp", "--max-latency-ms", "1e-6")
+    assert code == 5 and file.read_bytes() == tiny_onnx()
+    code, out, _ = run(capsys, file, "--stamp")
+    assert code == 0 and "of this very graph and weights" in out
+    (entry,) = [entry for entry in onnx.load(file).metadata_props if entry.key == "alphanet.verification"]
+    figures = json.loads((tmp_path / "mine.verify.json").read_text())
+    assert json.loads(entry.value)["graph_sha256"] == figures["graph_sha256"]
+    assert figures["file"]["sha256"] == sha256_of(file) and figures["stamp"]["matches"] is True
 
 
 def test_without_a_reference_only_consistency_is_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +206,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ((), "MODEL.onnx"),
+        ((), "MODEL.onnx is required"),
         (("{none}",), "does not exist"),
         (("{images}",), "is a folder"),
         (("{tiny}", "--nonsense"), "--nonsense"),
@@ -171,6 +214,18 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--limit", "5"), "--limit needs --data"),
         (("{tiny}", "--parity-only"), "--parity-only needs --data"),
         (("{tiny}", "--data", "{images}", "--parity-only", "--min-top1", "9"), "goes without --min-top1"),
+        (("{tiny}", "--max-ratio", "1"), "--max-ratio needs --vs"),
+        (("{tiny}", "--vs", "{none}"), "does not exist"),
+        (("{tiny}", "--vs", "{images}"), "is a folder"),
+        (("{tiny}", "--starts", "0"), "not a positive integer"),
+        (("{tiny}", "--runtimes", "pytorch"), "--runtimes goes with --all"),
+        (("{tiny}", "-o", "table.html"), "--output goes with --all"),
+        (("--all", "{tiny}"), "MODEL.onnx goes with one file"),
+        (("--all", "--stamp"), "--stamp goes with one file"),
+        (("--all", "--runtimes", "tensorflow"), "give some of pytorch,"),
+        (("--all", "--runtimes", "pytorch,pytorch"), "each once"),
+        (("--all", "-o", "table.pdf"), "ends in"),
+        (("--all", "--models", "resnet50"), "no model of the table is called 'resnet50'"),
         (("{tiny}", "--weights", "random"), "--weights needs --reference"),
         (("{tiny}", "--calib-data", "{images}"), "--calib-data needs --reference"),
         (("{tiny}", "--data", "{none}"), "is no folder"),
@@ -186,7 +241,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--report", "{images}.html"), "is a folder"),
         (("{tiny}", "--json", "report.txt"), "must end in"),
         (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
-        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "does not hold the file's"),
+        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "holds alphanet_a0 (203.4 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
         (("{tiny}", "--reference", "{net}", "--weights", "random"), "goes with a model's name"),
         (("{tiny}", "--reference", "{seven}"), "the reference has 7 classes"),
@@ -212,11 +267,31 @@ def test_a_wrong_command_line_exits_2_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_without_timm_the_table_exits_6(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code = main(["--all", "--models", "fbnetv3_b"])
+    assert code == 6 and "pip install 'alphanet-zoo[bench]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_compares_us_with_timm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    argv = ("--all", "--models", "alphanet_a0,mobilenetv3_large_100", "--runtimes", "onnxruntime", "--threads", "1")
+    code = main([*argv, "--seconds", "0.1", "--repeats", "5", "-o", str(tmp_path / "table.json")])
+    captured = capsys.readouterr()
+    assert code == 0 and "measured with random weights" in captured.out and "exporting alphanet_a0" in captured.err
+    ours, theirs = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (round(ours["macs"] / 1e6, 2), ours["top1"]) == (203.39, 77.87)
+    assert (round(theirs["macs"] / 1e6), theirs["params"], theirs["top1"]) == (217, 5_483_032, 75.766)
+    assert ours["figures"]["onnxruntime"]["median_ms"] > 0
+
+
 def test_help_and_bad_usage_load_no_torch() -> None:
     script = (
         "import sys; from alphanet_zoo.cli.verify import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "assert main(['x.onnx', '--batch', '0']) == main(['.', '--limit', '3']) == 2\n"
+        "assert main(['--all', '--runtimes', 'x']) == main(['--all', '--vs', '.']) == 2\n"
         "assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -55,3 +55,16 @@ def write_images(folder: Path, classes: int = 10, each: int = 3, seed: int = 0) 
             pixels = rng.integers(0, 256, (14, 18, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / str(index) / f"{number}.png")
     return folder
+
+
+def with_broken_fusion(content: bytes) -> bytes:
+    """The same model, its first sigmoid clipped at 1 (which changes nothing): ONNX Runtime cannot fuse that SiLU."""
+    proto = onnx.load_model_from_string(content)
+    nodes = list(proto.graph.node)
+    place = next(index for index, node in enumerate(nodes) if node.op_type == "Sigmoid")
+    sigmoid = nodes[place]
+    clip = onnx.helper.make_node("Min", ["sigmoid", "one"], [sigmoid.output[0]], name="Min_0")
+    sigmoid.output[0] = "sigmoid"
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), "one"))
+    proto.graph.node.insert(place + 1, clip)
+    return proto.SerializeToString()

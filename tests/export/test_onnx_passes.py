@@ -124,3 +124,15 @@ def test_batch_axis_is_named_where_it_is_not_fixed(first: str, named: object) ->
     for value in (*ir.to_proto(model).graph.input, *ir.to_proto(model).graph.output):
         dim = value.type.tensor_type.shape.dim[0]
         assert (dim.dim_param or dim.dim_value) == named
+
+
+def test_a_gate_is_enlarged_to_its_map_and_other_products_stay() -> None:
+    model = model_of(
+        "g (float[N, 4, 5, 6] x) => (float[N, 4, 5, 6] y) {"
+        " pool = GlobalAveragePool (x) gate = HardSigmoid (pool) gated = Mul (x, gate) y = Mul (gated, x) }"
+    )
+    x = images(2, 4, 5, 6)
+    before = run(model, x)
+    onnx_passes.expand_gates(model)
+    assert operators(model) == ["GlobalAveragePool", "HardSigmoid", "Resize", "Mul", "Mul"]
+    np.testing.assert_array_equal(run(model, x), before)

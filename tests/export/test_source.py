@@ -56,6 +56,25 @@ def test_subnet_of_a_supernet(tmp_path: Path) -> None:
         supernet_source(tmp_path / "mine.json", supernet, 3)
 
 
+def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
+    run, arch = tmp_path / "run", write_arch(tmp_path / "mine.json", SMALL.to_dict())
+    run.mkdir()
+    with pytest.raises(UsageError, match="holds no model.safetensors"):
+        supernet_source(arch, run)
+    (run / "config.yaml").write_text("space: alphanet_tiny")
+    with pytest.raises(UsageError, match="has not ended.*alphanet-train export-supernet"):
+        supernet_source(arch, run)
+    digest = save_net(fill_live(build_supernet(ALPHANET_TINY, 10)), run / "final" / "model.safetensors")
+    source = supernet_source(arch, run)
+    assert (source.weights_sha256, source.weights) == (digest, "model.safetensors") and source.net.supernet
+
+
+def test_a_front_is_told_from_an_arch(tmp_path: Path) -> None:
+    entry = {"arch": SMALL.to_dict(), "macs": 1, "accuracy": 0.5}
+    with pytest.raises(UsageError, match="is a front of 2 archs, not one; choose with alphanet-search --best"):
+        read_arch(write_arch(tmp_path / "front.json", [entry, entry]))
+
+
 def test_arch_that_the_weights_do_not_hold_is_refused(tmp_path: Path) -> None:
     save_net(fill_live(AlphaNet(SMALL, ALPHANET_TINY, 10)), tmp_path / "small.safetensors")
     largest = write_arch(tmp_path / "largest.json", ALPHANET_TINY.largest.to_dict())

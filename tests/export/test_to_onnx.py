@@ -16,8 +16,8 @@ import torch
 
 import alphanet_zoo
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.parity import synthetic_images
-from alphanet_export.to_onnx import onnx_bytes, onnx_parity
+from alphanet_export.parity import measure_parity, synthetic_images
+from alphanet_export.to_onnx import onnx_bytes
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
@@ -113,18 +113,20 @@ print(hashlib.sha256(onnx_bytes(freeze(net), {"alphanet.name": '"tiny"'})).hexdi
     assert ran.stdout.split() == [hashlib.sha256(content).hexdigest()]
 
 
-def test_logits_are_those_of_torch(content: bytes, frozen: FrozenNet) -> None:
-    parity = onnx_parity(content, frozen, synthetic_images(4, 16), synthetic=True).check()
+def test_logits_are_those_of_torch(content: bytes, frozen: FrozenNet, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(content)
+    parity = measure_parity(tmp_path / "net.onnx", frozen.net, synthetic_images(4, 16), synthetic=True).check()
     assert parity.max_relative_error < 1e-5
     assert (parity.top1_agreement, parity.images, parity.synthetic) == (1.0, 4, True)
 
 
-def test_a_wrong_convolution_breaks_parity(content: bytes, frozen: FrozenNet) -> None:
+def test_a_wrong_convolution_breaks_parity(content: bytes, frozen: FrozenNet, tmp_path: Path) -> None:
     proto = onnx.load_from_string(content)
     (weight,) = [t for t in proto.graph.initializer if t.name == "blocks.1.1.conv_dw.weight"]
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.5, weight.name))
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ParityError):
-        onnx_parity(proto.SerializeToString(), frozen, synthetic_images(2, 16)).check()
+        measure_parity(tmp_path / "net.onnx", frozen.net, synthetic_images(2, 16)).check()
 
 
 def test_dynamic_batch_takes_any_number_of_images(dynamic: tuple[FrozenNet, bytes]) -> None:

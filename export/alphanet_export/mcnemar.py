@@ -1,0 +1,88 @@
+"""Whether two classifiers differ on the same images by more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's exact test of a file against its reference, on labelled images.
+
+    Args:
+        both_right: Images that both classify rightly.
+        only_reference: Images that only the reference classifies rightly (b).
+        only_file: Images that only the file classifies rightly (c).
+        both_wrong: Images that neither does.
+        p_value: Probability, were both equally good, of a split of b + c at least as uneven. Two-sided.
+    """
+
+    both_right: int
+    only_reference: int
+    only_file: int
+    both_wrong: int
+    p_value: float
+
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return self.both_right + self.only_reference + self.only_file + self.both_wrong
+
+    @property
+    def difference(self) -> float:
+        """Top-1 of the file less that of the reference, in percentage points."""
+        return 100 * (self.only_file - self.only_reference) / self.images
+
+
+def mcnemar_p(b: int, c: int) -> float:
+    """The two-sided p-value of McNemar's exact test: b + c tosses of a fair coin, of which b fell on one side.
+
+    Args:
+        b: Images that only one classifier has right.
+        c: Images that only the other has right.
+
+    Raises:
+        ValueError: One is negative.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"b {b}, c {c}: give counts of images, 0 or more")
+    tosses, fewer = b + c, min(b, c)
+    tail, term = 0, 1
+    for k in range(fewer + 1):
+        tail += term
+        term = term * (tosses - k) // (k + 1)
+    return min(1.0, float(Fraction(2 * tail, 2**tosses)))
+
+
+def compare_right(reference: Tensor, file: Tensor) -> McNemar:
+    """The test of which images each has right, two boolean tensors ``(N,)`` in the same order."""
+    assert reference.shape == file.shape
+    only_reference, only_file = int((reference & ~file).sum()), int((file & ~reference).sum())
+    return McNemar(
+        both_right=int((reference & file).sum()),
+        only_reference=only_reference,
+        only_file=only_file,
+        both_wrong=int((~reference & ~file).sum()),
+        p_value=mcnemar_p(only_reference, only_file),
+    )
+
+
+@contextmanager
+def recorded_classes(net: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Collects the class that ``net`` gives each image while the block runs it, in tensors of a batch each."""
+    classes: list[Tensor] = []
+    if net is None:
+        yield classes
+        return
+    handle = net.register_forward_hook(lambda module, images, logits: classes.append(logits.argmax(dim=1).cpu()))
+    try:
+        yield classes
+    finally:
+        handle.remove()

@@ -1,0 +1,71 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from alphanet_export.packages import require_package
+from alphanet_export.runtimes.interface import PREFIX, FloatArray, Runtime
+from alphanet_zoo.errors import AlphaNetError, UsageError
+
+_ELEMENTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""OpenVINO's names of the precisions."""
+
+
+class OpenVino(Runtime):
+    """An OpenVINO model, tuned for latency.
+
+    Args:
+        path: The ``.xml`` file; its weights are in the ``.bin`` file beside it.
+        threads: As `Runtime`.
+        precision: As `Runtime`, a hint of OpenVINO's. It takes bf16 and fp16 only where the CPU computes in them.
+
+    Raises:
+        UsageError: This CPU does not have the precision.
+        MissingDependencyError: OpenVINO is not installed.
+        AlphaNetError: The file cannot be read.
+    """
+
+    name, title = "openvino", "OpenVINO"
+    precisions = ("fp32", "bf16", "fp16")
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, precision: str = "fp32") -> None:
+        """Loads and compiles the file."""
+        super().__init__(str(path), threads, precision)
+        require_package("openvino", "openvino")
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _ELEMENTS[precision],
+        }
+        try:
+            model = openvino.Core().read_model(os.fspath(path))
+            compiled = openvino.compile_model(model, "CPU", settings)
+        except Exception as error:  # All its errors are RuntimeErrors.
+            raise AlphaNetError(f"OpenVINO {openvino.__version__} cannot load {path}: {error}") from error
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != _ELEMENTS[precision]:
+            raise UsageError(f"this CPU does not compute in {precision}: OpenVINO would take {used}; ask for fp32")
+        shape = model.inputs[0].get_partial_shape()
+        self.batch = shape[0].get_length() if shape[0].is_static else None
+        self.input_size = shape[2].get_length()
+        self.metadata = _rt_info(model)
+        self._engine = compiled.create_infer_request()
+
+    def _run(self, images: FloatArray) -> FloatArray:
+        """Runs the request; its output lies in the request's memory, so it is copied."""
+        return np.array(self._engine.infer(images)[0], dtype=np.float32)
+
+
+def _rt_info(model: object) -> dict[str, str]:
+    """The entries under ``alphanet`` in a model's ``rt_info``."""
+    section = PREFIX.rstrip(".")
+    if not model.has_rt_info([section]):  # type: ignore[attr-defined]
+        return {}
+    entries = model.get_rt_info([section]).astype(dict)  # type: ignore[attr-defined]
+    return {PREFIX + key: value.astype(str) for key, value in entries.items()}

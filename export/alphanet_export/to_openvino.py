@@ -1,0 +1,52 @@
+"""From a frozen net to OpenVINO: an ``.xml`` file with the graph and a ``.bin`` file with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alphanet_export.freeze import FrozenNet
+from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME
+from alphanet_export.packages import require_package
+from alphanet_export.quiet import quiet
+
+
+def write_openvino(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes ``path``, an ``.xml`` file, and its weights beside it, in float32.
+
+    The metadata goes into the model's ``rt_info``, each ``alphanet.<key>`` as ``<alphanet><key value=...>``.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    require_package("openvino", "openvino")
+    import openvino
+
+    model = openvino_model(frozen)
+    for key, value in (metadata or {}).items():
+        model.set_rt_info(value, key.split(".", 1))
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def openvino_model(frozen: FrozenNet) -> Any:
+    """The ``openvino.Model`` of a frozen net, its input ``pixel_values`` and its output ``logits``.
+
+    It is made from the traced graph, not from our ONNX file: that is shaped for ONNX Runtime's kernels, and its
+    HardSigmoid would run in OpenVINO's reference code. The frontend is called directly, because
+    ``openvino.convert_model`` reports its use over the network.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    with quiet():
+        decoder = TorchFXPythonDecoder.from_exported_program(frozen.program)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+    size = frozen.preprocessing.input_size
+    model.inputs[0].get_tensor().set_names({INPUT_NAME})
+    model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
+    model.reshape(openvino.PartialShape([-1 if frozen.dynamic_batch else 1, 3, size, size]))
+    model.set_friendly_name("alphanet")
+    return model

@@ -1,0 +1,52 @@
+"""``alphanet-verify --server`` against a real server on loopback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alphanet_zoo.cli.verify import main
+from tests.export.exported import corrupted, tiny_onnx
+from tests.kserve_server import KServeServer
+
+
+def test_exit_codes_of_a_server_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, stored = tmp_path / "tiny.onnx", tmp_path / "server.json"
+    path.write_bytes(tiny_onnx())
+    with KServeServer(tiny_onnx(), "tiny") as server:
+        assert main([str(path), "--server", server.url, "--json", str(stored)]) == 0
+        out = capsys.readouterr().out
+        assert "verdict: holds" in out and "binary:" in out and f"wrote {stored}" in out
+        assert json.loads(stored.read_text())["holds"] is True
+        assert main([str(path), "--server", server.url, "--server-model", "none"]) == 1
+        assert "404" in capsys.readouterr().err
+        url = server.url
+    assert main([str(path), "--server", url]) == 1
+    assert "cannot reach" in capsys.readouterr().err
+    with KServeServer(corrupted(tiny_onnx()), "tiny") as server:
+        assert main([str(path), "--server", server.url]) == 3
+        out, err = capsys.readouterr()
+        assert "verdict: broken" in out and err.count("\n") == 1 and "serve this very file" in err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["server.json", "tiny.onnx"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--server", "localhost:8000"],
+        ["--server-model", "tiny"],
+        ["--server", "http://localhost:1", "--reference", "alphanet_a0"],
+        ["--server", "http://localhost:1", "--threads", "1"],
+        ["--server", "http://localhost:1", "--json", "server.txt"],
+        ["--server", "http://localhost:1", "--data", "none"],
+    ],
+    ids=" ".join,
+)
+def test_bad_words(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny_onnx())
+    assert main([str(path), *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("alphanet-verify: error: ")

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alphanet_export.formats import FORMATS, check_formats, parse_formats
+from alphanet_zoo.errors import MissingDependencyError, MissingProgramError, UsageError
+
+
+def test_a_list_comes_in_one_order_without_repeats() -> None:
+    assert parse_formats("pt2, ONNX,pt2") == ("onnx", "pt2")
+    assert parse_formats(",".join(reversed(FORMATS))) == tuple(FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("opnvino", "did you mean openvino?"), ("onnx,core-ml", "did you mean coreml?"), ("zzz", "there is onnx,"),
+     ("onnx,", "unknown format ''")],
+)  # fmt: skip
+def test_unknown_format_names_the_nearest(text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told.replace("?", r"\?")):
+        parse_formats(text)
+
+
+def test_files_of_a_format() -> None:
+    openvino, aoti = FORMATS["openvino"], FORMATS["aoti"]
+    assert openvino.path(Path("a/net.1")) == Path("a/net.1.xml")
+    assert openvino.files(Path("a/net.1.xml")) == (Path("a/net.1.xml"), Path("a/net.1.bin"))
+    assert aoti.files(aoti.path(Path("net"))) == (Path("net.aoti.pt2"),)
+
+
+def test_option_that_a_format_cannot_honour_is_refused() -> None:
+    with pytest.raises(UsageError, match="--dynamic-batch does not go with --format executorch"):
+        check_formats(["onnx", "executorch"], dynamic_batch=True)
+    with pytest.raises(UsageError, match="--img-size does not go with --format coreml"):
+        check_formats(["coreml"], dynamic_batch=False, resizes=True)
+    check_formats(["onnx", "pt2"], dynamic_batch=True, resizes=True)
+
+
+def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'alphanet-zoo\[openvino\]'") as caught:
+        check_formats(["openvino"], dynamic_batch=False)
+    assert caught.value.exit_code == 6
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(MissingProgramError, match="no-such-compiler is not installed") as missing:
+        check_formats(["aoti"], dynamic_batch=False)
+    assert missing.value.exit_code == 6
+
+
+def test_formats_and_runtimes_are_listed_without_torch() -> None:
+    script = ("import sys, alphanet_export.formats, alphanet_export.runtimes.opening\n"
+              "print({'torch', 'openvino', 'onnxruntime'} & set(sys.modules))")  # fmt: skip
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
