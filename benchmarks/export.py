@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import freeze
-from alphanet_export.parity import synthetic_images
-from alphanet_export.to_onnx import onnx_bytes
+from alphanet_export.measure.parity import synthetic_images
+from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.nn.layers import MBConv
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.registry import create_model

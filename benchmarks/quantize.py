@@ -23,9 +23,9 @@ import torch
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.measure.parity import synthetic_images
 from alphanet_export.metadata import describe
 from alphanet_export.onnx_model import open_model
-from alphanet_export.parity import synthetic_images
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.quantize.judge import judge
 from alphanet_export.quantize.layers import find_layers
@@ -34,7 +34,7 @@ from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
 from alphanet_export.quantize.search import find_int8, measure_speed
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.source import Source, open_net
-from alphanet_export.to_onnx import onnx_bytes
+from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.errors import AccuracyError
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec

@@ -52,7 +52,7 @@ def check_folder_options(args: argparse.Namespace, formats: tuple[str, ...]) -> 
         if not folder or not parents[0].is_dir():
             raise UsageError(f"{flag} {folder!r} is or lies below a file; give a folder")
     if args.web is not None:
-        from alphanet_export.ort_web import check_ort_web
+        from alphanet_export.writers.ort_web import check_ort_web
 
         check_ort_web(args.ort_web)
 
@@ -74,11 +74,11 @@ def write_folders(
     """Makes the folders; what was written then names them, and no file that does not stay."""
     sizes = {path: size for path, size in written.sizes.items() if places == files}
     if args.web is not None:
-        from alphanet_export.to_web import write_web
+        from alphanet_export.writers.to_web import write_web
 
         sizes[Path(args.web)] = sum(write_web(places["onnx"], args.web, args.ort_web).values())
     if args.model_repository is not None:
-        from alphanet_export.serving import write_repository
+        from alphanet_export.writers.serving import write_repository
 
         made = write_repository(places["onnx"], args.model_repository, max_batch=args.max_batch)
         sizes[next(path.parent for path in made if path.name == "config.pbtxt")] = sum(made.values())

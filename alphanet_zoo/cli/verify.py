@@ -102,7 +102,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.server is not None:
         return server_command(arguments)
-    from alphanet_export.parity import TOLERANCE
+    from alphanet_export.measure.parity import TOLERANCE
     from alphanet_export.verification import Settings, default_json_path, stamp_report, verify_model
 
     settings = Settings(

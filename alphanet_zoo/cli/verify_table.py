@@ -46,8 +46,8 @@ def refuse_table_options(arguments: argparse.Namespace) -> None:
 def table_command(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes the table."""
     runtimes = _checked(arguments)
-    from alphanet_export.contenders import contenders
-    from alphanet_export.table import measure_table
+    from alphanet_export.report.contenders import contenders
+    from alphanet_export.report.table import measure_table
 
     table = measure_table(
         contenders((arguments.models or "*").split(",")),

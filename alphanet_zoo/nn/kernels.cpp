@@ -1,17 +1,17 @@
-// Loops of a training step on the CPU for which PyTorch's own are slow: a batch norm and its swish, forward and backward,
-// and the weight gradient of a depthwise convolution. kernels.py compiles and calls them.
+// Loops of a training step on the CPU for which PyTorch's own are slow: a batch norm and its swish, forward and
+// backward, and the weight gradient of a depthwise convolution. kernels.py compiles and calls them.
 //
 // A map is float32, channels last and dense: (rows, channels), rows = N * H * W, channels a multiple of 8. Sums run in
-// float32 over a few rows and in double beyond. Each thread takes one stretch of rows, so that a sum depends on the number
-// of threads and on nothing else. No option such as -ffast-math: not-a-number stays what it is.
+// float32 over a few rows and in double beyond. Each thread takes one stretch of rows, so that a sum depends on the
+// number of threads and on nothing else. No option such as -ffast-math: not-a-number stays what it is.
 
 #include <cstddef>
 #include <vector>
 
 namespace {
 
-constexpr long kLanes = 8;             // channels that are worked on at once
-constexpr long kRows = 32;             // rows that a norm sums in float32
+constexpr long kLanes = 8;           // channels that are worked on at once
+constexpr long kRows = 32;           // rows that a norm sums in float32
 constexpr long kCache = 128 * 1024;  // bytes of a map that a convolution's gradient comes back to
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4)));
@@ -87,8 +87,8 @@ inline void add_taps(const float *g, const float *x, long channels, long width, 
 }
 
 template <int kernel>
-void weight_gradient(const float *g, const float *x, long images, long channels, long height, long width, long out_height,
-                     long out_width, long stride, float *result, int threads) {
+void weight_gradient(const float *g, const float *x, long images, long channels, long height, long width,
+                     long out_height, long out_width, long stride, float *result, int threads) {
     constexpr int taps = kernel * kernel;
     const long block = 1 + kCache / (4 * out_width * channels);  // output rows that are summed in float32
     std::vector<double> parts(threads * taps * channels);
@@ -121,7 +121,8 @@ void weight_gradient(const float *g, const float *x, long images, long channels,
 }  // namespace
 
 // Mean and biased variance of each channel.
-extern "C" void channel_statistics(const float *x, long rows, long channels, float *mean, float *variance, int threads) {
+extern "C" void channel_statistics(const float *x, long rows, long channels, float *mean, float *variance,
+                                   int threads) {
     std::vector<double> sum(channels), square(channels), unused(channels);
     channel_sums(rows, channels, threads, sum.data(), unused.data(), [=](long row, float *s, float *) {
         for (long c = 0; c < channels; c += kLanes) store(s + c, load(s + c) + load(x + row * channels + c));

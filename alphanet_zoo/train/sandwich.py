@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from signal import SIGINT, SIGTERM
 
 import torch
@@ -122,6 +123,7 @@ class SandwichStep:
         bf16: Forward passes in bfloat16 (autocast).
         bf16_gradients: Send gradients as bfloat16.
         kernels: Compiled loops for training on the CPU in float32; None: PyTorch's.
+        compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
     """
 
     net: AlphaNet
@@ -133,6 +135,7 @@ class SandwichStep:
     bf16: bool = False
     bf16_gradients: bool = False
     kernels: Kernels | None = None
+    compiled: Mapping[ArchSpec, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -191,7 +194,7 @@ class SandwichStep:
     def forward(self, images: Tensor, arch: ArchSpec) -> Tensor:
         """Logits of a subnet, in the step's precision."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), using(self.kernels):
-            logits: Tensor = self.net(images, arch)
+            logits: Tensor = self.compiled[arch](images) if arch in self.compiled else self.net(images, arch)
             return logits
 
     def _with_teacher(self, label_loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
@@ -202,6 +205,15 @@ class SandwichStep:
             target = self.losses.teacher(images)
         share = self.losses.teacher_share
         return (1.0 - share) * label_loss + share * self.losses.teacher_distance(logits, target)
+
+
+def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[[Tensor], Tensor]]:
+    """torch.compile of the two subnets that every step visits; each is compiled when it first runs.
+
+    Random subnets are not: each would be compiled anew, for longer than its step takes.
+    """
+    archs = (net.arch, net.space.smallest)
+    return {arch: torch.compile(partial(net, arch=arch), dynamic=False) for arch in archs}
 
 
 @torch.no_grad()

@@ -42,6 +42,9 @@ class OptimConfig(Section):
     kernels: Literal["torch", "compiled"] = "torch"
     """`compiled`: on a CPU, loops of our own for batch norm with swish and for depthwise convolutions, which a C++
     compiler translates when the run starts; in fp32 and in training only. They round otherwise than PyTorch's."""
+    compile: bool = False
+    """torch.compile of the two subnets that every step visits, the largest and the smallest. Worth it on a GPU; on a CPU it
+    takes minutes to compile. It rounds otherwise than PyTorch's own operators."""
     ema_decay: Share | None = None
     """Decay of an exponential mean of the weights, kept beside them (`final/ema.safetensors`); null keeps none."""
 
@@ -57,6 +60,8 @@ class OptimConfig(Section):
         """The compiled loops are for float32."""
         if self.kernels == "compiled" and self.precision != "fp32":
             raise ValueError("kernels=compiled computes in fp32; give precision=fp32, or kernels=torch")
+        if self.kernels == "compiled" and self.compile:
+            raise ValueError("compile=true and kernels=compiled exclude one another; leave one of them out")
         return self
 
 

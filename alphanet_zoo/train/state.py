@@ -20,7 +20,15 @@ from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.guard import Guard, GuardState
 from alphanet_zoo.train.loader import Batch, TrainingBatches
 from alphanet_zoo.train.optim import learning_rate, make_optimizer, peak_learning_rate
-from alphanet_zoo.train.sandwich import Part, SandwichStep, StepOutcome, draw_archs, mean_metrics, subnet_metrics
+from alphanet_zoo.train.sandwich import (
+    Part,
+    SandwichStep,
+    StepOutcome,
+    compile_recurring,
+    draw_archs,
+    mean_metrics,
+    subnet_metrics,
+)
 from alphanet_zoo.zoo.preprocess import Preprocessing
 
 
@@ -58,6 +66,7 @@ class RunState:
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
             bf16_gradients=config.distributed.bf16_gradients, kernels=build_kernels(config, ranks.device),
+            compiled=compile_recurring(self.net) if optim.compile else {},
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
         self.end = min(config.max_steps or self.total_steps, self.total_steps)

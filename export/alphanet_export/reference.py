@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.onnx_model import OnnxModel
-from alphanet_export.report import Reference
+from alphanet_export.report.report import Reference
 from alphanet_export.source import open_net, tensors_sha256, weights_file
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphanet_export.ab import measure_ratio
-from alphanet_export.accuracy import Classified, class_indices, classify
-from alphanet_export.energy import Energy, measure_energy
 from alphanet_export.environment import current_environment, physical_cores
-from alphanet_export.graph_health import measure_health
-from alphanet_export.graph_rules import graph_rules
-from alphanet_export.latency import check_batch, measure_latency
-from alphanet_export.mcnemar import McNemar, compare_right, recorded_classes
-from alphanet_export.memory import measure_memory
+from alphanet_export.measure.ab import measure_ratio
+from alphanet_export.measure.accuracy import Classified, class_indices, classify
+from alphanet_export.measure.energy import Energy, measure_energy
+from alphanet_export.measure.graph_health import measure_health
+from alphanet_export.measure.graph_rules import graph_rules
+from alphanet_export.measure.latency import check_batch, measure_latency
+from alphanet_export.measure.mcnemar import McNemar, compare_right, recorded_classes
+from alphanet_export.measure.memory import measure_memory
+from alphanet_export.measure.parity import TOLERANCE, Parity, measure_consistency, measure_parity, synthetic_images
+from alphanet_export.measure.startup import measure_startup
+from alphanet_export.measure.throughput import measure_throughput, thread_counts
 from alphanet_export.onnx_model import OnnxModel, open_model, open_session, run_logits
-from alphanet_export.parity import TOLERANCE, Parity, measure_consistency, measure_parity, synthetic_images
 from alphanet_export.reference import check_classes, open_reference
-from alphanet_export.report import Data, Reference, VerificationReport
+from alphanet_export.report.report import Data, Reference, VerificationReport
+from alphanet_export.report.stamp import write_stamp
 from alphanet_export.source import tensors_sha256
-from alphanet_export.stamp import write_stamp
-from alphanet_export.startup import measure_startup
-from alphanet_export.throughput import measure_throughput, thread_counts
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.preprocess import ImageFolder
 

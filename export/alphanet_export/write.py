@@ -14,9 +14,9 @@ from torch import Tensor
 
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
+from alphanet_export.measure.parity import Parity, measure_parity, synthetic_images
+from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.metadata import describe
-from alphanet_export.parity import Parity, measure_parity, synthetic_images
-from alphanet_export.runtime_parity import measure_runtime_parity
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.source import Source
 from alphanet_zoo.files import replacing, replacing_folder
@@ -100,27 +100,27 @@ def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str]
     """Writes one format; its module, and the package it needs, are loaded for that alone."""
     match name:
         case "onnx":
-            from alphanet_export.to_onnx import onnx_bytes
+            from alphanet_export.writers.to_onnx import onnx_bytes
 
             path.write_bytes(onnx_bytes(frozen, metadata, opset=opset))
         case "openvino":
-            from alphanet_export.to_openvino import write_openvino
+            from alphanet_export.writers.to_openvino import write_openvino
 
             write_openvino(frozen, path, metadata)
         case "executorch":
-            from alphanet_export.to_executorch import write_executorch
+            from alphanet_export.writers.to_executorch import write_executorch
 
             write_executorch(frozen, path, metadata)
         case "coreml":
-            from alphanet_export.to_coreml import write_coreml
+            from alphanet_export.writers.to_coreml import write_coreml
 
             write_coreml(frozen, path, metadata)
         case "pt2":
-            from alphanet_export.to_pt2 import write_program
+            from alphanet_export.writers.to_pt2 import write_program
 
             write_program(frozen, path, metadata)
         case "aoti":
-            from alphanet_export.to_aoti import write_aoti
+            from alphanet_export.writers.to_aoti import write_aoti
 
             write_aoti(frozen, path, metadata)
         case _:
@@ -132,7 +132,7 @@ def _checked(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> dict[s
     if name == "onnx":
         return {name: measure_parity(path, frozen.net, images, synthetic=True).check()}
     if not FORMATS[name].runs_here:
-        from alphanet_export.to_coreml import check_coreml
+        from alphanet_export.writers.to_coreml import check_coreml
 
         check_coreml(path, frozen)
         return {}

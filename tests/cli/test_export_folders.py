@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_export.ort_web import ORT_WEB_FILES
+from alphanet_export.writers.ort_web import ORT_WEB_FILES
 from alphanet_zoo.cli.export import main
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.parity import synthetic_images
+from alphanet_export.measure.parity import synthetic_images
 from alphanet_export.source import Source
-from alphanet_export.to_pt2 import write_program
 from alphanet_export.write import write_export
+from alphanet_export.writers.to_pt2 import write_program
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet

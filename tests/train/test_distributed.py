@@ -93,6 +93,7 @@ def test_synchronised_batch_norm_equals_one_process_with_the_whole_batch(setting
     assert [line["validation"] for line in lines(tmp_path / "pair") if "validation" in line] == [measured]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_rest_may_be_done_by_one(pair, settings, tmp_path):
     script, output = tmp_path / "script.py", tmp_path / "run"
     script.write_text(
@@ -126,7 +127,8 @@ def test_a_killed_process_is_started_again_and_the_rest_may_be_done_by_one(pair,
         torch.testing.assert_close(tensor, final[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_data_workers_within_ten_seconds(number, settings, tmp_path):
     script, output = tmp_path / "script.py", tmp_path / "run"
     script.write_text(
@@ -152,9 +154,8 @@ def test_a_signal_ends_a_run_with_data_workers_within_ten_seconds(number, settin
     step = max(int(path.name.removeprefix("step-")) for path in (output / "checkpoints").iterdir())
     assert sorted(printed.splitlines()) == [f"rank {rank}: step {step}, signal {number.value}" for rank in (0, 1)]
     assert process.returncode != 0 and latest_checkpoint(output / "checkpoints").step == step
-    # Ten seconds where every process has a core; with more at work than cores, each gets its share of one.
-    print(f"{seconds:.1f} s at a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    assert seconds < 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(f"{seconds:.1f} s")
+    assert seconds < 10
 
 
 def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
@@ -165,6 +166,7 @@ def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_one_process_spoils_a_step_and_another_is_told_to_stop(pair, settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -19,6 +19,7 @@ from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.sandwich import (
     Losses,
     SandwichStep,
+    compile_recurring,
     distillation_loss,
     draw_archs,
     label_loss_of,
@@ -45,11 +46,22 @@ def tiny_batch():
 
 
 def sandwich_step(
-    net, images, labels, archs, optimizer, *, label_loss, distillation, clip_value=None, kernels=None, **losses
+    net,
+    images,
+    labels,
+    archs,
+    optimizer,
+    *,
+    label_loss,
+    distillation,
+    clip_value=None,
+    kernels=None,
+    compiled=None,
+    **losses,
 ):
     step = SandwichStep(
         net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), Ranks(0, 1, torch.device("cpu")),
-        clip_value, kernels=kernels,
+        clip_value, kernels=kernels, compiled=compiled or {},
     )  # fmt: skip
     return step([(images, labels)], archs).parts[0]
 
@@ -181,3 +193,23 @@ def test_a_step_keeps_no_statistics():
                   label_loss=LabelSmoothedCrossEntropy(0.1), distillation=KLDistillation())  # fmt: skip
     assert torch.equal(net.bn1.running_mean, torch.zeros(16)) and torch.equal(net.bn1.running_var, torch.ones(16))
     assert net.calibration is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_subnets_learn_the_same():
+    images, labels = tiny_batch()
+    archs = {"largest": TINY.largest, "smallest": TINY.smallest}
+    outcomes, weights = [], []
+    for compiles in (False, True):
+        net = tiny_supernet()
+        compiled = compile_recurring(net) if compiles else None
+        outcomes.append(sandwich_step(
+            net, images, labels, archs, plain_sgd(net), label_loss=LabelSmoothedCrossEntropy(0.1),
+            distillation=KLDistillation(), compiled=compiled,
+        ))  # fmt: skip
+        weights.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+    for eager, compiled in zip(*outcomes, strict=True):
+        torch.testing.assert_close(compiled.logits, eager.logits, rtol=1e-5, atol=1e-5)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=1e-5, msg=name)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alphanet_export.accuracy import Z_95, wilson_interval
-from alphanet_export.mcnemar import compare_right
+from alphanet_export.measure.accuracy import Z_95, wilson_interval
+from alphanet_export.measure.mcnemar import compare_right
 from alphanet_export.onnx_model import FloatArray
 
 LOUDEST = 150.0

@@ -33,7 +33,7 @@ class Layer:
 
 
 def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
-    """The layers of what `alphanet_export.to_onnx.onnx_bytes` wrote, in the order they run.
+    """The layers of what `alphanet_export.writers.to_onnx.onnx_bytes` wrote, in the order they run.
 
     A node without weights belongs to the last layer that it depends on; squeeze-and-excite's layers are none here.
     """

@@ -49,7 +49,7 @@ class NncfOpenVino(Toolchain):
         """Converts the graph."""
         for package in ("openvino", "nncf"):
             require_package(package, "openvino")
-        from alphanet_export.to_openvino import openvino_model
+        from alphanet_export.writers.to_openvino import openvino_model
 
         self.title = f"NNCF {version('nncf')} for OpenVINO {version('openvino')}"
         self.reduced = saturates() if reduce_range is None else reduce_range

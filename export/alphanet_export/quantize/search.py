@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alphanet_export.environment import cpu_name
-from alphanet_export.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.quantize.images import QuantImages, spread
 from alphanet_export.quantize.judge import judge, sqnr_db

@@ -16,10 +16,10 @@ import onnx as onnx_package
 
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import FrozenNet
+from alphanet_export.measure.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.metadata import PREFIX, describe
 from alphanet_export.onnx_model import open_model
 from alphanet_export.packages import require_package
-from alphanet_export.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.log import QuantizationLog
@@ -27,7 +27,7 @@ from alphanet_export.quantize.onnx_qdq import OnnxQdq
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.source import Source
-from alphanet_export.to_onnx import onnx_bytes
+from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.files import replacing
 from alphanet_zoo.zoo.preprocess import ImageFolder
 

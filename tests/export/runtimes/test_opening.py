@@ -9,8 +9,8 @@ import torch
 
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import freeze
-from alphanet_export.parity import synthetic_images
-from alphanet_export.runtime_parity import measure_runtime_parity
+from alphanet_export.measure.parity import synthetic_images
+from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.runtimes.interface import FloatArray
 from alphanet_export.runtimes.opening import RUNTIMES, open_runtime, runtime_of
 from alphanet_export.source import Source

@@ -1,0 +1,1 @@
+"""What is measured of an exported file, a figure or a few a module."""

@@ -1,0 +1,1 @@
+"""Figures as frozen values, and how they are shown."""

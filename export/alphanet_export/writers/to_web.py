@@ -1,0 +1,79 @@
+"""From an exported ONNX file to a static page that runs it in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.writers.ort_web import ORT_WEB_FILES, check_ort_web, ort_web_package, package_facts
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import replacing
+from alphanet_zoo.space.cost import count_macs, count_params
+
+PAGE_FILES = ("app.js", "style.css", "serve.py", "index.html")
+"""The page itself, which comes with this package."""
+
+MODEL_FACTS = ("name", "arch", "num_classes", "preprocessing", "labels", "weights", "weights_sha256", "published_top1")
+"""The file's metadata that the page shows or uses."""
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+"""Resampling filters that the page has."""
+
+
+def write_web(
+    model_path: str | os.PathLike[str], folder: str | os.PathLike[str], ort_web: str | os.PathLike[str] | None = None
+) -> dict[Path, int]:
+    """Writes a page that classifies pictures with an exported file, and asks no other host for anything.
+
+    Args:
+        model_path: A file that ``alphanet-export`` wrote.
+        folder: Where the page goes; it is made where it is missing, other files in it are left alone.
+        ort_web: The unpacked onnxruntime-web, see `alphanet_export.writers.ort_web.ort_web_package`.
+
+    Returns:
+        Bytes of each file written.
+
+    Raises:
+        UsageError: ``ort_web`` is not that package, or the page does not have the model's preprocessing.
+        MissingProgramError: Neither onnxruntime-web nor npm is there.
+        AlphaNetError: The file is corrupt, or npm could not fetch the package.
+        OSError: The disk is full or not writable; no file is replaced.
+    """
+    check_ort_web(ort_web)
+    model = open_model(model_path)
+    if model.preprocessing.interpolation not in INTERPOLATIONS:
+        raise UsageError(
+            f"the page resizes {' or '.join(INTERPOLATIONS)}, and {model.path} wants "
+            f"{model.preprocessing.interpolation}; export a model with one of those"
+        )
+    target, page = Path(folder), files("alphanet_export.writers") / "web"
+    with ort_web_package(ort_web) as package, ExitStack() as stack:
+        version = package_facts(package)["version"]
+        contents = {name: (page / name).read_bytes() for name in PAGE_FILES}
+        contents["model.json"] = json.dumps(page_facts(model, version), ensure_ascii=False, indent=1).encode()
+        sources = {name: package / "dist" / name.removeprefix("ort/") for name in map("ort/{}".format, ORT_WEB_FILES)}
+        sources |= {"ort/package.json": package / "package.json", "model.onnx": model.path}
+        for name, source in sources.items():
+            shutil.copyfile(source, stack.enter_context(replacing(target / name)))
+        for name, content in contents.items():
+            stack.enter_context(replacing(target / name)).write_bytes(content)
+    return {target / name: (target / name).stat().st_size for name in (*contents, *sources)}
+
+
+def page_facts(model: OnnxModel, ort_web_version: str) -> dict[str, Any]:
+    """What the page knows of the model: the content of ``model.json``."""
+    facts = {key: model.metadata.get(key) for key in MODEL_FACTS}
+    return facts | {
+        "macs": count_macs(model.arch, model.space, model.num_classes),
+        "params": count_params(model.arch, model.space, model.num_classes),
+        "input_size": model.input_size,
+        "file_bytes": model.path.stat().st_size,
+        "file_sha256": model.file_sha256,
+        "ort_web": ort_web_version,
+    }

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
+
+
+class Worker:
+    """Two things to do that take 1 and 3 seconds of a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, ""
+
+    def clock(self) -> float:
+        return self.now
+
+    def do(self, name: str, seconds: float) -> None:
+        self.order += name
+        self.now += seconds
+
+
+def test_each_round_runs_everything_once_in_changing_order() -> None:
+    worker = Worker()
+    runs = {"a": lambda: worker.do("a", 1.0), "b": lambda: worker.do("b", 3.0)}
+    times = interleave(runs, rounds=40, clock=worker.clock)
+    assert times["a"].tolist() == [1000.0] * 40 and times["b"].tolist() == [3000.0] * 40
+    rounds = [worker.order[6:][i : i + 2] for i in range(0, 80, 2)]  # After three runs each to warm up.
+    assert set(rounds) == {"ab", "ba"}
+
+
+def test_it_goes_on_for_a_while() -> None:
+    times = interleave({"nap": lambda: time.sleep(0.01)}, rounds=1, seconds=0.1)
+    assert 2 <= len(times["nap"]) <= 10
+
+
+def test_one_thread_is_timed_by_its_cpu_time() -> None:
+    clock, name = clock_for(1)
+    before = clock()
+    time.sleep(0.05)
+    assert name == "CPU time" and clock() - before < 0.04
+    assert clock_for(2) == (time.perf_counter, "wall time")
+
+
+def test_the_interval_of_a_ratio_knows_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    weather = np.exp(rng.normal(0.0, 1.0, 300))  # What hits both alike hardly widens the interval.
+    low, high = ratio_interval(0.8 * weather, weather)
+    assert low == pytest.approx(0.8) and high == pytest.approx(0.8)
+    low, high = ratio_interval(rng.normal(8.0, 1.0, 400), rng.normal(10.0, 1.0, 400))
+    assert low < 0.8 < high and 0.01 < high - low < 0.06

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from alphanet_export.calibration_data import calibration_batches
+from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.onnx_model import open_model
+from alphanet_export.quantize.images import FEWEST_LABELLED, QuantImages, quant_images
+from alphanet_export.quantize.judge import sqnr_db
+from alphanet_export.quantize.layers import find_layers, nodes_of, share_of_macs
+from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
+from alphanet_export.quantize.search import find_int8
+from alphanet_export.quantize.writing import write_int8
+from alphanet_export.writers.to_onnx import onnx_bytes
+from alphanet_zoo.cli.export import main
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.calibration import calibrate
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.train.digits import write_digits
+from alphanet_zoo.zoo.files import save_net
+from alphanet_zoo.zoo.preprocess import ImageFolder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    return ImageFolder(write_digits(tmp_path_factory.mktemp("quantize") / "digits") / "val")
+
+
+@pytest.fixture(scope="module")
+def net(digits: ImageFolder) -> AlphaNet:
+    """Random features with a classifier fitted to them, right far more often than by chance; first channels are 0."""
+    net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10), 0)
+    net.pretrained_cfg["label_names"] = tuple(digits.classes)
+    preprocessing = input_preprocessing(net, net.arch.resolution)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if ".bn" in f".{name}" or "shortcut" in name:
+                parameter[0] = 0
+        calibrate(net, calibration_batches(digits, preprocessing))
+        pixels, labels = next(digits.batches(preprocessing, len(digits)))
+        features = net.forward_head(net.forward_features(pixels), pre_logits=True)
+        features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        ridge = features.T @ features + 1e-2 * torch.eye(features.shape[1])
+        solution = torch.linalg.solve(ridge, features.T @ torch.nn.functional.one_hot(labels, 10).float()).T
+        net.classifier.weight.copy_(solution[:, :-1])
+        net.classifier.bias.copy_(solution[:, -1])
+    return net
+
+
+def spoiled(net: AlphaNet, layers: tuple[str, ...]) -> AlphaNet:
+    """The same function, whose ``layers`` int8 destroys: weights that meet zeros alone outweigh the others."""
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith(tuple(f"{layer}.weight" for layer in layers)):
+                parameter[1:, 0] = 1e3
+    return net
+
+
+@pytest.fixture(scope="module")
+def frozen(net: AlphaNet) -> FrozenNet:
+    return freeze(net)
+
+
+@pytest.fixture(scope="module")
+def content(frozen: FrozenNet) -> bytes:
+    return onnx_bytes(frozen)
+
+
+@pytest.fixture(scope="module")
+def exported(frozen: FrozenNet, digits: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("int8") / "digits.onnx"
+    write_int8(frozen, digits, onnx=path, max_drop=100.0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(exported: Path, digits: ImageFolder) -> QuantImages:
+    return quant_images(open_model(exported), digits, calibration=32)
+
+
+@pytest.fixture(scope="module")
+def toolchain(content: bytes, images: QuantImages) -> OnnxQdq:
+    return OnnxQdq(content, images.calibration)
+
+
+def test_layers_are_the_network_without_squeeze_and_excite(content: bytes, net: AlphaNet) -> None:
+    proto = onnx.load_model_from_string(content)
+    layers = find_layers(proto)
+    names = [name.removesuffix(".weight") for name, tensor in net.named_parameters() if tensor.ndim in (2, 4)]
+    assert sorted(layer.name for layer in layers) == sorted(name for name in names if ".se." not in name)
+    gates = sum(t.numel() for n, t in net.named_parameters() if ".se." in n and n.endswith("weight"))
+    assert sum(layer.macs for layer in layers) == count_macs(net.arch, net.space, 10) - gates
+    nodes = nodes_of(layers, [layer.name for layer in layers])
+    kinds = Counter(name.partition("_")[0] for name in nodes)
+    assert len(nodes) == len(set(nodes)) and kinds["Sigmoid"] == sum(n.op_type == "Sigmoid" for n in proto.graph.node)
+    assert share_of_macs(layers, [layers[0].name]) == layers[0].macs / sum(layer.macs for layer in layers)
+
+
+def test_the_file_has_integer_weights_and_float_gates(exported: Path) -> None:
+    proto = onnx.load(exported)
+    onnx.checker.check_model(proto, full_check=True)
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    inputs = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    quantised = 0
+    for node in proto.graph.node:
+        if node.op_type != "Conv":
+            continue
+        weight = node.input[1]
+        if ".se." in weight:
+            assert weight in inputs
+            continue
+        dequantise = producers[weight]
+        values = numpy_helper.to_array(stored[dequantise.input[0]])
+        scales = numpy_helper.to_array(stored[dequantise.input[1]])
+        assert values.dtype == np.int8 and scales.shape == (values.shape[0],)
+        assert not saturates() or np.abs(values.astype(int)).max() <= 64
+        zero = producers[node.input[0]].input[2]
+        assert stored[zero].data_type == onnx.TensorProto.UINT8
+        quantised += 1
+    assert quantised == 14
+
+
+def test_the_file_says_how_it_was_made(exported: Path) -> None:
+    summary = open_model(exported).metadata["quantization"]
+    log = json.loads(exported.with_name("digits.onnx.quantization.json").read_text())
+    assert summary["precision"] == "int8" and summary["verdict"] == log["steps"][-1]["judgement"]
+    assert summary["method"] in ("min-max", "percentile", "entropy") and len(log["trials"]) == 3
+    assert len(log["sensitivity"]) == 14 and all(entry["sqnr_db"] > 0 for entry in log["sensitivity"])
+    assert best_method(log) == summary["method"]
+    assert summary["slower_than_float32"] == (summary["speed"]["ratio_interval"][0] > 1)
+    assert summary["verdict"]["images"] == summary["held_out_images"] == 150 and summary["calibration_images"] == 128
+
+
+def best_method(log: Mapping[str, Any]) -> str:
+    return str(max(log["trials"], key=lambda trial: trial["sqnr_db"])["method"])
+
+
+def test_no_layer_chosen_computes_float32(toolchain: OnnxQdq, images: QuantImages) -> None:
+    some = images.held_out[:4]
+    plain = toolchain.runner(None)(some)
+    assert np.array_equal(toolchain.runner(toolchain.build("min-max", []))(some), plain)
+    one = toolchain.build("min-max", ["conv_stem"])
+    assert not np.array_equal(toolchain.runner(one)(some), plain)
+    assert sum(node.op_type == "QuantizeLinear" for node in onnx.load_model_from_string(one).graph.node) < 6
+
+
+def test_bias_correction_brings_the_logits_nearer(content: bytes, toolchain: OnnxQdq, images: QuantImages) -> None:
+    everything = [layer.name for layer in toolchain.layers]
+    without = OnnxQdq(content, images.calibration, correct_biases=False)
+    expected = toolchain.runner(None)(images.held_out)
+    noise = [sqnr_db(expected, tools.runner(tools.build("min-max", everything))(images.held_out))
+             for tools in (without, toolchain)]  # fmt: skip
+    assert noise[0] < noise[1]
+
+
+@pytest.mark.skipif(not saturates(), reason="this CPU multiplies uint8 by int8 without saturation")
+def test_eight_bits_saturate_where_the_probe_says_so(content: bytes, toolchain: OnnxQdq, images: QuantImages) -> None:
+    everything = [layer.name for layer in toolchain.layers]
+    eight = OnnxQdq(content, images.calibration, reduce_range=False)
+    expected = toolchain.runner(None)(images.held_out)
+    noise = [sqnr_db(expected, tools.runner(tools.build("min-max", everything))(images.held_out))
+             for tools in (eight, toolchain)]  # fmt: skip
+    assert noise[0] + 3 < noise[1]
+
+
+def test_the_layer_that_int8_destroys_goes_back_to_float(net: AlphaNet, images: QuantImages) -> None:
+    bad = "conv_head"
+    tools = OnnxQdq(onnx_bytes(freeze(spoiled(net, (bad,)))), images.calibration)
+    _, log = find_int8(tools, images, max_drop=30.0, time_it=False)
+    assert min(log.sensitivity, key=lambda entry: entry.sqnr_db).layer == bad
+    assert log.steps[1].back_to_float == bad and bad in log.float_layers
+    assert log.steps[0].judgement.drop > 50 and log.verdict.drop <= 30
+
+
+def test_images_of_other_classes_judge_by_agreement(exported: Path, digits: ImageFolder, tmp_path: Path) -> None:
+    model = open_model(exported)
+    for name in ("0", "1"):
+        shutil.copytree(digits.root / name, tmp_path / f"x{name}")
+    assert quant_images(model, ImageFolder(tmp_path)).why_unlabelled == "only 30 images are held out, fewer than 100"
+    for number in range(4):
+        shutil.copytree(digits.root / "2", tmp_path / f"x{number + 2}")
+        shutil.copytree(digits.root / "3", tmp_path / f"y{number + 2}")
+    some = quant_images(model, ImageFolder(tmp_path), calibration=8)
+    assert some.classes is not None and len(some.calibration) == 8  # Ten folders count as the classes in their order.
+    shutil.rmtree(tmp_path / "y5")
+    some = quant_images(model, ImageFolder(tmp_path))
+    assert (
+        some.classes is None
+        and len(some.held_out) >= FEWEST_LABELLED
+        and "not the model's 10 classes" in some.why_unlabelled
+    )
+    with pytest.raises(UsageError, match="too few to quantise with"):
+        few = tmp_path / "few"
+        shutil.copytree(digits.root / "4", few / "4")
+        quant_images(model, ImageFolder(few))
+
+
+def export_arguments(net: AlphaNet, folder: Path, digits: ImageFolder) -> list[str]:
+    weights = folder / "net.safetensors"
+    save_net(net, weights)
+    arch = folder / "arch.json"
+    arch.write_text(json.dumps(net.arch.to_dict()))
+    return ["--arch", str(arch), "--supernet", str(weights), "--calib-data", str(digits.root)]
+
+
+def test_command_refuses_before_it_works(capsys: pytest.CaptureFixture[str], digits: ImageFolder) -> None:
+    model = ["--model", "alphanet_a0", "--weights", "a0.safetensors"]
+    calibrated = [*model, "--quantize", "int8", "--calib-data", str(digits.root)]
+    for argv, words in (
+        ([*model, "--quantize", "int8"], "give --calib-data FOLDER"),
+        ([*model, "--max-drop", "1"], "go with --quantize int8"),
+        ([*calibrated, "--format", "onnx,pt2"], "not with pt2"),
+        ([*calibrated, "--max-drop", "-1"], "no percentage"),
+        ([*calibrated, "--model-repository", "models"], "neither --web nor --model-repository"),
+    ):
+        assert main(argv) == 2
+        assert words.split()[-1] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_writes_nothing_where_the_accuracy_is_lost(
+    net: AlphaNet, digits: ImageFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pointwise = ("conv_pw", "conv_pwl", "shortcut", "conv_final", "conv_head")
+    argv = export_arguments(spoiled(net, pointwise), tmp_path, digits)
+    out = tmp_path / "out"
+    assert main([*argv, "--quantize", "int8", "--max-drop", "1", "-o", f"{out}/"]) == 4
+    assert "int8 loses more than 1 points" in capsys.readouterr().err and not out.exists()
