@@ -43,7 +43,7 @@ class OptimConfig(Section):
     """`compiled`: on a CPU, loops of our own for batch norm with swish and for depthwise convolutions, which a C++
     compiler translates when the run starts; in fp32 and in training only. They round otherwise than PyTorch's."""
     compile: bool = False
-    """torch.compile of the two subnets that every step visits, the largest and the smallest. Worth it on a GPU; on a CPU it
+    """torch.compile of the two subnets of every step, the largest and the smallest. Meant for a GPU; on a CPU it
     takes minutes to compile. It rounds otherwise than PyTorch's own operators."""
     ema_decay: Share | None = None
     """Decay of an exponential mean of the weights, kept beside them (`final/ema.safetensors`); null keeps none."""

@@ -197,6 +197,7 @@ def test_a_step_keeps_no_statistics():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore::DeprecationWarning")
 def test_compiled_subnets_learn_the_same():
     images, labels = tiny_batch()
     archs = {"largest": TINY.largest, "smallest": TINY.smallest}
