@@ -13,6 +13,11 @@ from torchvision.datasets import CIFAR10
 from alphanet_zoo.cli.train import main
 
 
+class PatientServer(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that hangs up early is no news."""
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -33,7 +38,7 @@ def authors(tmp_path, monkeypatch):
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
+    server = PatientServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
