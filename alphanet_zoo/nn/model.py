@@ -283,7 +283,8 @@ class AlphaNet(nn.Module):
                     f"{self.arch}; extract the subnet and calibrate it first"
                 )
             self._check_contains(arch)
-        return net_shape(self.space, arch or self.arch)
+        derive = net_shape.__wrapped__ if torch.compiler.is_compiling() else net_shape  # Dynamo warns of a cache.
+        return derive(self.space, arch or self.arch)
 
     def _block(self, stage: int, index: int) -> MBConv:
         """Block ``index`` of a stage."""
