@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from alphanet_zoo.errors import MissingDependencyError, UsageError
-from alphanet_zoo.files import replacing
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.search.plot import accuracy_picture
 from alphanet_zoo.train.runlog import read_log
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -65,27 +65,16 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "demo") from error
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for kind, style in (
-        ("subnets", {"alpha": 0.35, "linewidth": 1.0}),
-        ("validation", {"marker": "o", "markersize": 4}),
-    ):
-        for name, colour in (("largest", "tab:blue"), ("smallest", "tab:orange")):
-            points = [
-                (line["step"], 100 * line[kind][name]["accuracy"]) for line in lines if name in line.get(kind, {})
-            ]
-            if points:
-                label = f"{name}, {'training batches' if kind == 'subnets' else 'held-out images'}"
-                axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
-    axes.set(xlabel="step", ylabel="top-1 accuracy, %", title="CIFAR-10 (recompressed as JPEG)")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    with accuracy_picture(path) as axes:
+        for kind, style in (
+            ("subnets", {"alpha": 0.35, "linewidth": 1.0}),
+            ("validation", {"marker": "o", "markersize": 4}),
+        ):
+            for name, colour in (("largest", "tab:blue"), ("smallest", "tab:orange")):
+                points = [
+                    (line["step"], 100 * line[kind][name]["accuracy"]) for line in lines if name in line.get(kind, {})
+                ]
+                if points:
+                    label = f"{name}, {'training batches' if kind == 'subnets' else 'held-out images'}"
+                    axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+        axes.set(xlabel="step", title="CIFAR-10 (recompressed as JPEG)")

@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from torch.nn import functional as F
 
 from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import freeze
+from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
 from alphanet_export.measure.parity import synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.nn.layers import MBConv
@@ -133,30 +135,17 @@ def compare(net: AlphaNet, rounds: int, threads: int, rng: np.random.Generator) 
               for name, s in sessions.items()}  # fmt: skip
     scale = np.abs(logits["plain"]).max(axis=1)
     difference = float((np.abs(logits["ours"] - logits["plain"]).max(axis=1) / scale).max())
-    feed, clock = {"pixel_values": images[0]}, time.thread_time if threads == 1 else time.perf_counter
+    feed = {"pixel_values": images[0]}
+    runs = {name: partial(session.run, None, feed) for name, session in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     while len(times["ours"]) < rounds:
-        block: dict[str, list[float]] = {name: [] for name in sessions}
-        others = others_cpu_seconds()
-        start_of_block = time.perf_counter()
-        for _ in range(BLOCK):
-            for name in rng.permutation(sorted(sessions)):
-                start = clock()
-                sessions[name].run(None, feed)
-                block[name].append(1e3 * (clock() - start))
-        share = (others_cpu_seconds() - others) / (time.perf_counter() - start_of_block)
+        others, start = others_cpu_seconds(), time.perf_counter()
+        block = interleave(runs, rounds=BLOCK, seed=int(rng.integers(2**32)), clock=clock_for(threads)[0])
+        share = (others_cpu_seconds() - others) / (time.perf_counter() - start)
         if threads == 1 or share < QUIET:
             for name, values in block.items():
                 times[name].extend(values)
     return Comparison(np.array(times["plain"]), np.array(times["ours"]), difference)
-
-
-def ratio_interval(comparison: Comparison, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float, float]:
-    """Ratio of the medians, ours to plain, with its 95 % bootstrap interval over rounds."""
-    rows = rng.integers(len(comparison.ours), size=(draws, len(comparison.ours)))
-    ratios = np.median(comparison.ours[rows], axis=1) / np.median(comparison.plain[rows], axis=1)
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(np.median(comparison.ours) / np.median(comparison.plain)), float(low), float(high)
 
 
 def measure_cold(repeats: int = 5) -> None:
@@ -193,9 +182,10 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name in args.models:
         comparison = compare(create_model(name, weights="random"), args.rounds, args.threads, rng)
-        ratio, low, high = ratio_interval(comparison, rng)
-        print(f"| {name} | {np.median(comparison.plain):.2f} | {np.median(comparison.ours):.2f} | "
-              f"{ratio:.3f} ({low:.3f} to {high:.3f}) | {comparison.difference:.1e} |", flush=True)  # fmt: skip
+        plain, ours = np.median(comparison.plain), np.median(comparison.ours)
+        low, high = ratio_interval(comparison.ours, comparison.plain)
+        ratio = f"{ours / plain:.3f} ({low:.3f} to {high:.3f})"
+        print(f"| {name} | {plain:.2f} | {ours:.2f} | {ratio} | {comparison.difference:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

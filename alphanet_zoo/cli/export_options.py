@@ -53,7 +53,8 @@ def _add_weights(parser: CommandParser) -> None:
                        help="a .safetensors file, a save_pretrained folder, a Hub repository, or made-up values for "
                             "timing (default: the published weights)")  # fmt: skip
     group.add_argument("--supernet", type=existing_path, metavar="CKPT",
-                       help="with --arch: a supernet's .safetensors, or the published checkpoint")  # fmt: skip
+                       help="with --arch: a supernet's .safetensors, the folder of an alphanet-train run, or the "
+                            "published checkpoint")  # fmt: skip
     group.add_argument("--num-classes", type=positive_int, metavar="N", help="classes that the weights must have")
     group.add_argument("--calib-data", type=existing_path, metavar="FOLDER",
                        help="training images, a folder a class, to take batch norm's statistics from; needed where "

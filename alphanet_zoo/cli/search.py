@@ -29,7 +29,8 @@ def make_parser() -> CommandParser:
     """The command's parser."""
     parser = CommandParser("alphanet-search", "Search a supernet for the subnets worth having.", epilog=EPILOG)
     add = parser.add_argument
-    add("--supernet", required=True, type=existing_path, metavar="FILE", help="a supernet's .safetensors file")
+    add("--supernet", required=True, type=existing_path, metavar="CKPT",
+        help="a supernet's .safetensors, the folder of an alphanet-train run, or the published checkpoint")  # fmt: skip
     scored = parser.add_mutually_exclusive_group(required=True)
     scored.add_argument("--data", type=existing_path, metavar="FOLDER", help="validation images, a folder a class")
     scored.add_argument(
@@ -66,11 +67,11 @@ def search_command(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix not in (".json", ".csv"):
         raise UsageError(f"-o {output}: give a name that ends with .json or .csv")
+    from alphanet_export.source import open_net
     from alphanet_zoo.search.evaluate import SubnetEvaluator
-    from alphanet_zoo.zoo.files import load_net
     from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
 
-    supernet = load_net(arguments.supernet)
+    supernet = open_net(arguments.supernet)
     if not supernet.supernet:
         raise UsageError(f"{arguments.supernet} holds a single net; give a supernet, such as alphanet-train writes")
     training = ImageFolder(arguments.calib_data)

@@ -25,6 +25,13 @@ def _full_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def _checked_smoothing(smoothing: float) -> float:
+    """Label smoothing in its domain."""
+    if not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"label smoothing is {smoothing}; give a value from 0 to under 1")
+    return smoothing
+
+
 def _log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Log-softmax of student (with gradient) and teacher (without), after checking their shapes."""
     if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
@@ -187,9 +194,7 @@ class BinaryCrossEntropy(nn.Module):
     def __init__(self, smoothing: float = 0.0) -> None:
         """Checks the smoothing."""
         super().__init__()
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"label smoothing is {smoothing}; give a value from 0 to under 1")
-        self.smoothing = smoothing
+        self.smoothing = _checked_smoothing(smoothing)
 
     def forward(self, student_logits: Tensor, target: Tensor) -> Tensor:
         """The mean over images and labels, a scalar, of logits and targets (0 or 1), ``(N, labels)`` each."""
@@ -211,9 +216,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
     def __init__(self, smoothing: float = 0.1) -> None:
         """Checks the smoothing."""
         super().__init__()
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"label smoothing is {smoothing}; give a value from 0 to under 1")
-        self.smoothing = smoothing
+        self.smoothing = _checked_smoothing(smoothing)
 
     def forward(self, student_logits: Tensor, target: Tensor) -> Tensor:
         """The mean, a scalar, of logits ``(N, classes)`` and labels ``(N,)`` from 0, int64."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Points = Sequence[tuple[float, float]]
 
@@ -26,6 +31,22 @@ def plot_front(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    with accuracy_picture(path) as axes:
+        axes.scatter(*_columns(evaluated), s=14, color="0.7", label=f"{len(evaluated)} subnets, validation")
+        axes.plot(*_columns(front), "o-", color="tab:blue", markersize=4, label="front, validation")
+        if test:
+            axes.scatter(*_columns(test), marker="D", s=36, color="tab:red", zorder=3, label="test")
+        counted = f" ({images} images)" if images else ""
+        axes.set(xlabel="million MACs an image", title=f"Accuracy against cost{counted}")
+
+
+@contextmanager
+def accuracy_picture(path: str | Path) -> Iterator[Axes]:
+    """Axes with top-1 accuracy upwards, to draw on; a PNG file once the block ends well.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -34,12 +55,8 @@ def plot_front(
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.scatter(*_columns(evaluated), s=14, color="0.7", label=f"{len(evaluated)} subnets, validation")
-    axes.plot(*_columns(front), "o-", color="tab:blue", markersize=4, label="front, validation")
-    if test:
-        axes.scatter(*_columns(test), marker="D", s=36, color="tab:red", zorder=3, label="test")
-    counted = f" ({images} images)" if images else ""
-    axes.set(xlabel="million MACs an image", ylabel="top-1 accuracy, %", title=f"Accuracy against cost{counted}")
+    yield axes
+    axes.set_ylabel("top-1 accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     with replacing(path) as temporary:

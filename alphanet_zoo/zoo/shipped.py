@@ -87,7 +87,18 @@ def write_family(
         save_net(supernet, draft / SUPERNET_FILE, half=True)
         tensors = {f"{key}/{n}": b.cpu().contiguous() for key, net in members.items() for n, b in net.named_buffers()}
         save_file(tensors, draft / STATISTICS_FILE)
-        _describe(draft, name, supernet, members, top1, license=license, description=description)
+        paths = [draft / SUPERNET_FILE, draft / STATISTICS_FILE]
+        content = {
+            "family": name,
+            "description": description,
+            "license": license,
+            "space": supernet.space.name,
+            "num_classes": supernet.num_classes,
+            "crop_pct": supernet.pretrained_cfg["crop_pct"],
+            "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths},
+            "members": sorted((_entry(key, members[key], top1[key]) for key in members), key=lambda e: e["macs"]),
+        }
+        (draft / FAMILY_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         _check(draft, members)
         (folder / FAMILY_FILE).unlink(missing_ok=True)
         for file in (SUPERNET_FILE, STATISTICS_FILE, FAMILY_FILE):
@@ -98,41 +109,16 @@ def write_family(
     return written
 
 
-def _describe(
-    draft: Path,
-    name: str,
-    supernet: AlphaNet,
-    members: Mapping[str, AlphaNet],
-    top1: Mapping[str, float],
-    *,
-    license: str,
-    description: str,
-) -> None:
-    """Writes `FAMILY_FILE`."""
-    space, classes = supernet.space, supernet.num_classes
-    entries: list[dict[str, Any]] = [
-        {
-            "name": key,
-            "arch": net.arch.to_dict(),
-            "macs": count_macs(net.arch, space, classes),
-            "params": count_params(net.arch, space, classes),
-            "top1": top1[key],
-            "calibration": net.calibration,
-        }
-        for key, net in members.items()
-    ]
-    paths = [draft / SUPERNET_FILE, draft / STATISTICS_FILE]
-    content = {
-        "family": name,
-        "description": description,
-        "license": license,
-        "space": space.name,
-        "num_classes": classes,
-        "crop_pct": supernet.pretrained_cfg["crop_pct"],
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths},
-        "members": sorted(entries, key=lambda entry: entry["macs"]),
+def _entry(name: str, net: AlphaNet, top1: float) -> dict[str, Any]:
+    """A member as `FAMILY_FILE` has it."""
+    return {
+        "name": name,
+        "arch": net.arch.to_dict(),
+        "macs": count_macs(net.arch, net.space, net.num_classes),
+        "params": count_params(net.arch, net.space, net.num_classes),
+        "top1": top1,
+        "calibration": net.calibration,
     }
-    (draft / FAMILY_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _check(draft: Path, members: Mapping[str, AlphaNet]) -> None:

@@ -133,7 +133,7 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def open_session(
-    path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | bytes,
     level: str = "all",
     threads: int = 0,
     *,
@@ -144,7 +144,7 @@ def open_session(
     """ONNX Runtime on the CPU.
 
     Args:
-        path: An ONNX file.
+        model: An ONNX file, or the content of one.
         level: A key of `LEVELS`.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
         spin: Let idle threads wait actively, as ONNX Runtime does by default: faster alone, slower where others,
@@ -153,7 +153,7 @@ def open_session(
         optimized: Where to write the optimised graph.
 
     Raises:
-        AlphaNetError: ONNX Runtime cannot load the file.
+        AlphaNetError: ONNX Runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
@@ -164,9 +164,11 @@ def open_session(
     if optimized:
         options.optimized_model_filepath = str(optimized)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # Its errors derive from Exception directly, a class for each code.
-        raise AlphaNetError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        name = "the graph" if isinstance(model, bytes) else model
+        raise AlphaNetError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {error}") from error
 
 
 def run_logits(session: onnxruntime.InferenceSession, images: FloatArray) -> FloatArray:

@@ -22,7 +22,14 @@ from alphanet_export.measure.graph_rules import graph_rules
 from alphanet_export.measure.latency import check_batch, measure_latency
 from alphanet_export.measure.mcnemar import McNemar, compare_right, recorded_classes
 from alphanet_export.measure.memory import measure_memory
-from alphanet_export.measure.parity import TOLERANCE, Parity, measure_consistency, measure_parity, synthetic_images
+from alphanet_export.measure.parity import (
+    SYNTHETIC_IMAGES,
+    TOLERANCE,
+    Parity,
+    measure_consistency,
+    measure_parity,
+    synthetic_images,
+)
 from alphanet_export.measure.startup import measure_startup
 from alphanet_export.measure.throughput import measure_throughput, thread_counts
 from alphanet_export.onnx_model import OnnxModel, open_model, open_session, run_logits
@@ -33,7 +40,6 @@ from alphanet_export.source import tensors_sha256
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.preprocess import ImageFolder
 
-SYNTHETIC_IMAGES = 8
 _DECODED = 16
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +12,12 @@ from torch import Tensor
 
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.measure.parity import Parity, measure_parity, synthetic_images
+from alphanet_export.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.metadata import describe
+from alphanet_export.placing import moves_of, place
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.source import Source
-from alphanet_zoo.files import replacing, replacing_folder
-
-PARITY_IMAGES = 8
-"""How many made-up images parity is measured on."""
 
 AnyPath = str | os.PathLike[str]
 
@@ -84,7 +79,7 @@ def write_export(
         raise ValueError(f"nothing to write; give {' or '.join(asked)}")
     check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
     metadata = describe(frozen, source or Source(frozen.net))
-    images = synthetic_images(PARITY_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
+    images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
     parities: dict[str, Parity] = {}
     with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
         staged = {name: FORMATS[name].path(Path(folder) / "model") for name in targets}
@@ -92,7 +87,7 @@ def write_export(
             _write(name, frozen, path, metadata, opset)
             if images is not None:
                 parities |= _checked(name, frozen, path, images)
-        sizes = _place([pair for name in targets for pair in _moves(name, staged[name], targets[name])])
+        sizes = place(move for name in targets for move in moves_of(name, staged[name], targets[name]))
     return Written(sizes, parities, tuple(name for name in targets if verify and name not in parities))
 
 
@@ -138,22 +133,3 @@ def _checked(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> dict[s
         return {}
     with open_runtime(path) as runtime:
         return {name: measure_runtime_parity(runtime, frozen.net, images, synthetic=True).check()}
-
-
-def _moves(name: str, staged: Path, target: Path) -> list[tuple[Path, Path]]:
-    """The files of one format: where each is, and where it goes."""
-    return list(zip(FORMATS[name].files(staged), FORMATS[name].files(target), strict=True))
-
-
-def _place(moves: list[tuple[Path, Path]]) -> dict[Path, int]:
-    """Copies every file beside its place before any takes it; gives the bytes of each."""
-    sizes = {}
-    with ExitStack() as stack:
-        for staged, target in moves:
-            if staged.is_dir():
-                shutil.copytree(staged, stack.enter_context(replacing_folder(target)), dirs_exist_ok=True)
-                sizes[target] = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
-            else:
-                shutil.copyfile(staged, stack.enter_context(replacing(target)))
-                sizes[target] = staged.stat().st_size
-    return sizes

@@ -109,6 +109,17 @@ def test_an_empty_window_is_exit_code_5_and_says_what_is_near(folder, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_a_run_stands_for_its_weights(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\n")
+    assert main(arguments(folder, tmp_path / "front.json", supernet=run)) == 2
+    assert "has not ended" in capsys.readouterr().err
+    (run / "final" / "model.safetensors").write_bytes((folder / "static.safetensors").read_bytes())
+    assert main(arguments(folder, tmp_path / "front.json", supernet=run)) == 2
+    assert "holds a single net" in capsys.readouterr().err
+
+
 def test_a_single_net_is_no_supernet(folder, tmp_path, capsys):
     assert main(arguments(folder, tmp_path / "front.json", supernet="static.safetensors")) == 2
     assert "holds a single net" in capsys.readouterr().err

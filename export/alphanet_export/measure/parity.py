@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +21,12 @@ TOLERANCE = 2e-5
 
 PARITY_LEVELS = ("basic", "all")
 """ONNX Runtime's optimisation levels at which parity must hold."""
+
+SYNTHETIC_IMAGES = 8
+"""How many made-up images parity is measured on where none are given."""
+
+Logits = Callable[[FloatArray], FloatArray]
+"""``(N, 3, S, S)`` pixels to ``(N, classes)`` logits, float32."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +119,8 @@ def measure_parity(
         AlphaNetError: The file cannot be loaded or run.
         ValueError: ``net`` is in training mode, or there are no images.
     """
-    if net.training:
-        raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
-
-    def reference(pixels: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            logits: Tensor = net(torch.from_numpy(pixels))
-        return logits.float().numpy()
-
-    return _compare(model_path, "PyTorch", reference, images, synthetic, tolerance)
+    reference = torch_logits(net)
+    return compare_logits(_levels(model_path), "PyTorch", reference, images, synthetic, tolerance)
 
 
 def measure_consistency(
@@ -135,9 +136,8 @@ def measure_consistency(
     Args and raises as `measure_parity`.
     """
     session = open_session(model_path, "disabled")
-    return _compare(
-        model_path, "the unoptimised graph", lambda pixels: run_logits(session, pixels), images, synthetic, tolerance
-    )
+    reference = partial(run_logits, session)
+    return compare_logits(_levels(model_path), "the unoptimised graph", reference, images, synthetic, tolerance)
 
 
 def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
@@ -160,29 +160,46 @@ def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
     return (images - mean) / images.std(dim=(1, 2, 3), keepdim=True)
 
 
-def _compare(
-    model_path: str | os.PathLike[str],
+def torch_logits(net: nn.Module) -> Logits:
+    """What a net gives for float32 pixels.
+
+    Raises:
+        ValueError: It is in training mode.
+    """
+    if net.training:
+        raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
+
+    def run(pixels: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            logits: Tensor = net(torch.from_numpy(pixels))
+        return logits.float().numpy()
+
+    return run
+
+
+def compare_logits(
+    runs: Mapping[str, Logits],
     name: str,
-    reference: Callable[[FloatArray], FloatArray],
+    reference: Logits,
     images: Tensor | Iterable[Tensor],
     synthetic: bool,
     tolerance: float,
 ) -> Parity:
-    """Runs the file at each level beside the reference, batch by batch."""
-    sessions = {level: open_session(model_path, level) for level in PARITY_LEVELS}
+    """Runs everything in ``runs``, a level of the result each, beside the reference called ``name``, batch by batch.
+
+    Raises:
+        ValueError: There are no images.
+    """
     expected: list[FloatArray] = []
-    actual: dict[str, list[FloatArray]] = {level: [] for level in PARITY_LEVELS}
-    for pixels in image_batches(images):
+    actual: dict[str, list[FloatArray]] = {level: [] for level in runs}
+    for pixels in _batches(images):
         expected.append(reference(pixels))
-        for level, session in sessions.items():
-            try:
-                actual[level].append(run_logits(session, pixels))
-            except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
-                raise AlphaNetError(f"ONNX Runtime cannot run {model_path}: {error}") from error
+        for level, run in runs.items():
+            actual[level].append(run(pixels))
     if not expected:
         raise ValueError("there are no images to measure parity on; give at least one")
     target = np.concatenate(expected)
-    levels = tuple(level_parity(level, np.concatenate(actual[level]), target, tolerance) for level in PARITY_LEVELS)
+    levels = tuple(level_parity(level, np.concatenate(given), target, tolerance) for level, given in actual.items())
     return Parity(
         max_relative_error=max(level.max_relative_error for level in levels),
         top1_agreement=min(level.top1_agreement for level in levels),
@@ -194,7 +211,19 @@ def _compare(
     )
 
 
-def image_batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
+def _levels(model_path: str | os.PathLike[str]) -> dict[str, Logits]:
+    """A file in ONNX Runtime at each of `PARITY_LEVELS`."""
+
+    def run(session: InferenceSession, pixels: FloatArray) -> FloatArray:
+        try:
+            return run_logits(session, pixels)
+        except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
+            raise AlphaNetError(f"ONNX Runtime cannot run {model_path}: {error}") from error
+
+    return {level: partial(run, open_session(model_path, level)) for level in PARITY_LEVELS}
+
+
+def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
     """Float32 arrays of at most 16 images, from one tensor or many."""
     for tensor in [images] if isinstance(images, Tensor) else images:
         for part in tensor.split(16):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from alphanet_export.measure.parity import TOLERANCE, LevelParity, Parity, image_batches, level_parity
+from alphanet_export.measure.parity import TOLERANCE, Parity, compare_logits, torch_logits
 from alphanet_export.runtimes.interface import Runtime
 
 
@@ -37,23 +35,4 @@ def measure_runtime_parity(
         AlphaNetError: The runtime fails.
         ValueError: ``net`` is in training mode, or there are no images.
     """
-    if net.training:
-        raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
-    expected, actual = [], []
-    for pixels in image_batches(images):
-        with torch.inference_mode():
-            logits: Tensor = net(torch.from_numpy(pixels))
-        expected.append(logits.float().numpy())
-        actual.append(runtime.infer(pixels))
-    if not expected:
-        raise ValueError("there are no images to measure parity on; give at least one")
-    level: LevelParity = level_parity(runtime.name, np.concatenate(actual), np.concatenate(expected), tolerance)
-    return Parity(
-        max_relative_error=level.max_relative_error,
-        top1_agreement=level.top1_agreement,
-        images=sum(map(len, expected)),
-        synthetic=synthetic,
-        tolerance=tolerance,
-        reference="PyTorch",
-        levels=(level,),
-    )
+    return compare_logits({runtime.name: runtime.infer}, "PyTorch", torch_logits(net), images, synthetic, tolerance)

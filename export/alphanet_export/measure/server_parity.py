@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from alphanet_export.measure.kserve import KServeClient, ServerFacts
-from alphanet_export.measure.parity import TOLERANCE, LevelParity, level_parity, synthetic_images
+from alphanet_export.measure.parity import SYNTHETIC_IMAGES, TOLERANCE, LevelParity, level_parity, synthetic_images
 from alphanet_export.onnx_model import (
     INPUT_NAME,
     OUTPUT_NAME,
@@ -28,8 +28,6 @@ from alphanet_export.onnx_model import (
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from alphanet_zoo.files import replacing
 from alphanet_zoo.zoo.preprocess import ImageFolder
-
-SYNTHETIC_IMAGES = 8
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from alphanet_export.onnx_model import FloatArray, run_logits
-from alphanet_export.quantize.activations import activations, session_of
+from alphanet_export.onnx_model import FloatArray, open_session, run_logits
+from alphanet_export.quantize.activations import activations
 from alphanet_export.quantize.bias import bias_shifts, with_corrected_biases
 from alphanet_export.quantize.layers import FOLLOWERS, LAYER_OPERATORS, Layer, find_layers, nodes_of
 from alphanet_export.quantize.ranges import METHODS, find_range, histograms
@@ -65,7 +65,7 @@ class OnnxQdq(Toolchain):
 
     def runner(self, model: bytes | None, threads: int = 0) -> Callable[[FloatArray], FloatArray]:
         """Runs the content of a file at full optimisation."""
-        return functools.partial(run_logits, session_of(self._content if model is None else model, "all", threads))
+        return functools.partial(run_logits, open_session(self._content if model is None else model, "all", threads))
 
     def write(self, model: bytes, path: Path, metadata: Mapping[str, str]) -> None:
         """Writes an ``.onnx`` file."""
@@ -133,6 +133,6 @@ def saturates() -> bool:
     stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph([conv], "saturation", [x], [y], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    session = session_of(model.SerializeToString())
+    session = open_session(model.SerializeToString())
     given = session.run(None, {"x": np.full((1, channels, 8, 8), 255, np.uint8)})[0]
     return bool((np.abs(given.astype(int) - 200) > 1).any())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,11 @@ import onnx as onnx_package
 
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.measure.parity import Parity, measure_parity, synthetic_images
+from alphanet_export.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.metadata import PREFIX, describe
 from alphanet_export.onnx_model import open_model
 from alphanet_export.packages import require_package
+from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.log import QuantizationLog
@@ -28,12 +27,9 @@ from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.source import Source
 from alphanet_export.writers.to_onnx import onnx_bytes
-from alphanet_zoo.files import replacing
 from alphanet_zoo.zoo.preprocess import ImageFolder
 
 LOG_ENDING = ".quantization.json"
-PARITY_IMAGES = 8
-"""How many made-up images the parity of the float32 graph is measured on."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,13 @@ def write_int8(
     metadata = describe(frozen, source or Source(frozen.net))
     content = onnx_bytes(frozen, metadata, opset=opset)
     logs: dict[str, QuantizationLog] = {}
-    moves: list[tuple[Path, Path]] = []
+    moves: list[Move] = []
     with tempfile.TemporaryDirectory(prefix="alphanet-int8-") as name:
         plain = Path(name) / "float.onnx"
         plain.write_bytes(content)
         parity = None
         if verify:
-            made_up = synthetic_images(PARITY_IMAGES, frozen.preprocessing.input_size, seed)
+            made_up = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
             parity = measure_parity(plain, frozen.net, made_up, synthetic=True).check()
         images = quant_images(open_model(plain), folder)
         for each, target in targets.items():
@@ -110,10 +106,10 @@ def write_int8(
             toolchain.write(model, staged, _with_summary(metadata, log))
             record = Path(name) / f"{each}.json"
             record.write_text(json.dumps(log.to_dict(), indent=1, allow_nan=False) + "\n", "utf-8")
-            moves += zip(FORMATS[each].files(staged), FORMATS[each].files(target), strict=True)
+            moves += moves_of(each, staged, target)
             moves.append((record, target.with_name(target.name + LOG_ENDING)))
             logs[each] = log
-        return WrittenInt8(_place(moves), logs, parity)
+        return WrittenInt8(place(moves), logs, parity)
 
 
 def _toolchain(
@@ -132,11 +128,3 @@ def _with_summary(metadata: Mapping[str, str], log: QuantizationLog) -> dict[str
     """The float32 file's metadata with the search's summary, and without the accuracy published for float32."""
     entries: dict[str, Any] = {"quantization": log.summary(), "published_top1": None}
     return {**metadata, **{PREFIX + key: json.dumps(value, sort_keys=True) for key, value in entries.items()}}
-
-
-def _place(moves: list[tuple[Path, Path]]) -> dict[Path, int]:
-    """Copies every file beside its place before any takes it; gives the bytes of each."""
-    with ExitStack() as stack:
-        for staged, target in moves:
-            shutil.copyfile(staged, stack.enter_context(replacing(target)))
-        return {target: staged.stat().st_size for staged, target in moves}

@@ -7,15 +7,6 @@ import pytest
 
 from alphanet_export.measure.latency import bootstrap_interval, measure_latency, summarise
 from alphanet_zoo.errors import TargetError, UsageError
-from tests.export.exported import tiny_onnx
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("latency")
-    (folder / "static.onnx").write_bytes(tiny_onnx())
-    (folder / "dynamic.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
-    return folder
 
 
 def test_the_figures_of_known_times() -> None:

@@ -14,14 +14,6 @@ from tests.export.exported import corrupted, tiny_net, tiny_onnx
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parity")
-    (folder / "static.onnx").write_bytes(tiny_onnx())
-    (folder / "dynamic.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def net() -> AlphaNet:
     return tiny_net()
 

@@ -18,13 +18,6 @@ from tests.kserve_server import KServeServer
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.onnx"
-    path.write_bytes(tiny_onnx())
-    return path
-
-
-@pytest.fixture
 def server() -> Iterator[KServeServer]:
     with KServeServer(tiny_onnx(), "tiny") as server:
         yield server

@@ -1,4 +1,4 @@
-"""The files of the page; tests/export/test_web_page.py runs it in a browser."""
+"""The files of the page; tests/export/writers/test_web_page.py runs it in a browser."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from alphanet_export.onnx_model import open_model
 from alphanet_export.writers.ort_web import ORT_WEB_FILES, ORT_WEB_VERSION
 from alphanet_export.writers.to_web import write_web
 from alphanet_zoo.errors import AlphaNetError, MissingProgramError, UsageError
-from tests.export.exported import tiny_onnx
-
-
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.onnx"
-    path.write_bytes(tiny_onnx())
-    return path
 
 
 @pytest.fixture
