@@ -35,6 +35,7 @@ from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import freeze
 from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
 from alphanet_export.measure.parity import synthetic_images
+from alphanet_export.onnx_model import open_session
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.nn.layers import MBConv
 from alphanet_zoo.nn.model import AlphaNet
@@ -110,20 +111,22 @@ class Comparison:
     difference: float
 
 
-def sessions_of(net: AlphaNet, threads: int) -> dict[str, onnxruntime.InferenceSession]:
-    """Both exports of a net, loaded at full optimisation."""
+def plain_onnx(net: AlphaNet) -> bytes:
+    """The content of a plain export of a static net."""
     image = torch.zeros(1, 3, net.arch.resolution, net.arch.resolution)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "plain.onnx"
         torch.onnx.export(PlainNet(net).eval(), (image,), path, dynamo=True, opset_version=18, verbose=False,
                           input_names=["pixel_values"], output_names=["logits"], external_data=False)  # fmt: skip
-        contents = {"plain": path.read_bytes(), "ours": onnx_bytes(freeze(net))}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+        return path.read_bytes()
+
+
+def sessions_of(net: AlphaNet, threads: int) -> dict[str, onnxruntime.InferenceSession]:
+    """Both exports of a net, loaded at full optimisation; the threads of one sleep while the other runs."""
+    contents = {"plain": plain_onnx(net), "ours": onnx_bytes(freeze(net))}
     return {
-        name: onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        for name, content in contents.items()
+        name: open_session(content, "all", threads, spin=True, sleep_between=True) for name, content in contents.items()
     }
 
 
@@ -140,7 +143,7 @@ def compare(net: AlphaNet, rounds: int, threads: int, rng: np.random.Generator) 
     times: dict[str, list[float]] = {name: [] for name in sessions}
     while len(times["ours"]) < rounds:
         others, start = others_cpu_seconds(), time.perf_counter()
-        block = interleave(runs, rounds=BLOCK, seed=int(rng.integers(2**32)), clock=clock_for(threads)[0])
+        block = interleave(runs, rounds=BLOCK, seed=int(rng.integers(2**32)), clock=clock_for(threads))
         share = (others_cpu_seconds() - others) / (time.perf_counter() - start)
         if threads == 1 or share < QUIET:
             for name, values in block.items():

@@ -11,6 +11,9 @@ modes run the same net on the same images from the same weights:
 They take turns, each in a process of its own, so that neither profits from a quiet moment or a warm allocator:
 
     python benchmarks/train_step.py --repeats 5 --kernels compiled
+    python benchmarks/train_step.py --device cuda --batch-size 64 --steps 20 --bf16 --compile --shares
+
+`--shares` adds, for each mode, the share of one more step's time that each class of kernels takes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,31 @@ from statistics import median
 from typing import Any
 
 MODES = ("plain", "ours")
+CLASSES = {
+    "message": ("nccl", "all_reduce", "allreduce"),
+    "depthwise convolution": ("depthwise",),
+    "batch norm": ("batch_norm", "bn_fw", "bn_bw", "batchnorm", "norm_silu", "norm_swish"),
+    "convolution": ("conv", "xmma", "cutlass", "dgrad", "wgrad", "fprop", "implicit", "mkldnn", "winograd"),
+    "matrix product": ("gemm", "addmm", "mm", "gemv", "cublas"),
+    "fused by the compiler": ("triton",),
+    "resize and pooling": ("interpolate", "upsample", "pool", "_aa_"),
+    "optimiser": ("multi_tensor", "fused_sgd", "foreach", "_sgd"),
+    "copy": ("copy", "memcpy", "memset", "transpose", "nchwtonhwc", "nhwctonchw", "fill", "zero"),
+    "element by element": (
+        "elementwise",
+        "silu",
+        "swish",
+        "sigmoid",
+        "mul",
+        "add",
+        "div",
+        "clamp",
+        "where",
+        "bernoulli",
+    ),
+    "reduction": ("reduce", "sum", "mean", "softmax", "norm"),
+}
+"""Classes of kernels (of operators, on a CPU), by words in their names; the first that fits."""
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,9 +82,28 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         times.append(time.perf_counter() - began)
         busy.append(time.process_time() - began_busy)
     seconds = median(times[1:])
+    shares = kernel_shares(step, draw_archs(ALPHANET, 0, 0), device) if arguments.shares else {}
     return {"mode": mode, "seconds": seconds, "cpu_seconds": median(busy[1:]), "losses": losses,
             "images_per_second": batch_size / seconds,
-            "memory_mib": peak_memory(device) / 2**20}  # fmt: skip
+            "memory_mib": peak_memory(device) / 2**20, "shares": shares}  # fmt: skip
+
+
+def kernel_shares(step: Any, archs: Any, device: Any) -> dict[str, float]:
+    """The share of one step's kernel time that each class takes, the largest first."""
+    from torch.profiler import DeviceType, ProfilerActivity, profile
+
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        step(archs)
+    times: dict[str, float] = {}
+    for event in profiler.key_averages():
+        if event.device_type == (DeviceType.CUDA if on_gpu else DeviceType.CPU):
+            name = event.key.lower()
+            fitting = (kind for kind, words in CLASSES.items() if any(word in name for word in words))
+            kind = next(fitting, "other")
+            times[kind] = times.get(kind, 0.0) + (event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+    whole = sum(times.values())
+    return {kind: time / whole for kind, time in sorted(times.items(), key=lambda item: -item[1])}
 
 
 def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) -> Any:
@@ -67,7 +114,13 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     from alphanet_zoo.train.distributed import Ranks
     from alphanet_zoo.train.gradients import Gradients
     from alphanet_zoo.train.optim import make_optimizer
-    from alphanet_zoo.train.sandwich import Losses, SandwichStep, distillation_loss, label_loss_of
+    from alphanet_zoo.train.sandwich import (
+        Losses,
+        SandwichStep,
+        compile_recurring,
+        distillation_loss,
+        label_loss_of,
+    )
     from alphanet_zoo.train.sections import OptimConfig, SandwichConfig
 
     net.to(memory_format=torch.channels_last)
@@ -80,6 +133,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
         Ranks(0, 1, images.device), clip_value=1.0, bf16=arguments.bf16,
         kernels=compile_kernels() if arguments.kernels == "compiled" else None,
+        compiled=compile_recurring(net) if arguments.compile else {},
     )  # fmt: skip
     return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).parts[0]]
 
@@ -147,6 +201,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="our forward passes in bfloat16; losses then differ")
     parser.add_argument("--kernels", choices=("torch", "compiled"), default="torch", help="as optim.kernels")
+    parser.add_argument("--compile", action="store_true", help="as optim.compile: our largest and smallest subnet")
+    parser.add_argument("--shares", action="store_true", help="also the share of time of each class of kernels")
     parser.add_argument("--mode", choices=MODES, help="one turn of one mode, as JSON")
     arguments = parser.parse_args()
     if arguments.mode:
@@ -167,6 +223,8 @@ def main() -> None:
             f"{mode:<6} {median(speeds):.2f} images/s ({speeds[0]:.2f} to {speeds[-1]:.2f}), "
             f"{median(busy):.2f} CPU seconds a step ({busy[0]:.2f} to {busy[-1]:.2f}), peak {memory:.0f} MiB"
         )
+        if arguments.shares:
+            print(" " * 6, ", ".join(f"{kind} {share:.1%}" for kind, share in results[0]["shares"].items()))
     for figure in ("seconds", "cpu_seconds"):
         ratios = sorted(p[figure] / o[figure] for o, p in zip(turns["ours"], turns["plain"], strict=True))
         print(f"plain / ours in {figure} a step, by turn: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")

@@ -10,7 +10,7 @@ from alphanet_zoo.cli.command import CommandParser
 from alphanet_zoo.errors import UsageError
 
 TABLE_ENDINGS = (".html", ".htm", ".md", ".json")
-RUNTIMES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino")
+RUNTIMES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "executorch")
 DEFAULT_RUNTIMES = ("pytorch", "onnxruntime")
 DEFAULT_BATCH = 8
 _TABLE_ONLY = ("runtimes", "models", "output")

@@ -54,8 +54,8 @@ class DataConfig(Section):
     place of `val`; 0 validates on `val`."""
     engine: Literal["torch", "device", "dali"] = "torch"
     """`device` keeps all images on the training device and varies whole batches there, to the same bits (small images,
-    transforms `affine` and `cifar` without `autoaugment`). `dali` decodes and varies on the GPU (the `dali` extra; a
-    folder and the `imagenet` transform only)."""
+    transforms `affine` and `cifar` without `autoaugment`). `dali` decodes and varies on the training
+    device with NVIDIA's library (the `dali` extra; a folder and the `imagenet` transform only)."""
     image_size: Count
     """Side of the training images in pixels; every subnet resizes them to its own resolution."""
     batch_size: Count

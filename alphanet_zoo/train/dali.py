@@ -1,8 +1,8 @@
-"""Decoding, cropping and augmentation on the GPU with NVIDIA DALI, an optional engine of the loader.
+"""Decoding, cropping and augmentation with NVIDIA DALI, on the GPU or the CPU: an optional engine of the loader.
 
 Order, crops and flips are those of the default engine. AutoAugment is DALI's own: its draws come from a generator that
 the pipeline keeps, so with it a resumed run is not the same to the bit, and neither is another number of processes.
-This module has not been run by its authors: it is written against the documentation of DALI 1.50.
+Tested with DALI 2.4 on the CPU; on a GPU it has not been run by its authors.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from alphanet_zoo.train.sources import FolderSource
 def dali_batches(
     reader: BatchReader, mean: tuple[float, ...], std: tuple[float, ...], start: int, end: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The batches of the steps from ``start`` up to ``end``, on a GPU.
+    """The batches of the steps from ``start`` up to ``end``, made on the device where they are learnt from.
 
     A broken image stops the run: DALI decodes whole batches.
 
     Raises:
         MissingDependencyError: DALI is not installed.
-        UsageError: The device is no GPU, or the source is no folder.
+        UsageError: The source is no folder.
         AlphaNetError: An image is broken.
     """
     try:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
     except ImportError as error:
         raise MissingDependencyError("nvidia-dali", "dali") from error
-    if device.type != "cuda" or not isinstance(reader.source, FolderSource):
-        raise UsageError("data.engine=dali wants a GPU and data.source=folder; give data.engine=torch")
+    if not isinstance(reader.source, FolderSource):
+        raise UsageError("data.engine=dali wants data.source=folder; give data.engine=torch")
     pipeline = _pipeline(reader, mean, std, start, end, device)
     try:
         for step, output in zip(range(start, end), DALIGenericIterator([pipeline], ["images", "labels"]), strict=False):
@@ -57,19 +57,18 @@ def _pipeline(
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.auto_aug import auto_augment
 
-    size = [reader.config.image_size] * 2
+    size, on_gpu = [reader.config.image_size] * 2, device.type == "cuda"
+    inputs = (_inputs(reader, step) for step in range(start, end))  # DALI rewrites what is written in `define`.
 
     @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=reader.batch_size, num_threads=max(reader.config.workers, 1), device_id=device.index or 0,
+        batch_size=reader.batch_size, num_threads=max(reader.config.workers, 1), device_id=(device.index or 0) if on_gpu else None,
         seed=torch_seed(reader.seed, "dali", start, reader.rank) % 2**31, enable_conditionals=True,
     )  # fmt: skip
     def define() -> Any:
         """Encoded files and draws to normalised images."""
-        encoded, anchors, shapes, flips, labels = fn.external_source(
-            source=(_inputs(reader, step) for step in range(start, end)), num_outputs=5, batch=True
-        )
+        encoded, anchors, shapes, flips, labels = fn.external_source(source=inputs, num_outputs=5, batch=True)
         images = fn.decoders.image_slice(
-            encoded, anchors, shapes, device="mixed", output_type=types.RGB, axis_names="HW",
+            encoded, anchors, shapes, device="mixed" if on_gpu else "cpu", output_type=types.RGB, axis_names="HW",
             normalized_anchor=False, normalized_shape=False, jpeg_fancy_upsampling=True,
         )  # fmt: skip
         images = fn.resize(images, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
@@ -80,7 +79,7 @@ def _pipeline(
         images = fn.crop_mirror_normalize(
             images, dtype=types.FLOAT, output_layout="CHW", mean=scaled_mean, std=scaled_std
         )
-        return images, labels.gpu()
+        return images, labels.gpu() if on_gpu else labels
 
     pipeline = define()
     pipeline.build()

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -23,9 +22,7 @@ from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.sections import DistributedConfig
 from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+from tests.train.pair import ENVIRONMENT, TORCHRUN, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +38,6 @@ def settings(tmp_path_factory):
         "sandwich.drop_rate=0.2", "sandwich.drop_path_rate=0.2", "log.progress=false", "log.every_steps=1",
         "checkpoint_every_steps=3", "device=cpu",
     ]  # fmt: skip
-
-
-def torchrun(*arguments, check=True, **variables):
-    done = subprocess.run([*TORCHRUN, *map(str, arguments)], env=ENVIRONMENT | variables, capture_output=True,
-                          text=True, timeout=240)  # fmt: skip
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def lines(output):

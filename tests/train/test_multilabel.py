@@ -14,9 +14,11 @@ from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, BinaryCrossEntropy, 
 from alphanet_zoo.train.build import build_losses, loss_of_a_guess
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.multilabel import MultiLabelSource
 from alphanet_zoo.train.tally import LabelTally, average_precision
 from alphanet_zoo.zoo.files import load_net
+from tests.train.pair import torchrun
 
 LABELS = ["red", "green", "a blue one"]
 
@@ -126,6 +128,21 @@ def test_the_ranking_is_over_the_images_of_all_processes():
         tally.add(logits[rank::2], labels[rank::2])
         figures = tally.figures(Shared(rank, 2, logits.device))
     assert figures == expected
+
+
+def test_two_processes_learn_and_validate_as_one_that_accumulates(root, tmp_path):
+    rest = ["validation.every_epochs=2", "validation.calibration_batches=4", "optim.epochs=2",
+            "sandwich.drop_rate=0", "sandwich.drop_path_rate=0"]  # fmt: skip
+    torchrun("-m", "alphanet_zoo.cli.train", "--config", "digits", *settings(root, tmp_path / "pair", *rest))
+    alone = train(load_config("digits", settings(root, tmp_path / "alone", *rest, "optim.accumulate=2")))
+    ours, theirs = load_net(tmp_path / "pair" / "final" / "model.safetensors"), load_net(alone.model)
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-5, atol=1e-5)
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("pair", "alone")]
+    (pair, single) = (json.loads(log[-1])["validation"] for log in logs)
+    assert pair.keys() == single.keys() and pair
+    for name, figures in pair.items():
+        assert figures["images"] == 30 and figures == pytest.approx(single[name], abs=1e-5)
 
 
 @pytest.mark.parametrize(

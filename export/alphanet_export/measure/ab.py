@@ -89,7 +89,7 @@ def measure_ratio(
     threads = physical_cores() if threads is None else threads
     load_proto(other_path)  # Refuses what is not one whole file.
     runs = {name: _runner(path, threads, batch) for name, path in (("a", model_path), ("b", other_path))}
-    clock, clock_name = clock_for(threads)
+    clock = clock_for(threads)
     try:
         times = interleave(runs, rounds=rounds, seconds=seconds, clock=clock)
     except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
@@ -105,7 +105,7 @@ def measure_ratio(
         rounds=len(times["a"]),
         threads=threads,
         batch=batch,
-        clock=clock_name,
+        clock=clock.name,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alphanet_export.environment import cpu_name
-from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.measure.interleaved import CPU_TIME, interleave, ratio_interval
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.quantize.images import QuantImages, spread
 from alphanet_export.quantize.judge import judge, sqnr_db
@@ -101,8 +101,7 @@ def measure_speed(toolchain: Toolchain, model: Any, image: FloatArray, rounds: i
         run = toolchain.runner(each, threads=1)
         return lambda: run(image)
 
-    clock, _ = clock_for(1)
-    times = interleave({"int8": of(model), "float": of(None)}, rounds=rounds, seconds=TIMING_SECONDS, clock=clock)
+    times = interleave({"int8": of(model), "float": of(None)}, rounds=rounds, seconds=TIMING_SECONDS, clock=CPU_TIME)
     median, float_median = float(np.median(times["int8"])), float(np.median(times["float"]))
     return Speed(
         ratio=median / float_median,

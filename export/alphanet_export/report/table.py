@@ -27,6 +27,7 @@ from alphanet_export.report.contenders import Contender, network_costs
 from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_zoo.files import replacing
@@ -36,7 +37,7 @@ from alphanet_zoo.zoo.preprocess import Preprocessing
 SCHEMA = 1
 NETS = ("pytorch", "pytorch-compiled")
 """Runtimes that run a net itself; the others run its ONNX file, or what is made of that."""
-RUNTIMES = (*NETS, "onnxruntime", "openvino")
+RUNTIMES = (*NETS, "onnxruntime", "openvino", "executorch")
 """What the table can be measured in, see `alphanet_export.runtimes`."""
 DEFAULT_RUNTIMES = ("pytorch", "onnxruntime")
 ANCHOR = "efficientnet_b0"
@@ -99,7 +100,7 @@ class ComparisonTable:
         rows: The models.
         runtimes: What they were measured in.
         threads: Threads within an operator.
-        batch: Images a run for the throughput.
+        batch: Images a run for the throughput; ExecuTorch's files take them one by one.
         rounds: Rounds of the latency; each runs every model once, in random order.
         clock: What was timed with: "CPU time" with one thread, else "wall time".
         anchor: The model that ratios are to, or None.
@@ -168,8 +169,8 @@ def measure_table(
         MissingDependencyError: A runtime is not installed.
         AlphaNetError: A model cannot be exported or run.
     """
-    if "openvino" in runtimes:
-        require_package("openvino", "openvino")
+    for package in {"openvino", "executorch"}.intersection(runtimes):
+        require_package(package, package)
     threads = physical_cores() if threads is None else threads
     anchor = ANCHOR if any(model.name == ANCHOR for model in models) else None
     figures: dict[str, dict[str, Figures]] = {model.name: {} for model in models}
@@ -189,7 +190,7 @@ def measure_table(
                 figures[name][runtime] = _figures(values, times[anchor] if anchor else None, rate)
     rows = tuple(_row(one, figures[one.model.name]) for one in prepared)
     return ComparisonTable(
-        rows, tuple(runtimes), threads, batch, done, clock_for(threads)[1], anchor, current_environment()
+        rows, tuple(runtimes), threads, batch, done, clock_for(threads).name, anchor, current_environment()
     )
 
 
@@ -247,6 +248,9 @@ def _open(runtime: str, one: _Prepared, threads: int, batch: int) -> Runtime:
     if runtime == "openvino":
         path = path.with_suffix(".xml")
         write_openvino(_frozen(one.net, one.model.size, dynamic_batch=batch > 1), path)
+    if runtime == "executorch":
+        path = one.single.with_suffix(".pte")
+        write_executorch(_frozen(one.net, one.model.size), path)
     return open_runtime(path, runtime, threads=threads)
 
 
@@ -262,7 +266,7 @@ def _time(
             images = np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
             opened = stack.enter_context(_open(runtime, one, threads, batch))
             runs[one.model.name] = partial(opened.infer, images)
-        return interleave(runs, rounds=rounds, seconds=seconds, clock=clock_for(threads)[0])
+        return interleave(runs, rounds=rounds, seconds=seconds, clock=clock_for(threads))
 
 
 def _figures(times: DoubleArray, anchor: DoubleArray | None, rate: float) -> Figures:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.measure.interleaved import CPU_TIME, WALL_TIME, Clock, clock_for, interleave, ratio_interval
 
 
 class Worker:
@@ -25,7 +25,7 @@ class Worker:
 def test_each_round_runs_everything_once_in_changing_order() -> None:
     worker = Worker()
     runs = {"a": lambda: worker.do("a", 1.0), "b": lambda: worker.do("b", 3.0)}
-    times = interleave(runs, rounds=40, clock=worker.clock)
+    times = interleave(runs, rounds=40, clock=Clock(worker.clock, "its own"))
     assert times["a"].tolist() == [1000.0] * 40 and times["b"].tolist() == [3000.0] * 40
     rounds = [worker.order[6:][i : i + 2] for i in range(0, 80, 2)]  # After three runs each to warm up.
     assert set(rounds) == {"ab", "ba"}
@@ -37,11 +37,24 @@ def test_it_goes_on_for_a_while() -> None:
 
 
 def test_one_thread_is_timed_by_its_cpu_time() -> None:
-    clock, name = clock_for(1)
-    before = clock()
+    clock = clock_for(1)
+    before = clock.read()
     time.sleep(0.05)
-    assert name == "CPU time" and clock() - before < 0.04
-    assert clock_for(2) == (time.perf_counter, "wall time")
+    assert clock is CPU_TIME and clock.read() - before < 0.04
+
+
+def test_threads_are_timed_by_wall_time_and_fall_asleep_between_runs() -> None:
+    assert clock_for(2) is WALL_TIME
+    ended = time.perf_counter()
+    rests: list[float] = []
+
+    def run() -> None:
+        nonlocal ended
+        rests.append(time.perf_counter() - ended)
+        ended = time.perf_counter()
+
+    interleave({"run": run}, rounds=5)
+    assert min(rests[3:]) >= WALL_TIME.rest >= 0.005
 
 
 def test_the_interval_of_a_ratio_knows_of_pairs() -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from alphanet_export.measure.kserve import KServeClient
 from alphanet_export.measure.server_parity import verify_server
-from alphanet_export.onnx_model import open_model
-from alphanet_export.writers.serving import config_pbtxt
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from tests.export.exported import corrupted, tiny_onnx
+from tests.export.measure.servers import python_with, wait_until_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -42,27 +38,11 @@ class OnnxModel(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("logits", logits)])
 """
 
-PARSE_CONFIG = """
-import sys
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-config = text_format.Parse(sys.stdin.read(), ModelConfig())
-print(config.name, config.platform, config.max_batch_size, list(config.input[0].dims), list(config.output[0].dims),
-      config.output[0].label_filename, config.HasField("dynamic_batching"), sep="|")
-print(config.parameters["alphanet.arch"].string_value)
-"""
-
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with MLServer; it brings Triton's client too."""
-    folder = tmp_path_factory.mktemp("mlserver") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=200)
-    python = folder / "bin" / "python"
-    words = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=1200)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return python
+    """The Python of an environment with MLServer."""
+    return python_with(PACKAGES, tmp_path_factory.mktemp("mlserver") / "venv")
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +69,11 @@ def server(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         )
     url = f"http://127.0.0.1:{ports[0]}"
     try:
-        wait_until_ready(url, process, root / "log.txt")
+        wait_until_ready(url, ["tiny", "other"], process, root / "log.txt")
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns once the server says that it is ready, and, which is later, has both models."""
-    deadline = time.monotonic() + 200
-    while True:
-        try:
-            KServeClient(url).check_ready()
-            for name in ("tiny", "other"):
-                KServeClient(url).model_facts(name)
-            return
-        except AlphaNetError:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
 
 
 def test_mlserver_computes_what_the_file_computes(server: str, tmp_path: Path) -> None:
@@ -120,15 +86,3 @@ def test_mlserver_computes_what_the_file_computes(server: str, tmp_path: Path) -
         verify_server(path, server, "other").check()
     with pytest.raises(AlphaNetError, match="404"):
         verify_server(path, server, "none")
-
-
-def test_triton_itself_parses_the_configuration(python: Path, tmp_path: Path) -> None:
-    for dynamic, told in ((False, "tiny|onnxruntime_onnx|0|[1, 3, 12, 12]|[1, 10]|labels.txt|False"),
-                          (True, "tiny|onnxruntime_onnx|32|[3, 12, 12]|[10]|labels.txt|True")):  # fmt: skip
-        path = tmp_path / "tiny.onnx"
-        path.write_bytes(tiny_onnx(dynamic_batch=dynamic))
-        model = open_model(path)
-        ran = subprocess.run([str(python), "-c", PARSE_CONFIG], input=config_pbtxt(model, "tiny"), text=True,
-                             capture_output=True, check=True)  # fmt: skip
-        first, arch = ran.stdout.splitlines()
-        assert first == told and json.loads(arch) == model.arch.to_dict()

@@ -1,0 +1,187 @@
+"""Claim: how long every runtime and precision takes beside a plain ONNX export, and what share of the peak it reaches.
+
+The plain export is that of ``benchmarks/export.py``. The files of a model, in float32 and int8, and a matrix product of
+768 x 768 take turns in one process, once a round each in random order, on the same threads. The product's rate is the
+peak that convolutions are held against. An int8 file has every layer quantised on made-up images: only its time means
+something.
+
+Run: ``python benchmarks/runtimes.py --png docs/runtimes.png`` (2 threads; ``--threads 1`` measures CPU time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from alphanet_export.environment import cpu_name
+from alphanet_export.freeze import FrozenNet, freeze
+from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.measure.parity import synthetic_images
+from alphanet_export.quantize.layers import find_layers
+from alphanet_export.quantize.nncf_openvino import NncfOpenVino
+from alphanet_export.quantize.onnx_qdq import OnnxQdq
+from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.runtimes.opening import open_runtime
+from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.writers.to_aoti import write_aoti
+from alphanet_export.writers.to_executorch import write_executorch
+from alphanet_export.writers.to_onnx import onnx_bytes
+from alphanet_export.writers.to_openvino import write_openvino
+from alphanet_export.writers.to_pt2 import write_program
+from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.zoo.registry import create_model
+from export import plain_onnx
+
+PLAIN, PEAK = "plain export, ONNX Runtime", "matrix product"
+SIDE = 768
+"""Of the matrices: their product fits no cache of a core, and takes about as long as a small net."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to run one model.
+
+    Args:
+        name: The runtime and precision.
+        median_ms: Of one image.
+        ratio: Median time over the plain export's.
+        interval: 95 % bootstrap interval of that, over rounds.
+        peak_share: Multiply-accumulates a second over those of the matrix product.
+        error: Largest difference of logits to PyTorch's, over the largest logit; None for int8.
+    """
+
+    name: str
+    median_ms: float
+    ratio: float
+    interval: tuple[float, float]
+    peak_share: float
+    error: float | None
+
+
+def write_int8(toolchain: Toolchain, path: Path) -> None:
+    """Every layer in int8."""
+    toolchain.write(toolchain.build("min-max", [layer.name for layer in toolchain.layers]), path, {})
+
+
+def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
+    """The files of a model, by runtime and precision."""
+    content = onnx_bytes(frozen)
+    pixels = synthetic_images(4, frozen.preprocessing.input_size).numpy()
+    layers = find_layers(onnx.load_model_from_string(content))
+    writers: dict[str, tuple[str, Callable[[Path], object]]] = {
+        PLAIN: ("plain.onnx", lambda path: path.write_bytes(plain_onnx(frozen.net))),
+        "ONNX Runtime": ("ours.onnx", lambda path: path.write_bytes(content)),
+        "ONNX Runtime, int8": ("int8.onnx", lambda path: write_int8(OnnxQdq(content, pixels), path)),
+        "OpenVINO": ("ours.xml", lambda path: write_openvino(frozen, path)),
+        "OpenVINO, int8": ("int8.xml", lambda path: write_int8(NncfOpenVino(frozen, layers, pixels), path)),
+        "ExecuTorch": ("ours.pte", lambda path: write_executorch(frozen, path)),
+        "AOTInductor": ("aoti.pt2", lambda path: write_aoti(frozen, path)),
+        "ExportedProgram": ("ours.pt2", lambda path: write_program(frozen, path)),
+    }
+    files = {}
+    for name, (file, write) in writers.items():
+        write(folder / file)
+        files[name] = folder / file
+    return files
+
+
+@contextmanager
+def opened(frozen: FrozenNet, folder: Path, threads: int) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
+    """One run of each file on the same image, and of the net in PyTorch."""
+    image = synthetic_images(1, frozen.preprocessing.input_size).numpy()
+    models = {**write_files(frozen, folder), "PyTorch, eager": frozen.net}
+    with ExitStack() as stack:
+        stack.enter_context(torch_threads(threads))
+        yield {
+            name: partial(stack.enter_context(open_runtime(model, threads=threads)).infer, image)
+            for name, model in models.items()
+        }
+
+
+def measure(frozen: FrozenNet, rounds: int, threads: int) -> list[Measured]:
+    """Every way to run a model, the fastest first."""
+    left, right = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    product: partial[Tensor] = partial(torch.mm, left, right)
+    with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads) as runs:
+        expected = runs["PyTorch, eager"]()
+        errors = {name: float(np.abs(run() - expected).max() / np.abs(expected).max()) for name, run in runs.items()}
+        times = interleave({**runs, PEAK: product}, rounds=rounds, clock=clock_for(threads))
+    peak = SIDE**3 / float(np.median(times.pop(PEAK)))
+    net = frozen.net
+    macs, plain = count_macs(net.arch, net.space, net.num_classes), times[PLAIN]
+    measured = [
+        Measured(
+            name,
+            float(np.median(values)),
+            float(np.median(values) / np.median(plain)),
+            ratio_interval(values, plain),
+            macs / float(np.median(values)) / peak,
+            None if "int8" in name else errors[name],
+        )
+        for name, values in times.items()
+    ]
+    print(f"the matrix product: {2e-6 * peak:.1f} GFLOP/s", flush=True)
+    return sorted(measured, key=lambda one: one.median_ms)
+
+
+def draw(results: dict[str, list[Measured]], path: Path, title: str) -> None:
+    """Bars of the ratios with their intervals, a colour a model."""
+    from matplotlib.figure import Figure
+
+    names = [one.name for one in next(iter(results.values()))]
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    height = 0.8 / len(results)
+    for index, (model, measured) in enumerate(results.items()):
+        by_name = {one.name: one for one in measured}
+        ratios = np.array([by_name[name].ratio for name in names])
+        intervals = np.array([by_name[name].interval for name in names])
+        places = np.arange(len(names)) + (index - (len(results) - 1) / 2) * height
+        axes.barh(places, ratios, height, xerr=np.abs(intervals.T - ratios), label=model)
+    axes.axvline(1.0, color="0.4", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="time of one image, of the plain export's", title=title)
+    axes.legend()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def main() -> None:
+    """Prints a table for each model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["alphanet_a0", "alphanet_a4", "alphanet_a6"])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--png", type=Path, help="also draw the ratios")
+    args = parser.parse_args()
+    print(f"{cpu_name()}, {os.cpu_count()} cores; {args.threads} threads, {clock_for(args.threads).name}", flush=True)
+    results = {}
+    for model in args.models:
+        results[model] = measure(freeze(create_model(model, weights="random")), args.rounds, args.threads)
+        print(f"\n| {model} | median ms | of the plain export (95 %) | of the peak | largest relative difference |")
+        print("|---|---|---|---|---|")
+        for one in results[model]:
+            low, high = one.interval
+            error = "" if one.error is None else f"{one.error:.1e}"
+            print(
+                f"| {one.name} | {one.median_ms:.2f} | {one.ratio:.3f} ({low:.3f} to {high:.3f}) | "
+                f"{100 * one.peak_share:.0f} % | {error} |",
+                flush=True,
+            )
+    if args.png:
+        draw(results, args.png, f"{args.threads} threads of {cpu_name()}")
+
+
+if __name__ == "__main__":
+    main()
