@@ -3,9 +3,10 @@
 The plain export is that of ``benchmarks/export.py``. The files of a model, in float32 and int8, and a matrix product of
 768 x 768 take turns in one process, once a round each in random order, on the same threads. The product's rate is the
 peak that convolutions are held against. An int8 file has every layer quantised on made-up images: only its time means
-something.
+something. The others are compared with PyTorch, on the images of ``--data`` or on eight that are made up.
 
-Run: ``python benchmarks/runtimes.py --png docs/runtimes.png`` (2 threads; ``--threads 1`` measures CPU time).
+Run: ``python benchmarks/runtimes.py --data PHOTOGRAPHS --png benchmarks/runtimes.png`` (2 threads; ``--threads 1``
+measures CPU time).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +28,13 @@ from torch import Tensor
 from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
-from alphanet_export.measure.parity import synthetic_images
+from alphanet_export.measure.parity import Parity, synthetic_images
+from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 from alphanet_export.quantize.onnx_qdq import OnnxQdq
 from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
 from alphanet_export.writers.to_aoti import write_aoti
@@ -40,10 +43,11 @@ from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_export.writers.to_pt2 import write_program
 from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.zoo.preprocess import ImageFolder
 from alphanet_zoo.zoo.registry import create_model
 from export import plain_onnx
 
-PLAIN, PEAK = "plain export, ONNX Runtime", "matrix product"
+PLAIN, PEAK, REFERENCE = "plain export, ONNX Runtime", "matrix product", "PyTorch, eager"
 SIDE = 768
 """Of the matrices: their product fits no cache of a core, and takes about as long as a small net."""
 
@@ -58,7 +62,7 @@ class Measured:
         ratio: Median time over the plain export's.
         interval: 95 % bootstrap interval of that, over rounds.
         peak_share: Multiply-accumulates a second over those of the matrix product.
-        error: Largest difference of logits to PyTorch's, over the largest logit; None for int8.
+        parity: Against PyTorch; None for int8, and for PyTorch.
     """
 
     name: str
@@ -66,7 +70,7 @@ class Measured:
     ratio: float
     interval: tuple[float, float]
     peak_share: float
-    error: float | None
+    parity: Parity | None
 
 
 def write_int8(toolchain: Toolchain, path: Path) -> None:
@@ -97,29 +101,39 @@ def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def opened(frozen: FrozenNet, folder: Path, threads: int) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
-    """One run of each file on the same image, and of the net in PyTorch."""
-    image = synthetic_images(1, frozen.preprocessing.input_size).numpy()
-    models = {**write_files(frozen, folder), "PyTorch, eager": frozen.net}
+def opened(frozen: FrozenNet, folder: Path, threads: int) -> Iterator[dict[str, Runtime]]:
+    """Each file in its runtime, and the net in PyTorch."""
+    models = {**write_files(frozen, folder), REFERENCE: frozen.net}
     with ExitStack() as stack:
         stack.enter_context(torch_threads(threads))
-        yield {
-            name: partial(stack.enter_context(open_runtime(model, threads=threads)).infer, image)
-            for name, model in models.items()
-        }
+        yield {name: stack.enter_context(open_runtime(model, threads=threads)) for name, model in models.items()}
 
 
-def measure(frozen: FrozenNet, rounds: int, threads: int) -> list[Measured]:
+def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None) -> dict[str, Parity]:
+    """How far each float32 file is from PyTorch."""
+    found = {}
+    for name, runtime in runtimes.items():
+        if name != REFERENCE and "int8" not in name:
+            images: Iterable[Tensor] = [synthetic_images(8, frozen.preprocessing.input_size)]
+            if data:
+                images = (batch for batch, _ in ImageFolder(data).batches(frozen.preprocessing, 20))
+            found[name] = measure_runtime_parity(runtime, frozen.net, images)
+    return found
+
+
+def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> list[Measured]:
     """Every way to run a model, the fastest first."""
+    image = synthetic_images(1, frozen.preprocessing.input_size).numpy()
     left, right = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    product: partial[Tensor] = partial(torch.mm, left, right)
-    with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads) as runs:
-        expected = runs["PyTorch, eager"]()
-        errors = {name: float(np.abs(run() - expected).max() / np.abs(expected).max()) for name, run in runs.items()}
-        times = interleave({**runs, PEAK: product}, rounds=rounds, clock=clock_for(threads))
+    with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads) as runtimes:
+        parity = parities(runtimes, frozen, data)
+        runs: dict[str, Callable[[], object]] = {PEAK: partial(torch.mm, left, right)}
+        runs |= {name: partial(runtime.infer, image) for name, runtime in runtimes.items()}
+        times = interleave(runs, rounds=rounds, clock=clock_for(threads))
     peak = SIDE**3 / float(np.median(times.pop(PEAK)))
     net = frozen.net
     macs, plain = count_macs(net.arch, net.space, net.num_classes), times[PLAIN]
+    print(f"\nthe matrix product: {2e-6 * peak:.1f} GFLOP/s", flush=True)
     measured = [
         Measured(
             name,
@@ -127,11 +141,10 @@ def measure(frozen: FrozenNet, rounds: int, threads: int) -> list[Measured]:
             float(np.median(values) / np.median(plain)),
             ratio_interval(values, plain),
             macs / float(np.median(values)) / peak,
-            None if "int8" in name else errors[name],
+            parity.get(name),
         )
         for name, values in times.items()
     ]
-    print(f"the matrix product: {2e-6 * peak:.1f} GFLOP/s", flush=True)
     return sorted(measured, key=lambda one: one.median_ms)
 
 
@@ -163,20 +176,22 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["alphanet_a0", "alphanet_a4", "alphanet_a6"])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--data", type=Path, help="images to compare on, a folder a class")
     parser.add_argument("--png", type=Path, help="also draw the ratios")
     args = parser.parse_args()
     print(f"{cpu_name()}, {os.cpu_count()} cores; {args.threads} threads, {clock_for(args.threads).name}", flush=True)
     results = {}
     for model in args.models:
-        results[model] = measure(freeze(create_model(model, weights="random")), args.rounds, args.threads)
-        print(f"\n| {model} | median ms | of the plain export (95 %) | of the peak | largest relative difference |")
-        print("|---|---|---|---|---|")
+        results[model] = measure(freeze(create_model(model, weights="random")), args.rounds, args.threads, args.data)
+        print(f"\n| {model} | median ms | of the plain export (95 %) | of the peak | relative error | same class |")
+        print("|---|---|---|---|---|---|")
         for one in results[model]:
             low, high = one.interval
-            error = "" if one.error is None else f"{one.error:.1e}"
+            found = one.parity
+            parity = f"{found.max_relative_error:.1e} | {found.top1_agreement:.4f}" if found else " | "
             print(
                 f"| {one.name} | {one.median_ms:.2f} | {one.ratio:.3f} ({low:.3f} to {high:.3f}) | "
-                f"{100 * one.peak_share:.0f} % | {error} |",
+                f"{100 * one.peak_share:.0f} % | {parity} |",
                 flush=True,
             )
     if args.png:

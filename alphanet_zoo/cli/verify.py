@@ -71,7 +71,12 @@ def _add_measures(parser: CommandParser) -> None:
     add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is a name")
     add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on at export, where the "
         "reference was not calibrated on them")  # fmt: skip
-    add("--tolerance", type=positive_float, metavar="ERROR", help="largest relative error of the logits (default 2e-5)")
+    add(
+        "--tolerance",
+        type=positive_float,
+        metavar="ERROR",
+        help="largest relative error of the logits (default 2e-5; int8: signal to noise)",
+    )
     add = parser.add_argument_group("accuracy").add_argument
     add("--data", metavar="FOLDER", help="images, one folder a class: for accuracy, and for parity in place of 8 "
         "synthetic ones")  # fmt: skip
@@ -102,13 +107,12 @@ def verify_command(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.server is not None:
         return server_command(arguments)
-    from alphanet_export.measure.parity import TOLERANCE
     from alphanet_export.verification import Settings, default_json_path, stamp_report, verify_model
 
     settings = Settings(
         limit=arguments.limit,
         parity_only=arguments.parity_only,
-        tolerance=arguments.tolerance or TOLERANCE,
+        tolerance=arguments.tolerance,
         min_top1=arguments.min_top1,
         max_latency_ms=arguments.max_latency_ms,
         threads=arguments.threads,

@@ -61,7 +61,8 @@ def _pipeline(
     inputs = (_inputs(reader, step) for step in range(start, end))  # DALI rewrites what is written in `define`.
 
     @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=reader.batch_size, num_threads=max(reader.config.workers, 1), device_id=(device.index or 0) if on_gpu else None,
+        batch_size=reader.batch_size, num_threads=max(reader.config.workers, 1),
+        device_id=(device.index or 0) if on_gpu else None,
         seed=torch_seed(reader.seed, "dali", start, reader.rank) % 2**31, enable_conditionals=True,
     )  # fmt: skip
     def define() -> Any:

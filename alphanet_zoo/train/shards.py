@@ -20,7 +20,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, MissingProgramError, UsageError
 from alphanet_zoo.files import replacing
 from alphanet_zoo.train.decode import decode_image
 
@@ -58,6 +58,7 @@ class ShardSource:
     Raises:
         UsageError: A shard is missing, or its address is not of `SCHEMES`.
         AlphaNetError: A shard is damaged, or cannot be fetched.
+        MissingProgramError: The program that fetches it, such as curl, is not installed.
         MissingDependencyError: webdataset is not installed.
     """
 
@@ -117,6 +118,9 @@ def _fetch(address: str, target: Path, package: ModuleType) -> None:
             for _ in _contents(str(temporary), package):
                 pass
     except (OSError, ValueError, AlphaNetError) as error:
+        program = error.filename if isinstance(error, FileNotFoundError) else None
+        if isinstance(program, str) and os.sep not in program:  # webdataset leaves the transfer to one.
+            raise MissingProgramError(f"{program}, which fetches {address}, is not installed; install it") from error
         raise AlphaNetError(f"cannot fetch the shard {address}: {error}") from error
 
 

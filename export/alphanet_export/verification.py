@@ -50,7 +50,8 @@ class Settings:
     Args:
         limit: Images of the data to take, spread evenly over it; None is all.
         parity_only: Take the data for parity alone: its folders need not be the model's classes.
-        tolerance: Largest relative error of parity.
+        tolerance: Largest relative error of parity. None: `TOLERANCE`, or of a file that computes in integers
+            `alphanet_export.measure.parity.INT8_LEAST_DB`.
         min_top1: Floor of top-1, in percent.
         max_latency_ms: Target of the median latency.
         threads: Threads within an operator for latency and memory; None is the physical cores.
@@ -65,7 +66,7 @@ class Settings:
 
     limit: int | None = None
     parity_only: bool = False
-    tolerance: float = TOLERANCE
+    tolerance: float | None = None
     min_top1: float | None = None
     max_latency_ms: float | None = None
     threads: int | None = None
@@ -115,10 +116,12 @@ def verify_model(
         class_indices(model, labelled)
     calib = None if calib_data is None else ImageFolder(Path(calib_data))
     net, described = _reference(reference, model, weights, calib)
+    health = measure_health(model.path)
+    if settings.tolerance is None and health.precision != "int8":
+        settings = dataclasses.replace(settings, tolerance=TOLERANCE)
     with recorded_classes(net) as classes:
         parity = _parity(model, net, folder, settings)
     classified = classify(model, labelled, limit=settings.limit) if labelled else None
-    health = measure_health(model.path)
     return VerificationReport(
         model=model,
         file_bytes=model.path.stat().st_size,

@@ -220,6 +220,7 @@ def test_missing_package_ends_with_6(inputs: Path, capsys: pytest.CaptureFixture
 
 
 def test_img_size_that_core_ml_cannot_honour(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("coremltools")
     assert main([*subnet(inputs), "--format", "coreml", "--img-size", "14"]) == 2
     assert "--img-size does not go with --format coreml" in capsys.readouterr().err
     assert not list(workdir.iterdir())

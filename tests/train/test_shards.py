@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, MissingProgramError, UsageError
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.train.decode import decode_image
 from alphanet_zoo.train.loader import TrainingBatches
@@ -126,6 +126,12 @@ def test_what_cannot_be_fetched_leaves_nothing(shards, server, tmp_path, capfd):
         with pytest.raises(AlphaNetError, match=rf"cannot fetch the shard {address}/{name}"):
             ShardSource(address, name, cache=str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").glob("*.tar"))
+
+
+def test_without_the_program_that_fetches_it_says_so(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingProgramError, match="curl, which fetches .*, is not installed"):
+        ShardSource(server[0], "train-0.tar", cache=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("address", ["pipe:touch harm; cat", "pipe://touch harm", "file:///tmp", "ftp://x"])

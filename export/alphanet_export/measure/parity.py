@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ from alphanet_zoo.errors import AlphaNetError, ParityError
 
 TOLERANCE = 2e-5
 """Largest relative error that a float32 export may have (docs/verify.md says how it was chosen)."""
+
+INT8_LEAST_DB = 10.0
+"""Least signal to noise of the logits, in decibels, of a file that computes in integers (docs/verify.md says how it was
+chosen): each kernel rounds in its own way, so no error of single logits tells a sound file from a broken one."""
+
+LOUDEST_DB = 150.0
+"""Decibels that float32 itself does not reach: there the two are equal."""
 
 PARITY_LEVELS = ("basic", "all")
 """ONNX Runtime's optimisation levels at which parity must hold."""
@@ -42,6 +50,7 @@ class LevelParity:
             logits of the two classes lie within twice the tolerance (of the image's largest logit) they are tied,
             and either is right.
         ties: How many of the images agree only as ties.
+        signal_to_noise_db: See `sqnr_db`, over all images; minus infinity where a logit is not finite.
     """
 
     level: str
@@ -49,6 +58,7 @@ class LevelParity:
     max_absolute_error: float
     top1_agreement: float
     ties: int
+    signal_to_noise_db: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class Parity:
         top1_agreement: The worst over the levels, 0 to 1.
         images: How many images were compared.
         synthetic: Whether these were made up, see `synthetic_images`.
-        tolerance: The largest relative error allowed.
+        tolerance: The largest relative error allowed. None: the file computes in integers, and `INT8_LEAST_DB` decides.
+        signal_to_noise_db: The worst over the levels.
         reference: What it was compared with, in words.
         levels: The figures for each optimisation level.
     """
@@ -69,13 +80,16 @@ class Parity:
     top1_agreement: float
     images: int
     synthetic: bool
-    tolerance: float
+    tolerance: float | None
+    signal_to_noise_db: float
     reference: str
     levels: tuple[LevelParity, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the tolerance and every image gets the same class."""
+        """Whether the error is within the tolerance and every image gets the same class; or little of it is noise."""
+        if self.tolerance is None:
+            return self.signal_to_noise_db >= INT8_LEAST_DB
         return self.max_relative_error <= self.tolerance and self.top1_agreement == 1.0
 
     def check(self) -> Parity:
@@ -86,10 +100,14 @@ class Parity:
         """
         if not self.holds:
             worst = max(self.levels, key=lambda level: level.max_relative_error)
+            if self.tolerance is not None:
+                figure = f"relative error {worst.max_relative_error:.2e} (tolerance {self.tolerance:.0e})"
+            else:
+                worst = min(self.levels, key=lambda level: level.signal_to_noise_db)
+                figure = f"signal to noise {worst.signal_to_noise_db:.1f} dB (int8 must reach {INT8_LEAST_DB:g})"
             raise ParityError(
-                f"the file does not compute what {self.reference} computes: relative error "
-                f"{worst.max_relative_error:.2e} (tolerance {self.tolerance:.0e}) at optimisation level {worst.level}, "
-                f"top-1 agreement {100 * self.top1_agreement:.1f} % of {self.images} images; "
+                f"the file does not compute what {self.reference} computes: {figure} at optimisation level "
+                f"{worst.level}, top-1 agreement {100 * self.top1_agreement:.1f} % of {self.images} images; "
                 "do not use this file: export it again, and give the very weights it was exported from as reference"
             )
         return self
@@ -101,7 +119,7 @@ def measure_parity(
     images: Tensor | Iterable[Tensor],
     *,
     synthetic: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = TOLERANCE,
 ) -> Parity:
     """Compares an exported file in ONNX Runtime, at `PARITY_LEVELS`, with the PyTorch net it came from.
 
@@ -110,7 +128,7 @@ def measure_parity(
         net: The network in eval mode; it gets the same pixels, and resizes them itself where it must.
         images: ``(N, 3, S, S)`` normalised pixels at the file's input size, or an iterable of such batches.
         synthetic: Whether the images were made up (recorded, no more).
-        tolerance: Largest relative error for `Parity.check`.
+        tolerance: Largest relative error for `Parity.check`; None for a file that computes in integers.
 
     Returns:
         The figures; call `Parity.check` to have broken parity raise.
@@ -128,7 +146,7 @@ def measure_consistency(
     images: Tensor | Iterable[Tensor],
     *,
     synthetic: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = TOLERANCE,
 ) -> Parity:
     """Compares ONNX Runtime's optimised graphs with the same file run without optimisation.
 
@@ -183,7 +201,7 @@ def compare_logits(
     reference: Logits,
     images: Tensor | Iterable[Tensor],
     synthetic: bool,
-    tolerance: float,
+    tolerance: float | None,
 ) -> Parity:
     """Runs everything in ``runs``, a level of the result each, beside the reference called ``name``, batch by batch.
 
@@ -199,13 +217,16 @@ def compare_logits(
     if not expected:
         raise ValueError("there are no images to measure parity on; give at least one")
     target = np.concatenate(expected)
-    levels = tuple(level_parity(level, np.concatenate(given), target, tolerance) for level, given in actual.items())
+    levels = tuple(
+        level_parity(level, np.concatenate(given), target, tolerance or 0.0) for level, given in actual.items()
+    )
     return Parity(
         max_relative_error=max(level.max_relative_error for level in levels),
         top1_agreement=min(level.top1_agreement for level in levels),
         images=len(target),
         synthetic=synthetic,
         tolerance=tolerance,
+        signal_to_noise_db=min(level.signal_to_noise_db for level in levels),
         reference=name,
         levels=levels,
     )
@@ -243,7 +264,7 @@ def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance
             "give the reference that it was exported from"
         )
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return LevelParity(level, np.inf, np.inf, float(np.mean(actual.argmax(1) == expected.argmax(1))), 0)
+        return LevelParity(level, np.inf, np.inf, float(np.mean(actual.argmax(1) == expected.argmax(1))), 0, -np.inf)
     difference = np.abs(actual.astype(np.float64) - expected).max(axis=1)
     scale = np.abs(expected).max(axis=1).astype(np.float64)
     relative = difference / np.maximum(scale, np.finfo(np.float32).tiny)
@@ -257,4 +278,14 @@ def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance
         max_absolute_error=float(difference.max()),
         top1_agreement=float(np.mean(same | tied)),
         ties=int(tied.sum()),
+        signal_to_noise_db=sqnr_db(expected, actual),
     )
+
+
+def sqnr_db(expected: FloatArray, actual: FloatArray) -> float:
+    """What logits should be, to what they are off by, in decibels of their squares: at most `LOUDEST_DB`."""
+    noise = float(np.square(expected.astype(np.float64) - actual).sum())
+    signal = float(np.square(expected.astype(np.float64)).sum())
+    if noise == 0:
+        return LOUDEST_DB
+    return min(10 * math.log10(signal / noise), LOUDEST_DB) if signal > 0 else -math.inf

@@ -13,9 +13,6 @@ from alphanet_export.measure.accuracy import Z_95, wilson_interval
 from alphanet_export.measure.mcnemar import compare_right
 from alphanet_export.onnx_model import FloatArray
 
-LOUDEST = 150.0
-"""Decibels that float32 itself does not reach: there the two are equal."""
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -99,13 +96,6 @@ def judge(
         drop_interval=(100 * low, 100 * high),
         max_drop=max_drop,
     )
-
-
-def sqnr_db(float_logits: FloatArray, int8_logits: FloatArray) -> float:
-    """Signal to quantisation noise of the logits in decibels: the larger, the less int8 changes; at most `LOUDEST`."""
-    noise = float(np.square(float_logits.astype(np.float64) - int8_logits).sum())
-    signal = float(np.square(float_logits.astype(np.float64)).sum())
-    return min(10 * math.log10(signal / noise), LOUDEST) if noise > 0 and signal > 0 else LOUDEST
 
 
 def _paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alphanet_export.measure.parity import INT8_LEAST_DB
 from alphanet_export.report.report_times import graph_section, latency_section, ratio_section, throughput_section
 from alphanet_export.report.tables import NOT_MEASURED, Section, cell, interval
 
 if TYPE_CHECKING:
+    from alphanet_export.measure.parity import Parity
     from alphanet_export.report.report import VerificationReport
 
 
@@ -104,8 +106,16 @@ def _parity_section(report: VerificationReport) -> Section:
             )
         if parity:
             kind = "synthetic images" if parity.synthetic else f"images of {report.data.folder}"
-            rows.append(("Tolerance", f"{parity.tolerance:.0e}", f"{parity.images} {kind}"))
+            rows.append(_tolerance_row(parity, f"{parity.images} {kind}"))
     return Section("parity", "Parity", tuple(rows), "largest relative error of the logits")
+
+
+def _tolerance_row(parity: Parity, images: str) -> tuple[str, str, str]:
+    """What decides: the error of float32, the signal to noise of integers."""
+    if parity.tolerance is not None:
+        return "Tolerance", f"{parity.tolerance:.0e}", images
+    least = f"int8, which rounds: at least {INT8_LEAST_DB:g} dB; {images}"
+    return "Signal to noise", f"{parity.signal_to_noise_db:.1f} dB", least
 
 
 def _weights_remark(report: VerificationReport) -> str:

@@ -90,7 +90,7 @@ def _identity(model: OnnxModel) -> dict[str, Any]:
     return {**kept, "labels_sha256": hashlib.sha256(labels).hexdigest()}
 
 
-_PARITY = ("max_relative_error", "top1_agreement", "images", "synthetic", "tolerance")
+_PARITY = ("max_relative_error", "top1_agreement", "images", "synthetic", "tolerance", "signal_to_noise_db")
 _FIGURES = {
     "parity": _PARITY,
     "consistency": _PARITY,

@@ -250,7 +250,8 @@ def _open(runtime: str, one: _Prepared, threads: int, batch: int) -> Runtime:
         write_openvino(_frozen(one.net, one.model.size, dynamic_batch=batch > 1), path)
     if runtime == "executorch":
         path = one.single.with_suffix(".pte")
-        write_executorch(_frozen(one.net, one.model.size), path)
+        if not path.exists():  # One file serves both batches.
+            write_executorch(_frozen(one.net, one.model.size), path)
     return open_runtime(path, runtime, threads=threads)
 
 

@@ -15,6 +15,7 @@ RUNTIME_NAMES = {
     "pytorch-compiled": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -16,16 +17,18 @@ from onnx import numpy_helper
 
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.measure.parity import INT8_LEAST_DB, TOLERANCE, sqnr_db
 from alphanet_export.onnx_model import open_model
 from alphanet_export.quantize.images import FEWEST_LABELLED, QuantImages, quant_images
-from alphanet_export.quantize.judge import sqnr_db
 from alphanet_export.quantize.layers import find_layers, nodes_of, share_of_macs
 from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.writing import write_int8
+from alphanet_export.verification import Settings, verify_model
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.cli.export import main
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.cli.verify import main as verify
+from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
@@ -187,6 +190,35 @@ def test_the_layer_that_int8_destroys_goes_back_to_float(net: AlphaNet, images: 
     assert min(log.sensitivity, key=lambda entry: entry.sqnr_db).layer == bad
     assert log.steps[1].back_to_float == bad and bad in log.float_layers
     assert log.steps[0].judgement.drop > 50 and log.verdict.drop <= 30
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_its_verification_is_of_noise_and_not_of_bits(
+    reference: bool, exported: Path, net: AlphaNet, digits: ImageFolder
+) -> None:
+    settings = Settings(repeats=3, seconds=0.0)
+    report = verify_model(exported, reference=net if reference else None, data=digits.root, settings=settings)
+    parity = report.check().parity or report.consistency
+    assert parity is not None and parity.tolerance is None and parity.max_relative_error > TOLERANCE
+    assert parity.signal_to_noise_db > INT8_LEAST_DB + 3
+    assert "int8, which rounds: at least 10 dB" in report.to_text()
+    stricter = dataclasses.replace(settings, tolerance=1e-3, parity_only=True)
+    with pytest.raises(ParityError, match=r"relative error .* \(tolerance 1e-03\)"):
+        verify_model(exported, data=digits.root, settings=stricter).check()
+
+
+def test_integers_that_compute_something_else_break_parity(exported: Path, net: AlphaNet, digits: ImageFolder) -> None:
+    other = fill_live(copy.deepcopy(net), seed=5).eval()
+    with pytest.raises(ParityError, match=r"signal to noise .* dB \(int8 must reach 10\)"):
+        verify_model(exported, reference=other, data=digits.root, settings=Settings(parity_only=True)).check()
+
+
+def test_any_batch_and_a_newer_opset_go_with_int8(net: AlphaNet, digits: ImageFolder, tmp_path: Path) -> None:
+    arguments = [*export_arguments(net, tmp_path, digits), "--quantize", "int8", "--max-drop", "100"]
+    path = tmp_path / "any.onnx"
+    assert main([*arguments, "--dynamic-batch", "--opset", "21", "-o", str(path)]) == 0
+    assert onnx.load(path).opset_import[0].version == 21 and open_model(path).batch is None
+    assert verify([str(path), "--data", str(digits.root), "--repeats", "3", "--seconds", "0.01"]) == 0
 
 
 def test_images_of_other_classes_judge_by_agreement(exported: Path, digits: ImageFolder, tmp_path: Path) -> None:

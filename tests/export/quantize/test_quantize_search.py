@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alphanet_export.measure.parity import LOUDEST_DB, sqnr_db
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.quantize.images import QuantImages
-from alphanet_export.quantize.judge import LOUDEST, judge, sqnr_db
+from alphanet_export.quantize.judge import judge
 from alphanet_export.quantize.layers import Layer
 from alphanet_export.quantize.ranges import BINS, Histogram, find_range, histograms
 from alphanet_export.quantize.search import find_int8
@@ -88,7 +89,7 @@ def test_judgement_is_mcnemars(lost: int, won: int, drop: float, p: float) -> No
 
 def test_noise_of_equal_logits_is_none() -> None:
     logits = np.ones((2, 3), np.float32)
-    assert sqnr_db(logits, logits) == LOUDEST
+    assert sqnr_db(logits, logits) == LOUDEST_DB
     assert sqnr_db(logits, logits * np.float32(1.1)) == pytest.approx(20.0, abs=1e-4)
 
 

@@ -88,12 +88,13 @@ def test_markdown_and_json_hold_the_same(table: ComparisonTable, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_openvino_runs_the_same_models() -> None:
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize(("runtime", "title"), [("openvino", "OpenVINO"), ("executorch", "ExecuTorch")])
+def test_other_runtimes_run_the_same_models(runtime: str, title: str) -> None:
+    pytest.importorskip(runtime)
     models = [
         Contender("alphanet_tiny", True, 12, 80.0, "a paper", "random", tiny_net),
         Contender("other", False, 12, 77.5, "a list", "random", other_net),
     ]
-    table = measure_table(models, ["openvino"], threads=1, batch=2, rounds=3, seconds=0.0)
-    assert table.anchor is None and all(row.figures["openvino"].images_per_second > 0 for row in table.rows)
-    assert "OpenVINO, ms" in table.to_text()
+    table = measure_table(models, [runtime], threads=1, batch=2, rounds=3, seconds=0.0)
+    assert table.anchor is None and all(row.figures[runtime].images_per_second > 0 for row in table.rows)
+    assert f"{title}, ms" in table.to_text()
