@@ -15,9 +15,9 @@ import torch
 
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.train.augment import draw_crop
+from alphanet_zoo.train.batch import Batch
 from alphanet_zoo.train.decode import read_file, read_header
 from alphanet_zoo.train.draws import generator, torch_seed
-from alphanet_zoo.train.loader import Batch
 from alphanet_zoo.train.reader import BatchReader
 from alphanet_zoo.train.sources import FolderSource
 

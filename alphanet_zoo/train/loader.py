@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.augment import CentreCrop, normalise, warp
+from alphanet_zoo.train.batch import Batch, RawBatch
 from alphanet_zoo.train.config import DataConfig
-from alphanet_zoo.train.reader import BatchReader, RawBatch
+from alphanet_zoo.train.reader import BatchReader
 from alphanet_zoo.train.resident import Windows
 from alphanet_zoo.train.sources import ImageSource, open_source
 from alphanet_zoo.zoo.preprocess import Preprocessing
@@ -29,35 +29,6 @@ BROKEN_SHARE = 1e-4
 
 _CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one process learns from in one step.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        indices: ``(N,)`` which images of the source.
-        images: ``(N, 3, S, S)`` float32, varied and normalised, channels-last in memory.
-        labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1.
-    """
-
-    epoch: int
-    indices: tuple[int, ...]
-    images: Tensor
-    labels: Tensor
-
-    def split(self, parts: int) -> list[Batch]:
-        """Equal parts in order, to accumulate gradients over: those that as many processes would get.
-
-        Raises:
-            ValueError: They would not be equal.
-        """
-        if parts < 1 or len(self.indices) % parts:
-            raise ValueError(f"a batch of {len(self.indices)} images does not make {parts} equal parts")
-        size = len(self.indices) // parts
-        cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
-        return [Batch(self.epoch, self.indices[cut], self.images[cut], self.labels[cut]) for cut in cuts]
 
 
 class TrainingBatches:

@@ -12,12 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.train.batch import Batch
 from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
 from alphanet_zoo.train.folder import claim, held, save_results, store_config
 from alphanet_zoo.train.guard import Verdict
-from alphanet_zoo.train.loader import Batch
 from alphanet_zoo.train.meter import Meter
 from alphanet_zoo.train.parts import parts_each
 from alphanet_zoo.train.rollback import roll_back

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch.utils.data import Dataset
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.augment import CentreCrop, CifarTransform, Window, draw_affine, make_transform
+from alphanet_zoo.train.batch import RawBatch
 from alphanet_zoo.train.config import DataConfig
 from alphanet_zoo.train.draws import generator
 from alphanet_zoo.train.resident import ResidentImages, Windows
@@ -21,26 +20,6 @@ MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which prepared images are kept in memory."""
 
 _SUBSTITUTES = 16
-
-
-class RawBatch(NamedTuple):
-    """What a worker hands over: a quarter of a `Batch`'s bytes.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        indices: Which images were asked for.
-        images: ``(N, 3, S, S)`` uint8, channels-last in memory; or, where the device has them, what to take of them.
-        labels: ``(N,)``; a substitute's where an image is broken.
-        thetas: ``(N, 2, 3)`` affine moves still to be made, or None.
-        broken: Index and complaint of each broken image that was met.
-    """
-
-    epoch: int
-    indices: tuple[int, ...]
-    images: Tensor | Windows
-    labels: Tensor
-    thetas: Tensor | None
-    broken: tuple[tuple[int, str], ...]
 
 
 class BatchReader(Dataset["RawBatch | AlphaNetError"]):

@@ -15,8 +15,9 @@ from PIL import Image
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train import reader
+from alphanet_zoo.train.batch import Batch
 from alphanet_zoo.train.config import DataConfig, load_config
-from alphanet_zoo.train.loader import Batch, TrainingBatches
+from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.resident import ResidentImages, Windows
 from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing
