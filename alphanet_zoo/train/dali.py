@@ -18,8 +18,8 @@ from alphanet_zoo.train.augment import draw_crop
 from alphanet_zoo.train.batch import Batch
 from alphanet_zoo.train.decode import read_file, read_header
 from alphanet_zoo.train.draws import generator, torch_seed
+from alphanet_zoo.train.image_folder import FolderSource
 from alphanet_zoo.train.reader import BatchReader
-from alphanet_zoo.train.sources import FolderSource
 
 
 def dali_batches(

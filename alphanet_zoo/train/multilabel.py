@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.decode import decode_file
-from alphanet_zoo.train.sources import PathTable
+from alphanet_zoo.train.image_folder import PathTable
 
 _CELLS = {"0": 0, "1": 1}
 

@@ -9,8 +9,8 @@ from PIL import Image
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train import reader
 from alphanet_zoo.train.config import DataConfig
+from alphanet_zoo.train.image_folder import FolderSource
 from alphanet_zoo.train.loader import TrainingBatches, evaluation_batches
-from alphanet_zoo.train.sources import FolderSource
 from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing
 
 PLAIN = Preprocessing(16, 18, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

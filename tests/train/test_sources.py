@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.train.cifar import CifarSource
 from alphanet_zoo.train.config import DataConfig
+from alphanet_zoo.train.image_folder import FolderSource
 from alphanet_zoo.train.loader import TrainingBatches
-from alphanet_zoo.train.sources import CifarSource, FolderSource, open_source
+from alphanet_zoo.train.sources import open_source
 from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, split_folder
 
 NAMES = [b"airplane", b"automobile", b"bird"]
