@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,11 @@ def run_command(
     except ValueError as error:
         code, message = 2, str(error)
         _traceback_if("--debug" in arguments)
+    except OSError as error:
+        code, message = 1, f"{type(error).__name__}: {error}"
+        if error.filename is not None:
+            message = f"{error.filename}: {str(error.strerror).lower()}; give a place that exists and can be written"
+        _traceback_if("--debug" in arguments)
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"
         _traceback_if("--debug" in arguments)
@@ -87,6 +93,19 @@ def existing_path(text: str) -> Path:
     if not text or not path.exists():
         raise UsageError(f"{text!r} does not exist; give a file or folder that does")
     return path
+
+
+def check_place(path: Path, flag: str) -> None:
+    """Refuses a file to write that cannot be, before the work whose result it is to hold.
+
+    Raises:
+        UsageError: It lies below a file, or in a folder that may not be written.
+    """
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{flag} {path} lies below {nearest}, which is a file; give another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {path} lies in {nearest}, which may not be written; give another place")
 
 
 def parse_macs(text: str) -> tuple[float, float]:

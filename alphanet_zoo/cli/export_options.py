@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alphanet_export.formats import FORMATS, check_formats, parse_formats
-from alphanet_zoo.cli.command import CommandParser, existing_path, natural_int, parse_macs, positive_int
+from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, natural_int, parse_macs, positive_int
 from alphanet_zoo.cli.export_folders import check_folder_options, folder_options
 from alphanet_zoo.cli.export_int8 import check_int8_options, int8_options
 from alphanet_zoo.errors import UsageError
@@ -156,7 +156,5 @@ def output_files(output: str | None, name: str, formats: Iterable[str]) -> dict[
     else:
         endings = " or ".join(each.ending for each in wanted)
         raise UsageError(f"-o {output} is no folder and does not end in {endings}; end a new folder's name with /")
-    parents = [parent for parent in base.parents if parent.exists()]
-    if parents and not parents[0].is_dir():
-        raise UsageError(f"-o {output} lies below {parents[0]}, which is a file; give another place")
+    check_place(base, "-o")
     return {each.name: each.path(base) for each in wanted}

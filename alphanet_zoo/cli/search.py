@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, natural_int, parse_macs, positive_int, run_command
+from alphanet_zoo.cli.command import (
+    CommandParser,
+    check_place,
+    existing_path,
+    natural_int,
+    parse_macs,
+    positive_int,
+    run_command,
+)
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +75,9 @@ def search_command(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix not in (".json", ".csv"):
         raise UsageError(f"-o {output}: give a name that ends with .json or .csv")
+    for flag, place in (("-o", output), ("--best", arguments.best), ("--plot", arguments.plot)):
+        if place is not None:
+            check_place(Path(place), flag)
     from alphanet_export.source import open_net
     from alphanet_zoo.search.evaluate import SubnetEvaluator
     from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
@@ -130,7 +141,7 @@ def search(evaluator: SubnetEvaluator, low: float, high: float, evaluations: int
     space, classes = evaluator.supernet.space, evaluator.supernet.num_classes
     rng = np.random.Generator(np.random.PCG64(seed))
     initial = first_population(space, low, high, max(evaluations // 3, 2), rng, num_classes=classes)
-    with tqdm(total=evaluations, desc="searching", unit="subnet", file=sys.stderr) as bar:
+    with tqdm(total=evaluations, desc="searching", unit="subnet", file=sys.stderr, disable=None) as bar:
 
         def score(arch: ArchSpec) -> float:
             bar.update()

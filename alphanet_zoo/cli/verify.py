@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alphanet_zoo.cli.command import (
     CommandParser,
+    check_place,
     existing_path,
     percentage,
     positive_float,
@@ -39,6 +40,8 @@ _NEEDS = (
     ("max_ratio", "vs"),
 )
 REPORT_ENDINGS = (".html", ".htm", ".md", ".json")
+OTHER_FORMATS = (".xml", ".bin", ".pte", ".pt2", ".mlpackage")
+"""Of `alphanet-export`; what is in them ONNX Runtime does not run."""
 
 
 def make_parser() -> CommandParser:
@@ -53,7 +56,7 @@ def make_parser() -> CommandParser:
     _add_measures(parser)
     _add_times(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html or .md")
+    group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html, .md or .json")
     group.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes (default <stem>.verify.json)")
     group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata, last, "
                        "once it has passed")  # fmt: skip
@@ -154,6 +157,11 @@ def _check(arguments: argparse.Namespace) -> None:
     refuse_server_options(arguments)
     if arguments.model is None:
         raise UsageError("MODEL.onnx is required: a file that alphanet-export wrote; or give --all for the table")
+    if arguments.model.suffix.lower() in OTHER_FORMATS:
+        raise UsageError(
+            f"alphanet-verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
+            "was exported, and alphanet_export.measure.runtime_parity does so again, from Python"
+        )
     if arguments.model.is_dir():
         raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")
     for flag, needed in _NEEDS:
@@ -177,6 +185,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} {str(path)!r} must end in {', '.join(endings)}")
         if path.is_dir():
             raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
+        check_place(path, f"--{flag}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ class AlphaNet(nn.Module):
             arch: A smaller arch to run at, in training mode only. None: the net's own.
 
         Raises:
-            ValueError: The net does not contain ``arch``, or it is in eval mode and ``arch`` is not its own.
+            ValueError: ``x`` is no batch of colour images in floating point, the net does not contain ``arch``, or it
+                is in eval mode and ``arch`` is not its own.
         """
         return self.forward_head(self.forward_features(x, arch), arch=arch)
 
@@ -102,6 +103,8 @@ class AlphaNet(nn.Module):
 
         ``resize=False`` keeps the images' size, which need not be square. Other arguments and errors as `forward`.
         """
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(f"images are floats of shape (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}")
         shape, track = self._shape_of(arch), self._tracks(arch)
         if resize:
             x = resize_to(x, shape.resolution)

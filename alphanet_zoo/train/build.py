@@ -34,10 +34,16 @@ def named_arch(name: str, space: SearchSpace) -> ArchSpec:
     """
     if name in ("smallest", "largest"):
         return space.smallest if name == "smallest" else space.largest
-    member = find_member(name)
-    if member.space == space:
+    try:
+        member = find_member(name)
+    except UsageError:
+        member = None
+    if member is not None and member.space == space:
         return member.arch
-    raise UsageError(f"{name} is no arch of the space {space.name}; give smallest, largest or a model of that space")
+    raise UsageError(
+        f"{name} is no arch of the space {space.name}; give smallest, largest or a model of that space "
+        "(several with commas, as validation.archs=smallest,largest)"
+    )
 
 
 def image_cfg(config: TrainConfig) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class _Loop:
         self.meter = Meter(run.ranks.device)
         self.bar = tqdm(
             desc="training", initial=run.step, total=run.end, unit="step", file=sys.stderr,
-            disable=not (run.config.log.progress and run.ranks.first),
+            disable=None if run.config.log.progress and run.ranks.first else True,  # None: no terminal, no bar.
         )  # fmt: skip
 
     def finish(self) -> int | None:

@@ -157,7 +157,10 @@ def _compare(path: Path, entry: Entry) -> str | None:
 def _on_each(action: Callable[[Path], Result], files: Sequence[Path], threads: int, progress: bool) -> list[Result]:
     """The action's results in the files' order; decoding and hashing leave the interpreter's lock to other threads."""
     results: list[Result] = []
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(files), unit="file", disable=not progress) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(files), unit="file", disable=None if progress else True) as bar,
+    ):
         for start in range(0, len(files), _CHUNK):
             for result in pool.map(action, files[start : start + _CHUNK]):
                 results.append(result)

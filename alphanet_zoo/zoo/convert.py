@@ -126,6 +126,8 @@ def _unpickle(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     if not Path(path).is_file():
         raise UsageError(f"no such file: {name}; give the authors' checkpoint")
+    if Path(path).suffix == ".safetensors":
+        raise UsageError(f"{name} is in this package's format already; give the authors' checkpoint (.pth.tar)")
     try:
         with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals([_FOREIGN_CLASS]):
             warnings.simplefilter("ignore")  # notes about the pickle's protocol; the result is checked instead

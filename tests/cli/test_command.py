@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from alphanet_zoo import errors
 from alphanet_zoo.cli import command as shared
-from alphanet_zoo.cli.command import CommandParser, existing_path, parse_macs, run_command
+from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, parse_macs, run_command
 
 COMMANDS = ("train", "search", "export", "verify", "convert", "demo")
 
@@ -89,6 +90,22 @@ def test_numbers(kind: str, good: dict[str, float], bad: list[str]) -> None:
     for text in bad:
         with pytest.raises(errors.UsageError, match="not a p"):
             convert(text)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "new" / "deep" / "x.json", "-o")
+    with pytest.raises(errors.UsageError, match=r"--json .*x.json lies below .*file, which is a file"):
+        check_place(tmp_path / "file" / "x.json", "--json")
+
+
+def test_an_error_of_the_system_names_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run_command(CommandParser("tool", "A tool."), lambda _: (tmp_path / "no" / "x").write_text("") and None, [])
+        == 1
+    )
+    told = f"tool: error: {tmp_path}/no/x: no such file or directory; give a place that exists and can be written\n"
+    assert capsys.readouterr().err == told
 
 
 def test_existing_path() -> None:

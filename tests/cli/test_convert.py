@@ -53,6 +53,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
         (["{file}"], "required: -o/--output"),
         (["nowhere.pth.tar", "-o", "{new}"], "'nowhere.pth.tar' does not exist"),
         (["{folder}", "-o", "{new}"], "is a folder"),
+        (["{ours}", "-o", "{new}"], "is in this package's format already"),
         (["{file}", "-o", "{folder}"], "ends in .safetensors"),
         (["{file}", "-o", "out.pth"], "ends in .safetensors"),
         (["{file}", "-o", ""], "ends in .safetensors"),
@@ -62,11 +63,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
 def test_wrong_command_lines(arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_bytes(b"x")
-    places = {"file": tmp_path / "file", "folder": tmp_path, "new": tmp_path / "new.safetensors"}
+    for name in ("file", "ours.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    places = {
+        "ours": tmp_path / "ours.safetensors",
+        "file": tmp_path / "file",
+        "folder": tmp_path,
+        "new": tmp_path / "new.safetensors",
+    }
     code, line = refused([argument.format(**places) for argument in arguments], capsys)
     assert code == 2 and told in line
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ours.safetensors"]
 
 
 def test_an_unreadable_checkpoint_leaves_the_output_as_it_was(

@@ -240,6 +240,9 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--report", "report.pdf"), "must end in"),
         (("{tiny}", "--report", "{images}.html"), "is a folder"),
         (("{tiny}", "--json", "report.txt"), "must end in"),
+        (("{tiny}", "--json", "{tiny}/x.json"), "which is a file"),
+        (("{tiny}", "--report", "{tiny}/x.html"), "which is a file"),
+        (("{xml}",), "alphanet-verify reads ONNX files"),
         (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
         (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "holds alphanet_a0 (203.4 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
@@ -253,10 +256,11 @@ def test_a_wrong_command_line_exits_2_and_writes_nothing(
 ) -> None:
     places = {"none": tmp_path / "none", "images": tmp_path / "images", "tiny": tmp_path / "tiny.onnx"}
     places |= {"net": folder / "tiny.safetensors", "seven": tmp_path / "seven.safetensors"}
-    places |= {"twelve": tmp_path / "twelve"}
+    places |= {"twelve": tmp_path / "twelve", "xml": tmp_path / "tiny.xml"}
     write_images(places["images"], each=1)
     write_images(places["twelve"], classes=12, each=1)
     (tmp_path / "images.html").mkdir()
+    places["xml"].touch()
     places["tiny"].write_bytes((folder / "tiny.onnx").read_bytes())
     save_net(tiny_net(7), places["seven"])
     before = sorted(tmp_path.rglob("*"))

@@ -112,6 +112,15 @@ def test_any_batch_and_image_size(size: int, resolution: int | tuple[int, int]) 
         torch.testing.assert_close(net(x), net(resized))
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 4, 16, 16), (2, 16, 16, 3)])
+def test_what_are_no_colour_images_is_refused(shape: tuple[int, ...]) -> None:
+    net = live_supernet()
+    with pytest.raises(ValueError, match=r"images are floats of shape \(N, 3, H, W\), not torch.float32 of shape"):
+        net(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"not torch.uint8"):
+        net.forward_features(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), resize=False)
+
+
 def test_features_and_head_are_the_forward() -> None:
     net = fill_live(az.AlphaNet(ALPHANET_TINY.largest, ALPHANET_TINY, 7)).eval()
     x = images()

@@ -54,6 +54,8 @@ def test_archs_have_names():
     assert named_arch("alphanet_a5_small", ALPHANET) == named_arch("alphanet_a5", ALPHANET)
     with pytest.raises(UsageError, match="alphanet_a0 is no arch of the space alphanet_tiny"):
         named_arch("alphanet_a0", ALPHANET_TINY)
+    with pytest.raises(UsageError, match=r"smalest is no arch of .*; give smallest, largest .* \(several with commas"):
+        named_arch("smalest", ALPHANET_TINY)
 
 
 def test_a_subnet_is_fine_tuned_and_ends_as_a_static_net_with_statistics(root, supernet_file, tmp_path):

@@ -69,12 +69,18 @@ def _file_section(report: VerificationReport) -> Section:
             ("Parameters", f"{params / 1e6:.2f} M" if params else "unknown", ""),
             ("Input", f"{batch} x 3 x {model.input_size} x {model.input_size}", f"batch {batch}, opset {model.opset}"),
             ("Size", f"{report.file_bytes / 1e6:.2f} MB", ""),
+            ("Weights", str(metadata.get("weights") or "unknown"), _weights_warning(metadata)),
             ("Calibration", _calibration(metadata.get("calibration")), "batch-norm statistics"),
             ("SHA-256 of the graph", _short(model.graph_sha256), "without metadata; in full in the JSON"),
             ("SHA-256 of the weights", _short(metadata.get("weights_sha256")), "as the export recorded it"),
             _stamp_row(report),
         ),
     )
+
+
+def _weights_warning(metadata: Mapping[str, Any]) -> str:
+    """What made-up weights are good for."""
+    return "made up: times mean something, classes nothing" if metadata.get("weights") == "random" else ""
 
 
 def _stamp_row(report: VerificationReport) -> tuple[str, str, str]:
@@ -129,7 +135,11 @@ def _weights_remark(report: VerificationReport) -> str:
 def _accuracy_section(report: VerificationReport) -> Section:
     """Top-1 and top-5, and the test against the reference."""
     if report.accuracy is None:
-        return Section("accuracy", "Accuracy", (("Top-1", NOT_MEASURED, "give --data with labelled images"),))
+        return Section(
+            "accuracy",
+            "Accuracy",
+            (("Top-1", NOT_MEASURED, "give --data with labelled images, without --parity-only"),),
+        )
     accuracy = report.accuracy
     floor = "" if report.min_top1 is None else f", floor {report.min_top1:g} %"
     rows = [("Top-1", f"{accuracy.top1:.2f} %", interval(accuracy.top1_interval, "%") + floor)]
