@@ -138,6 +138,8 @@ def verify_command(arguments: argparse.Namespace) -> int:
     if arguments.stamp and not report.failures:
         report = stamp_report(report)
     sys.stdout.write(report.to_text())
+    if arguments.stamp and not report.failures:
+        print(f"stamped {arguments.model}")
     for path in filter(None, (arguments.json or default_json_path(arguments.model), arguments.report)):
         report.write(path)
         print(f"wrote {path}")

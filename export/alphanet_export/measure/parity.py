@@ -105,10 +105,13 @@ class Parity:
             else:
                 worst = min(self.levels, key=lambda level: level.signal_to_noise_db)
                 figure = f"signal to noise {worst.signal_to_noise_db:.1f} dB (int8 must reach {INT8_LEAST_DB:g})"
+            remedy = (
+                ", and give the very weights it was exported from as reference" if self.reference == "PyTorch" else ""
+            )
             raise ParityError(
                 f"the file does not compute what {self.reference} computes: {figure} at optimisation level "
                 f"{worst.level}, top-1 agreement {100 * self.top1_agreement:.1f} % of {self.images} images; "
-                "do not use this file: export it again, and give the very weights it was exported from as reference"
+                f"do not use this file: export it again{remedy}"
             )
         return self
 
