@@ -130,6 +130,7 @@ def test_the_ranking_is_over_the_images_of_all_processes():
     assert figures == expected
 
 
+@pytest.mark.slow
 def test_two_processes_learn_and_validate_as_one_that_accumulates(root, tmp_path):
     rest = ["validation.every_epochs=2", "validation.calibration_batches=4", "optim.epochs=2",
             "sandwich.drop_rate=0", "sandwich.drop_path_rate=0"]  # fmt: skip

@@ -51,6 +51,7 @@ def test_every_epoch_and_the_end_are_validated(trained, root):
     assert train(load_config(str(trained / "config.yaml"))).step == 36 and list(validations(trained)) == [18, 36]
 
 
+@pytest.mark.slow
 def test_validation_does_not_touch_the_training(trained, root, tmp_path):
     plain = train(load_config("digits", settings(root, tmp_path, "optim.ema_decay=0.5")))
     assert sha256_of(plain.model) == sha256_of(trained / "final" / "model.safetensors")
