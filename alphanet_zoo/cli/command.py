@@ -65,8 +65,8 @@ def run_command(
         _traceback_if("--debug" in arguments)
     except OSError as error:
         code, message = 1, f"{type(error).__name__}: {error}"
-        if error.filename is not None:
-            message = f"{error.filename}: {str(error.strerror).lower()}; give a place that exists and can be written"
+        if error.filename is not None and error.strerror:
+            message = f"{error.filename}: {error.strerror.lower()}; give a path that exists and may be read or written"
         _traceback_if("--debug" in arguments)
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"

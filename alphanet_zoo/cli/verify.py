@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alphanet_export.formats import FORMATS
+from alphanet_export.report.tables import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
@@ -39,9 +41,8 @@ _NEEDS = (
     ("limit", "data"),
     ("max_ratio", "vs"),
 )
-REPORT_ENDINGS = (".html", ".htm", ".md", ".json")
-OTHER_FORMATS = (".xml", ".bin", ".pte", ".pt2", ".mlpackage")
-"""Of `alphanet-export`; what is in them ONNX Runtime does not run."""
+_OTHERS = {Path(f"model{each.ending}").suffix for each in FORMATS.values()} - {".onnx"}
+"""Endings of the files of `alphanet-export` that ONNX Runtime does not run."""
 
 
 def make_parser() -> CommandParser:
@@ -126,6 +127,8 @@ def verify_command(arguments: argparse.Namespace) -> int:
         max_ratio=arguments.max_ratio,
         any_graph=arguments.any_graph,
     )
+    json_path = arguments.json or default_json_path(arguments.model)
+    check_place(json_path, "--json")
     report = verify_model(
         arguments.model,
         reference=arguments.reference,
@@ -135,12 +138,13 @@ def verify_command(arguments: argparse.Namespace) -> int:
         versus=arguments.vs,
         settings=settings,
     )
-    if arguments.stamp and not report.failures:
+    stamped = arguments.stamp and not report.failures
+    if stamped:
         report = stamp_report(report)
     sys.stdout.write(report.to_text())
-    if arguments.stamp and not report.failures:
+    if stamped:
         print(f"stamped {arguments.model}")
-    for path in filter(None, (arguments.json or default_json_path(arguments.model), arguments.report)):
+    for path in filter(None, (json_path, arguments.report)):
         report.write(path)
         print(f"wrote {path}")
     sys.stdout.flush()
@@ -159,7 +163,7 @@ def _check(arguments: argparse.Namespace) -> None:
     refuse_server_options(arguments)
     if arguments.model is None:
         raise UsageError("MODEL.onnx is required: a file that alphanet-export wrote; or give --all for the table")
-    if arguments.model.suffix.lower() in OTHER_FORMATS:
+    if arguments.model.suffix.lower() in _OTHERS:
         raise UsageError(
             f"alphanet-verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
             "was exported, and alphanet_export.measure.runtime_parity does so again, from Python"
@@ -179,7 +183,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{folder!r} is no folder; give one with a folder of images for each class")
     if arguments.repeats < 2:
         raise UsageError("--repeats is 1; give at least 2")
-    for flag, endings in (("report", REPORT_ENDINGS), ("json", (".json",))):
+    for flag, endings in (("report", PAGE_ENDINGS), ("json", (".json",))):
         path = getattr(arguments, flag)
         if path is None:
             continue

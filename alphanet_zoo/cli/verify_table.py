@@ -6,12 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser
+from alphanet_export.report.tables import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
+from alphanet_zoo.cli.command import CommandParser, check_place
 from alphanet_zoo.errors import UsageError
 
-TABLE_ENDINGS = (".html", ".htm", ".md", ".json")
-RUNTIMES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "executorch")
-DEFAULT_RUNTIMES = ("pytorch", "onnxruntime")
 DEFAULT_BATCH = 8
 _TABLE_ONLY = ("runtimes", "models", "output")
 _FILE_ONLY = ("model", "reference", "weights", "calib_data", "tolerance", "data", "limit", "parity_only", "min_top1",
@@ -76,8 +74,10 @@ def _checked(arguments: argparse.Namespace) -> tuple[str, ...]:
         if name not in RUNTIMES or runtimes.count(name) > 1:
             raise UsageError(f"--runtimes {arguments.runtimes!r}: give some of {','.join(RUNTIMES)}, each once")
     path = arguments.output
-    if path is not None and (path.suffix.lower() not in TABLE_ENDINGS or path.is_dir()):
-        raise UsageError(f"--output {str(path)!r} must be a file that ends in {', '.join(TABLE_ENDINGS)}")
+    if path is not None and (path.suffix.lower() not in PAGE_ENDINGS or path.is_dir()):
+        raise UsageError(f"--output {str(path)!r} must be a file that ends in {', '.join(PAGE_ENDINGS)}")
+    if path is not None:
+        check_place(path, "--output")
     if arguments.repeats < 2:
         raise UsageError("--repeats is 1; give at least 2")
     return runtimes

@@ -100,12 +100,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
 
 
 def test_an_error_of_the_system_names_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run_command(CommandParser("tool", "A tool."), lambda _: (tmp_path / "no" / "x").write_text("") and None, [])
-        == 1
-    )
-    told = f"tool: error: {tmp_path}/no/x: no such file or directory; give a place that exists and can be written\n"
-    assert capsys.readouterr().err == told
+    def action(_: argparse.Namespace) -> None:
+        (tmp_path / "no" / "x").write_text("")
+
+    assert run_command(CommandParser("tool", "A tool."), action, []) == 1
+    remedy = "give a path that exists and may be read or written"
+    assert capsys.readouterr().err == f"tool: error: {tmp_path}/no/x: no such file or directory; {remedy}\n"
 
 
 def test_existing_path() -> None:

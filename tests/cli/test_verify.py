@@ -225,6 +225,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("--all", "--runtimes", "tensorflow"), "give some of pytorch,"),
         (("--all", "--runtimes", "pytorch,pytorch"), "each once"),
         (("--all", "-o", "table.pdf"), "ends in"),
+        (("--all", "-o", "{tiny}/table.md"), "which is a file"),
         (("--all", "--models", "resnet50"), "no model of the table is called 'resnet50'"),
         (("{tiny}", "--weights", "random"), "--weights needs --reference"),
         (("{tiny}", "--calib-data", "{images}"), "--calib-data needs --reference"),

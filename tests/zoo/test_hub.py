@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import ALPHANET_TINY
-from alphanet_zoo.zoo.hub import from_pretrained, save_pretrained
 from tests.hub_server import HubClient, HubServer
+from tests.zoo.saved import live_net
 
 LOAD = """
 from alphanet_zoo import AlphaNet
@@ -34,20 +31,6 @@ os.environ |= environment
 net = create_model(name, **arguments)
 result = [net.arch.to_dict(), net.calibration, net.training, net.pretrained_cfg["architecture"], net.num_classes]
 """
-
-
-def live_net(classes: int = 10) -> AlphaNet:
-    net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, classes), seed=1).eval()
-    net.calibration = {"images": 64, "batches": 2, "digest": "ab" * 32}
-    return net
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `save_pretrained` writes for `live_net`; read only."""
-    path = tmp_path_factory.mktemp("saved")
-    live_net().save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -338,53 +321,6 @@ def test_push_that_fails_names_the_repository(offline: HubClient, folder: Path) 
     push = 'from alphanet_zoo import AlphaNet\nAlphaNet.from_pretrained(folder).push_to_hub("someone/pushed")'
     answer = offline(push, folder=str(folder))
     assert answer["code"] == 1 and "cannot upload to someone/pushed" in answer["message"]
-
-
-def test_a_folder_round_trips(folder: Path) -> None:
-    net = AlphaNet.from_pretrained(folder)
-    assert net.arch == ALPHANET_TINY.smallest and net.space == ALPHANET_TINY and not net.training
-    assert net.config() == live_net().config()
-    assert all(
-        torch.equal(a, b) for a, b in zip(net.state_dict().values(), live_net().state_dict().values(), strict=True)
-    )
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_a_wrong_digest_never_deletes_a_users_file(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "mine")
-    weights = tmp_path / "mine" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(AlphaNetError, match="SHA-256"):
-        from_pretrained(tmp_path / "mine")
-    with pytest.raises(AlphaNetError, match="the pin says"):
-        from_pretrained(folder, sha256="1" * 64)
-    assert weights.is_file() and (folder / "model.safetensors").is_file()
-
-
-def test_a_folder_with_only_a_pickle_is_refused(tmp_path: Path, folder: Path) -> None:
-    shutil.copy(folder / "config.json", tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
-    with pytest.raises(AlphaNetError, match="has no model.safetensors"):
-        from_pretrained(tmp_path)
-
-
-def test_a_config_that_is_no_json_is_refused(tmp_path: Path, folder: Path) -> None:
-    shutil.copytree(folder, tmp_path / "mine")
-    for text in ("{", "[1]", ""):
-        (tmp_path / "mine" / "config.json").write_text(text)
-        with pytest.raises(AlphaNetError, match="JSON"):
-            from_pretrained(tmp_path / "mine")
-
-
-def test_save_arguments_are_checked(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file"):
-        save_pretrained(live_net(), tmp_path / "file")
-    with pytest.raises(UsageError, match="push_to_hub=True"):
-        save_pretrained(live_net(), tmp_path / "new", repo_id="a/b")
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(UsageError, match="is a file"):
-        from_pretrained(tmp_path / "file")
 
 
 @pytest.mark.slow  # huggingface_hub tries again for 23 seconds

@@ -24,6 +24,7 @@ from alphanet_export.measure.interleaved import clock_for, interleave, ratio_int
 from alphanet_export.measure.latency import DoubleArray, bootstrap_interval
 from alphanet_export.packages import require_package
 from alphanet_export.report.contenders import Contender, network_costs
+from alphanet_export.report.tables import DEFAULT_RUNTIMES, NETS
 from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
@@ -35,11 +36,6 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.preprocess import Preprocessing
 
 SCHEMA = 1
-NETS = ("pytorch", "pytorch-compiled")
-"""Runtimes that run a net itself; the others run its ONNX file, or what is made of that."""
-RUNTIMES = (*NETS, "onnxruntime", "openvino", "executorch")
-"""What the table can be measured in, see `alphanet_export.runtimes`."""
-DEFAULT_RUNTIMES = ("pytorch", "onnxruntime")
 ANCHOR = "efficientnet_b0"
 """The model that others' latency is shown against, where it is in the table."""
 
@@ -158,7 +154,7 @@ def measure_table(
 
     Args:
         models: What to measure, see `alphanet_export.report.contenders.contenders`.
-        runtimes: Which of `RUNTIMES`.
+        runtimes: Which of `alphanet_export.report.tables.RUNTIMES`.
         threads: Threads within an operator; None is the physical cores.
         batch: Images a run for the throughput.
         rounds: Rounds of the latency at least; the throughput gets a fifth as many.

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 NOT_MEASURED = "not measured"
 
+PAGE_ENDINGS = (".html", ".htm", ".md", ".json")
+"""Of what a report or the table of the family can be written as."""
+
+NETS = ("pytorch", "pytorch-compiled")
+"""Runtimes that run a net itself; the others run its ONNX file, or what is made of that."""
+RUNTIMES = (*NETS, "onnxruntime", "openvino", "executorch")
+"""What the table of the family can be measured in, see `alphanet_export.runtimes`."""
+DEFAULT_RUNTIMES = ("pytorch", "onnxruntime")
+
 
 @dataclass(frozen=True)
 class Section:
