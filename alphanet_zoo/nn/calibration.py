@@ -29,7 +29,7 @@ def calibrate(net: AlphaNet, batches: Iterable[Tensor]) -> AlphaNet:
         ValueError: ``net`` is a supernet, there is no batch, or a batch is no such tensor. The statistics are then
             unusable and ``net.calibration`` is None.
 
-    Source: SPEC section 3, "Batch norm".
+    Source: docs/specification.md, section 3, "Batch norm".
     """
     if net.supernet:
         raise ValueError("a supernet has no statistics of its own; extract a subnet and calibrate that")

@@ -59,7 +59,7 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excite: global mean, 1x1, ReLU, 1x1, hard sigmoid, multiply.
 
-    Source: SPEC section 3; Hu et al., 2018, arXiv:1709.01507.
+    Source: docs/specification.md, section 3; Hu et al., 2018, arXiv:1709.01507.
     """
 
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -78,7 +78,7 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """An inverted-residual block in which every shape has a shortcut.
 
-    Source: SPEC section 3.
+    Source: docs/specification.md, section 3.
     """
 
     conv_pw: nn.Conv2d | None
@@ -138,3 +138,14 @@ def resize_to(x: Tensor, resolution: int) -> Tensor:
     if x.shape[-2:] == torch.Size((resolution, resolution)):
         return x
     return F.interpolate(x, size=(resolution, resolution), mode="bicubic", align_corners=False)
+
+
+def shrink_to(x: Tensor, resolution: int) -> Tensor:
+    """Images ``(N, 3, H, W)`` resized to ``resolution`` pixels a side if they are larger.
+
+    Bicubic and antialiased, channels-last in memory.
+    """
+    if max(x.shape[-2:]) <= resolution:
+        return x
+    small = F.interpolate(x, size=(resolution, resolution), mode="bicubic", align_corners=False, antialias=True)
+    return small.contiguous(memory_format=torch.channels_last)

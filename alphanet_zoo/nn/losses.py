@@ -61,7 +61,7 @@ def alpha_divergence(
     Raises:
         ValueError: The shapes differ, ``alpha`` is not finite, or ``clip`` is not positive.
 
-    Source: SPEC section 5; Wang et al., 2021, arXiv:2102.07954, equations 3 to 6.
+    Source: docs/specification.md, section 5; Wang et al., 2021, arXiv:2102.07954, equations 3 to 6.
     """
     if not math.isfinite(alpha) or not clip > 0:
         raise ValueError(f"alpha is {alpha} and clip {clip}; give a finite alpha and a positive clip")
@@ -107,7 +107,7 @@ class AdaptiveAlphaDivergence(nn.Module):
         alpha_max: The end that punishes under-estimated uncertainty; it takes ties.
         clip: Bound of the powered importance ratio.
 
-    Source: SPEC section 5; Wang et al., 2021, arXiv:2102.07954, equation 8.
+    Source: docs/specification.md, section 5; Wang et al., 2021, arXiv:2102.07954, equation 8.
     """
 
     def __init__(self, alpha_min: float = -1.0, alpha_max: float = 1.0, clip: float = 5.0) -> None:
@@ -210,7 +210,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
     Args:
         smoothing: Probability spread evenly over all classes, the label's included.
 
-    Source: SPEC section 6; Szegedy et al., 2016, arXiv:1512.00567.
+    Source: docs/specification.md, section 6; Szegedy et al., 2016, arXiv:1512.00567.
     """
 
     def __init__(self, smoothing: float = 0.1) -> None:

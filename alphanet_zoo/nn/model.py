@@ -43,7 +43,7 @@ class AlphaNet(nn.Module):
     Raises:
         ValueError: ``arch`` is not in ``space``, or an argument is out of its domain.
 
-    Source: SPEC section 3; Wang et al., 2021, arXiv:2102.07954.
+    Source: docs/specification.md, section 3; Wang et al., 2021, arXiv:2102.07954.
     """
 
     classifier: nn.Linear | nn.Identity
@@ -85,18 +85,19 @@ class AlphaNet(nn.Module):
         self.reset_classifier(num_classes)
         self.pretrained_cfg: dict[str, Any] = default_cfg(arch, num_classes)
 
-    def forward(self, x: Tensor, arch: ArchSpec | None = None) -> Tensor:
+    def forward(self, x: Tensor, arch: ArchSpec | None = None, *, resize: bool = True) -> Tensor:
         """Logits ``(N, num_classes)`` of normalised images ``(N, 3, H, W)`` of any size.
 
         Args:
             x: Images; another size than the arch's resolution is resized inside (bicubic).
             arch: A smaller arch to run at, in training mode only. None: the net's own.
+            resize: Resize the images to the arch's resolution; False runs at the size they have.
 
         Raises:
             ValueError: ``x`` is no batch of colour images in floating point, the net does not contain ``arch``, or it
                 is in eval mode and ``arch`` is not its own.
         """
-        return self.forward_head(self.forward_features(x, arch), arch=arch)
+        return self.forward_head(self.forward_features(x, arch, resize=resize), arch=arch)
 
     def forward_features(self, x: Tensor, arch: ArchSpec | None = None, *, resize: bool = True) -> Tensor:
         """The map before the global pooling, ``(N, num_features, H / 32, W / 32)`` in the ImageNet space.
@@ -151,7 +152,7 @@ class AlphaNet(nn.Module):
         Raises:
             ValueError: This net does not contain ``arch``.
 
-        Source: SPEC section 3, "Slices".
+        Source: docs/specification.md, section 3, "Slices".
         """
         self._check_contains(arch)
         with torch.device("meta"):
@@ -332,6 +333,6 @@ def build_supernet(space: SearchSpace = ALPHANET, num_classes: int = 1000) -> Al
 
     In training it uses the batch's statistics and keeps none. ``drop_rate`` and ``drop_path_rate`` are attributes.
 
-    Source: SPEC section 3.
+    Source: docs/specification.md, section 3.
     """
     return AlphaNet(space.largest, space, num_classes, supernet=True)

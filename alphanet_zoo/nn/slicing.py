@@ -20,7 +20,7 @@ def slice_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: ``shape`` has other dimensions, is larger, or leaves an even margin around a kernel impossible.
 
-    Source: SPEC section 3, "Slices".
+    Source: docs/specification.md, section 3, "Slices".
     """
     if tuple(tensor.shape) == tuple(shape):
         return tensor

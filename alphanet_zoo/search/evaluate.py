@@ -20,7 +20,7 @@ CACHE_LIMIT = 512 * 2**20
 """Bytes of preprocessed images that an evaluator keeps between subnets."""
 
 CALIBRATION_BATCH = 256
-"""Images of a calibration batch. Source: SPEC section 3."""
+"""Images of a calibration batch. Source: docs/specification.md, section 3."""
 
 Batches = list[tuple[Tensor, Tensor]]
 

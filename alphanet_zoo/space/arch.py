@@ -39,7 +39,7 @@ class ArchSpec:
         ValueError: An entry is not a positive integer, or the lengths do not fit one another. Whether the
             entries are choices of a space is for `SearchSpace.validate` to say.
 
-    Source: SPEC section 2; Wang et al., 2021, arXiv:2102.07954, table 7.
+    Source: docs/specification.md, section 2; Wang et al., 2021, arXiv:2102.07954, table 7.
     """
 
     resolution: int

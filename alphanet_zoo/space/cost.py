@@ -81,7 +81,7 @@ def count_macs(
     Raises:
         ValueError: An arch is not in ``space``, or ``num_classes`` is negative.
 
-    Source: SPEC section 3, "Cost".
+    Source: docs/specification.md, section 3, "Cost".
     """
     _check_classes(num_classes)
     if isinstance(arch, ArchSpec):

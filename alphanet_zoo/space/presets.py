@@ -23,7 +23,7 @@ ALPHANET = SearchSpace(
     ),
     head_width=(1792, 1984),
 )
-"""The ImageNet space. Source: SPEC section 2; Wang et al., 2021, arXiv:2102.07954, table 7."""
+"""The ImageNet space. Source: docs/specification.md, section 2; Wang et al., 2021, arXiv:2102.07954, table 7."""
 
 ALPHANET_CIFAR = SearchSpace(
     name="alphanet_cifar",
@@ -78,7 +78,7 @@ class FamilyMember:
 def _member(
     name: str, top1: float, resolution: int, width: str, kernel_size: str, expand: str, depth: str
 ) -> FamilyMember:
-    """A row of SPEC section 4, its lists written as there."""
+    """A row of docs/specification.md, section 4, its lists written as there."""
     rows = [tuple(map(int, row.split())) for row in (width, depth, kernel_size, expand)]
     return FamilyMember(f"alphanet_{name}", ArchSpec(resolution, *rows), ALPHANET, top1)
 
@@ -95,7 +95,7 @@ IMAGENET_FAMILY: tuple[FamilyMember, ...] = (
     ),
     _member("a6", 80.78, 288, "16 16 24 32 64 112 216 224 1984", "3 3 3 3 3 5 3", "1 4 6 5 4 6 6", "1 3 3 4 4 6 1"),
 )
-"""A0 to A6 in ascending cost. Source: SPEC section 4 (published ImageNet top-1)."""
+"""A0 to A6 in ascending cost. Source: docs/specification.md, section 4 (published ImageNet top-1)."""
 
 FAMILIES: dict[str, tuple[FamilyMember, ...]] = {"imagenet": IMAGENET_FAMILY}
 """The families by name."""

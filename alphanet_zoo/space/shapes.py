@@ -12,7 +12,7 @@ from alphanet_zoo.space.space import SearchSpace, Stage
 def div8(value: float) -> int:
     """The nearest multiple of 8, at least 8, and 8 more where that is under 0.9 of the value.
 
-    Source: SPEC section 3.
+    Source: docs/specification.md, section 3.
     """
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
@@ -89,7 +89,7 @@ def stage_blocks(
 ) -> tuple[BlockShape, ...]:
     """The blocks of one stage, given what enters it and the arch's choices for it.
 
-    Source: SPEC section 3.
+    Source: docs/specification.md, section 3.
     """
     blocks = []
     for i in range(depth):

@@ -27,7 +27,7 @@ def _as_choices(entry: str, values: object) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the table of SPEC section 2: the choices of one stage of MBConv blocks.
+    """A row of the table of docs/specification.md, section 2: the choices of one stage of MBConv blocks.
 
     Args:
         name: Name of the stage, unique in its space.
@@ -74,7 +74,7 @@ class SearchSpace:
     Raises:
         ValueError: A choice is not a positive integer, choices are not ascending, or there is no stage.
 
-    Source: SPEC section 2.
+    Source: docs/specification.md, section 2.
     """
 
     name: str

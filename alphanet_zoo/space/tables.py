@@ -51,7 +51,7 @@ def cost_links(space: SearchSpace, num_classes: int) -> tuple[Link, ...]:
     Raises:
         ValueError: Costs do not fit 64-bit integers.
 
-    Source: SPEC section 3, "Cost".
+    Source: docs/specification.md, section 3, "Cost".
     """
     if shape_macs(net_shape(space, space.largest), num_classes) > _MAX_MACS:
         raise ValueError(

@@ -40,7 +40,7 @@ class Transform(Protocol):
 class ImageNetTransform:
     """A random crop resized (bicubic, antialiased), a flip, and AutoAugment's ImageNet policy where asked.
 
-    Source: SPEC section 6.
+    Source: docs/specification.md, section 6.
     """
 
     size: int

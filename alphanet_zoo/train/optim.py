@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,17 +20,41 @@ def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int
         total_steps: Steps of the schedule; from there on the rate is 0.
         warmup_steps: Steps of the warm-up; 0 for none.
 
-    Source: SPEC section 6.
+    Source: docs/specification.md, section 6.
     """
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / total_steps, 1.0)))
     warmup = 0.001 + 0.999 * step / warmup_steps if step < warmup_steps else 1.0
     return peak * cosine * warmup
 
 
+def resolution_phases(schedule: Sequence[tuple[float, int]], total_steps: int) -> list[tuple[int, int]]:
+    """The phases of progressive resolution, as (first step of the next phase, largest resolution).
+
+    Args:
+        schedule: Pairs of (share of the steps, largest resolution); the shares sum to 1.
+        total_steps: Steps of the schedule; the last phase ends there.
+
+    Source: Tan & Le, 2021, arXiv:2104.00298, section 4.2, for a single network.
+    """
+    ends = [round(total_steps * sum(share for share, _ in schedule[: i + 1])) for i in range(len(schedule))]
+    return [(end, resolution) for end, (_, resolution) in zip(ends, schedule, strict=True)]
+
+
+def largest_resolution(step: int, schedule: Sequence[tuple[float, int]], total_steps: int) -> int | None:
+    """The largest resolution that a subnet may run at in one step, from 0; None without a schedule.
+
+    Other arguments as `resolution_phases`.
+    """
+    for end, resolution in resolution_phases(schedule, total_steps):
+        if step < end:
+            return resolution
+    return schedule[-1][1] if schedule else None
+
+
 def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:
     """The peak for a batch of ``batch_size`` images over all processes: in proportion to ``config.lr_batch``.
 
-    Source: SPEC section 6 (0.1 for 256 images).
+    Source: docs/specification.md, section 6 (0.1 for 256 images).
     """
     return config.lr if config.lr_batch is None else config.lr * batch_size / config.lr_batch
 
@@ -39,7 +64,7 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
 
     The rate it starts with is 0: `learning_rate` sets it at every step.
 
-    Source: SPEC section 6.
+    Source: docs/specification.md, section 6.
     """
     decayed = [p for p in net.parameters() if p.dim() > 1]
     plain = [p for p in net.parameters() if p.dim() <= 1]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alphanet_zoo.nn.kernels import Kernels, using
+from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.losses import (
     AdaptiveAlphaDivergence,
     AlphaDivergence,
@@ -88,7 +89,7 @@ class StepOutcome:
 def draw_archs(space: SearchSpace, seed: int, step: int, random_subnets: int = 2) -> dict[str, ArchSpec]:
     """The archs of one step by name: the largest, some uniform random ones, the smallest.
 
-    Source: SPEC section 6; Yu & Huang, 2019, arXiv:1903.05134, section 3.1.
+    Source: docs/specification.md, section 6; Yu & Huang, 2019, arXiv:1903.05134, section 3.1.
     """
     rng = generator(seed, "archs", step)
     drawn = {f"random-{i + 1}": space.sample(rng) for i in range(random_subnets)}
@@ -135,7 +136,7 @@ class SandwichStep:
     bf16: bool = False
     bf16_gradients: bool = False
     kernels: Kernels | None = None
-    compiled: Mapping[ArchSpec, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    compiled: Mapping[ArchSpec, Callable[..., Tensor]] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -144,6 +145,7 @@ class SandwichStep:
         *,
         received: Collection[int] = (),
         seed_of: Callable[[int], int] | None = None,
+        resolution: int | None = None,
     ) -> StepOutcome:
         """One update. A process's loss is the mean over its parts; gradients are added over the subnets.
 
@@ -152,15 +154,17 @@ class SandwichStep:
             archs: The subnets by name, the teacher (the net's own arch) first.
             received: Signals that this process has received; all processes hear of them.
             seed_of: Torch's seed for the dropout of each part, by its number over all processes.
+            resolution: No subnet runs at a larger one, and larger images are resized to it first; None: no such cap.
 
-        Source: SPEC section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
+        Source: docs/specification.md, section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
         """
         self.gradients.zero()
         outcomes, label_loss = [], 0.0
         for i, part in enumerate(parts):
             if seed_of is not None:
                 torch.manual_seed(seed_of(self.ranks.rank * len(parts) + i))
-            visited, loss = self._visit(part, archs, 1.0 / len(parts))
+            images = part[0] if resolution is None else shrink_to(part[0], resolution)
+            visited, loss = self._visit((images, part[1]), archs, 1.0 / len(parts), resolution)
             outcomes.append(visited)
             label_loss += float(loss) / len(parts)
         faulty = not bool(torch.stack([o.loss for visited in outcomes for o in visited]).isfinite().all())
@@ -174,12 +178,14 @@ class SandwichStep:
             self.optimizer.step()
         return StepOutcome(outcomes, finite, report.loss, signal)
 
-    def _visit(self, part: Part, archs: Mapping[str, ArchSpec], weight: float) -> tuple[list[SubnetOutcome], Tensor]:
+    def _visit(
+        self, part: Part, archs: Mapping[str, ArchSpec], weight: float, resolution: int | None
+    ) -> tuple[list[SubnetOutcome], Tensor]:
         """Adds the gradients of ``weight`` times each subnet's loss; gives the outcomes and the first label loss."""
         images, labels = part
         outcomes: list[SubnetOutcome] = []
         for name, arch in archs.items():
-            logits = self.forward(images, arch)
+            logits = self.forward(images, arch, resolution)
             if not outcomes:
                 label_loss = self.losses.label(logits, labels)
                 loss = self._with_teacher(label_loss, logits, images)
@@ -191,11 +197,12 @@ class SandwichStep:
             outcomes.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
         return outcomes, label_loss.detach()
 
-    def forward(self, images: Tensor, arch: ArchSpec) -> Tensor:
-        """Logits of a subnet, in the step's precision."""
+    def forward(self, images: Tensor, arch: ArchSpec, resolution: int | None = None) -> Tensor:
+        """Logits of a subnet, in the step's precision; ``resolution`` caps the one that it runs at."""
+        resize = resolution is None or arch.resolution <= resolution
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), using(self.kernels):
-            logits: Tensor = self.compiled[arch](images) if arch in self.compiled else self.net(images, arch)
-            return logits
+            subnet: Callable[..., Tensor] = self.compiled.get(arch, partial(self.net, arch=arch))
+            return subnet(images, resize=resize)
 
     def _with_teacher(self, label_loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """The first subnet's loss: against the labels, and against the external teacher where there is one."""
@@ -207,7 +214,7 @@ class SandwichStep:
         return (1.0 - share) * label_loss + share * self.losses.teacher_distance(logits, target)
 
 
-def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[[Tensor], Tensor]]:
+def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
     """torch.compile of the two subnets that every step visits; each is compiled when it first runs.
 
     Random subnets are not: each would be compiled anew, for longer than its step takes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1)]
@@ -92,10 +93,32 @@ class SandwichConfig(Section):
     """Dropout before the classifier, on the largest subnet only."""
     drop_path_rate: Share = 0.0
     """Drop-connect, on the largest subnet only."""
+    resolution_schedule: tuple[tuple[Annotated[float, Field(gt=0.0, le=1.0)], Count], ...] = ()
+    """Progressive resolution: pairs of (share of the schedule's steps, largest resolution), such as
+    `[[0.6, 16], [0.25, 24], [0.15, 32]]`; the shares sum to 1. Images are resized once per step to that resolution and
+    no subnet of the step runs at a larger one. It may be below the smallest resolution of the space. Empty: no cap."""
     teacher: str | None = None
     """File of a trained net with statistics and the same classes that the largest subnet learns from as well."""
     teacher_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Weight of that teacher (by KL) in the largest subnet's loss; the labels have the rest."""
+
+    @field_validator("resolution_schedule", mode="before")
+    @classmethod
+    def _schedule_from_text(cls, value: object) -> object:
+        """An override on the command line is text."""
+        try:
+            return yaml.safe_load(value) or () if isinstance(value, str) else value
+        except yaml.YAMLError:
+            raise ValueError("not a list of [share, resolution] pairs, such as [[0.5, 16], [0.5, 32]]") from None
+
+    @field_validator("resolution_schedule")
+    @classmethod
+    def _shares_sum_to_one(cls, schedule: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+        """The phases cover the whole run."""
+        total = sum(share for share, _ in schedule)
+        if schedule and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares sum to {total:g}; they must sum to 1")
+        return schedule
 
     @model_validator(mode="after")
     def _alphas_ascend(self) -> SandwichConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
@@ -20,7 +21,13 @@ from alphanet_zoo.train.draws import torch_seed
 from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.guard import Guard, GuardState
 from alphanet_zoo.train.loader import TrainingBatches
-from alphanet_zoo.train.optim import learning_rate, make_optimizer, peak_learning_rate
+from alphanet_zoo.train.optim import (
+    largest_resolution,
+    learning_rate,
+    make_optimizer,
+    peak_learning_rate,
+    resolution_phases,
+)
 from alphanet_zoo.train.sandwich import (
     Part,
     SandwichStep,
@@ -80,6 +87,21 @@ class RunState:
         warmup_steps = round(optim.warmup_epochs * self.batches.steps_per_epoch)
         return learning_rate(self.step, peak=peak, total_steps=self.total_steps, warmup_steps=warmup_steps)
 
+    @property
+    def phases(self) -> list[tuple[int, int | None]]:
+        """The phases that the run goes through, as (first step of the next phase, largest resolution or None)."""
+        phases = resolution_phases(self.config.sandwich.resolution_schedule, self.total_steps)
+        reached: list[tuple[int, int | None]] = []
+        for end, resolution in phases:
+            if not reached or reached[-1][0] < self.end:
+                reached.append((min(end, self.end), resolution))
+        return reached or [(self.end, None)]
+
+    @property
+    def resolution(self) -> int | None:
+        """The largest resolution of the next step; None: no cap."""
+        return largest_resolution(self.step, self.config.sandwich.resolution_schedule, self.total_steps)
+
     def stream(self) -> Generator[Batch]:
         """The batches of the steps that are left; see `GuardState.draw_offset`."""
         offset = self.guard.state.draw_offset
@@ -99,7 +121,7 @@ class RunState:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             outcome = self.update(
                 parts, self._archs(draw, parts[0]), received=received,
-                seed_of=lambda part: torch_seed(seed, "dropout", draw, part),
+                seed_of=lambda part: torch_seed(seed, "dropout", draw, part), resolution=self.resolution,
             )  # fmt: skip
         if outcome.finite and self.average is not None:
             self.average.update(self.net)
@@ -159,9 +181,10 @@ class RunState:
     @torch.no_grad()
     def _losses_on(self, part: Part, archs: Sequence[ArchSpec]) -> list[float]:
         """Losses of some archs against the labels, over all processes."""
-        images, labels = part
+        (images, labels), cap = part, self.resolution
+        images = images if cap is None else shrink_to(images, cap)
         label_loss = self.update.losses.label
-        return self.ranks.mean([float(label_loss(self.update.forward(images, arch), labels)) for arch in archs])
+        return self.ranks.mean([float(label_loss(self.update.forward(images, arch, cap), labels)) for arch in archs])
 
 
 def guard_state(checkpoint: Checkpoint | None) -> GuardState:

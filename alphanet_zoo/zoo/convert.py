@@ -34,7 +34,7 @@ def name_map(space: SearchSpace = ALPHANET) -> NameMap:
 
     Dropped are the unused ``bn_tracking`` statistics and the shortcut convolutions that no subnet needs.
 
-    Source: SPEC section 7.
+    Source: docs/specification.md, section 7.
     """
     names = _conv("first_conv", "conv_stem") | _norm("first_conv", "bn1")
     flat = 0
@@ -89,7 +89,7 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
         AlphaNetError: Not a checkpoint, not one of this layout (names the tensors that are missing, unknown or of
             the wrong shape), or it asks for something that no checkpoint needs.
 
-    Source: SPEC section 7.
+    Source: docs/specification.md, section 7.
     """
     tensors = _state_dict(path)
     head = tensors.get(_CLASSIFIER)

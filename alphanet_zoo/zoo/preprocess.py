@@ -33,7 +33,7 @@ class Preprocessing:
         mean: Subtracted, one a channel.
         std: Divided by, one a channel.
 
-    Source: SPEC section 4, "Published evaluation".
+    Source: docs/specification.md, section 4, "Published evaluation".
     """
 
     input_size: int

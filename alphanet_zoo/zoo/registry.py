@@ -33,7 +33,10 @@ PUBLISHED_CFG: dict[str, dict[str, Any]] = {
         "origin_url": "https://github.com/facebookresearch/AlphaNet",
     }
 }
-"""What the ``pretrained_cfg`` of weights that descend from a family's published ones says. Source: SPEC section 4."""
+"""What the ``pretrained_cfg`` of weights that descend from a family's published ones says.
+
+Source: docs/specification.md, section 4.
+"""
 
 
 @overload

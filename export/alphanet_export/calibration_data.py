@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, read_image
 
 PUBLISHED_IMAGES = 64 * 256
-"""Training images of the published evaluation's calibration. Source: SPEC section 3."""
+"""Training images of the published evaluation's calibration. Source: docs/specification.md, section 3."""
 BATCH_SIZE = 256
 """Images of one batch there."""
 
@@ -55,7 +55,7 @@ def calibration_batches(
 def augmented(image: Image.Image, preprocessing: Preprocessing, *, seed: tuple[int, int]) -> Tensor:
     """A random crop, flip and AutoAugment of one image, as a normalised tensor ``(3, S, S)``.
 
-    Source: SPEC section 6, "Training images".
+    Source: docs/specification.md, section 6, "Training images".
     """
     transform = v2.Compose(
         [

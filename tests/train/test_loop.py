@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from alphanet_zoo.train.folder import held
 from alphanet_zoo.train.guard import Guard
 from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.loop import train
+from alphanet_zoo.train.state import RunState
 from alphanet_zoo.zoo.files import load_net
 
 
@@ -74,6 +76,52 @@ def test_the_final_net_is_a_supernet_without_statistics_that_knows_its_classes(u
     assert net.supernet and net.calibration is None and net.num_classes == 2
     assert net.pretrained_cfg["label_names"] == ("a", "b")
     assert net.bn1.running_mean.abs().max() == 0
+
+
+SCHEDULE = "sandwich.resolution_schedule=[[0.5, 8], [0.3, 12], [0.2, 16]]"
+
+
+def test_progressive_resolution_resumes_to_the_byte_across_phases(undisturbed, root, tmp_path):
+    whole = run(root, tmp_path / "whole", SCHEDULE)
+    for end in (4, 7, 10):  # phases end after steps 5, 8 and 10
+        stopped = run(root, tmp_path / "stopped", SCHEDULE, f"max_steps={end}")
+        assert stopped.step == end
+    assert sha256_of(stopped.model) == sha256_of(whole.model) != sha256_of(undisturbed.model)
+
+
+def test_a_schedule_caps_the_resolution_of_every_subnet(root, tmp_path, monkeypatch):
+    sizes, config = [], load_config("digits", settings(root, tmp_path / "run", SCHEDULE))
+    state = RunState(config, Ranks(0, 1, torch.device("cpu")))
+    conv2d = torch.nn.functional.conv2d
+
+    def noting(x, *arguments, **options):
+        if x.shape[1] == 3:
+            sizes.append(x.shape[-1])
+        return conv2d(x, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noting)
+    smallest, largest = state.net.space.resolution[0], state.net.space.resolution[-1]
+    assert (smallest, largest) == (12, 16)
+    for step, allowed in [(0, {8}), (4, {8}), (5, {12}), (7, {12}), (8, {12, 16}), (9, {12, 16})]:
+        sizes.clear()
+        state.step = step
+        state.advance(state.batches.batch(step))
+        assert len(sizes) == 4 and set(sizes) <= allowed and max(sizes) == max(allowed), step
+    assert state.phases == [(5, 8), (8, 12), (10, 16)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "named"),
+    [
+        ("[[0.5, 8], [0.4, 16]]", "sum to 0.9"),
+        ("[[1.0, 0]]", "greater than or equal to 1"),
+        ("[[0.5", "list of [share, resolution] pairs"),
+        ("12", "valid tuple"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(schedule, named):
+    with pytest.raises(UsageError, match=re.escape(named)):
+        load_config("digits", [f"sandwich.resolution_schedule={schedule}"])
 
 
 @pytest.mark.parametrize("stops", [[3], [1, 5, 6], [7]])

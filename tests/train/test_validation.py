@@ -117,8 +117,13 @@ def test_a_dry_run_tells_the_time_and_writes_nothing(root, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(["--config", "digits", "--dry-run=3", *settings(root, output)]) == 0
     printed = capsys.readouterr().out
-    assert "3 steps" in printed and "the whole run: 36 steps, about 0." in printed and "MiB" in printed
+    assert "3 steps" in printed and "whole run: 36 steps, about 0." in printed and "MiB" in printed
     assert not output.exists()
+    schedule = "sandwich.resolution_schedule=[[0.5, 8], [0.5, 16]]"
+    assert main(["--config", "digits", "--dry-run=3", *settings(root, output, schedule)]) == 0
+    printed = capsys.readouterr().out
+    assert "up to 8 pixels (18 steps): 0." in printed and "up to 16 pixels (18 steps): 0." in printed
+    assert "whole run: 36 steps" in printed
     assert main(["--config", "digits", "--dry-run=1", *settings(root, output)]) == 2
     assert main(["--config", "digits", "--dry-run", *settings(root, output, "max_steps=3")]) == 2
-    assert "dry run of 20 steps" in capsys.readouterr().err
+    assert "dry run takes 20 steps" in capsys.readouterr().err
