@@ -26,9 +26,11 @@ _HOMES = {
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
-_ROOMS = ("space", "nn", "zoo", "train", "search")
+_ROOMS = ("space", "nn", "data", "evaluate", "zoo", "train", "search")
 
 if TYPE_CHECKING:
+    from alphanet_zoo import data as data
+    from alphanet_zoo import evaluate as evaluate
     from alphanet_zoo import nn as nn
     from alphanet_zoo import search as search
     from alphanet_zoo import space as space

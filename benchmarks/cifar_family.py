@@ -15,10 +15,11 @@ from cifar_report import ablation_table, evaluation_table
 from cifar_work import LOSSES, Work, open_work, resume_me
 
 from alphanet_zoo.cli.search import search
+from alphanet_zoo.data.preprocess import ImageFolder, split_folder
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.search.evaluate import Hits, SubnetEvaluator
 from alphanet_zoo.search.pareto import best_of_ranges
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
@@ -27,7 +28,6 @@ from alphanet_zoo.train.folder import read_net, stored_config
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.zoo import families
 from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
 from alphanet_zoo.zoo.shipped import load_member, write_family
 
 FAMILY, SIZES = "cifar10", ("xs", "s", "m", "l", "xl")
@@ -211,7 +211,7 @@ def probes(space: SearchSpace) -> dict[str, ArchSpec]:
 
 def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
     """What is told of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
-    from alphanet_export.measure.accuracy import wilson_interval
+    from alphanet_export.verify.measure.accuracy import wilson_interval
 
     low, high = wilson_interval(hits.correct, hits.images)
     return {

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from alphanet_zoo.train.augment import ImageNetTransform, normalise
-from alphanet_zoo.train.decode import decode_file
-from alphanet_zoo.train.draws import generator
-from alphanet_zoo.zoo.preprocess import IMAGE_ENDINGS
+from alphanet_zoo.data.augment import ImageNetTransform, normalise
+from alphanet_zoo.data.decode import decode_file
+from alphanet_zoo.data.draws import generator
+from alphanet_zoo.data.preprocess import IMAGE_ENDINGS
 
 SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Maker = Callable[[int, list[Path]], Tensor]

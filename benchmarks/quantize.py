@@ -20,10 +20,9 @@ import onnx
 import onnxruntime
 import torch
 
+from alphanet_export.build import Source, open_net
 from alphanet_export.calibration_data import calibration_batches
-from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
-from alphanet_export.measure.parity import synthetic_images
 from alphanet_export.metadata import describe
 from alphanet_export.onnx_model import open_model
 from alphanet_export.quantize.images import QuantImages, quant_images
@@ -33,14 +32,15 @@ from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
 from alphanet_export.quantize.search import find_int8, measure_speed
 from alphanet_export.quantize.toolchain import Toolchain
-from alphanet_export.source import Source, open_net
+from alphanet_export.verify.environment import cpu_name
+from alphanet_export.verify.measure.parity import synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
+from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import AccuracyError
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.preprocess import ImageFolder
 from alphanet_zoo.zoo.registry import create_model
 
 

@@ -25,11 +25,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from alphanet_export.environment import cpu_name
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.measure.interleaved import clock_for, interleave, ratio_interval
-from alphanet_export.measure.parity import Parity, synthetic_images
-from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 from alphanet_export.quantize.onnx_qdq import OnnxQdq
@@ -37,13 +33,17 @@ from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.verify.environment import cpu_name
+from alphanet_export.verify.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.parity import Parity, synthetic_images
+from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.writers.to_aoti import write_aoti
 from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_export.writers.to_pt2 import write_program
+from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.zoo.preprocess import ImageFolder
 from alphanet_zoo.zoo.registry import create_model
 from export import plain_onnx
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MAKE_CHECKPOINT = Path(__file__).parent / "data" / "upstream" / "make_checkpoint.py"
+MAKE_CHECKPOINT = Path(__file__).parent / "fixtures" / "upstream" / "make_checkpoint.py"
 
 
 @pytest.fixture(scope="session")

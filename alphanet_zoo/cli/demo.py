@@ -16,7 +16,7 @@ from alphanet_zoo.cli.command import CommandParser, parse_macs, positive_int, ru
 from alphanet_zoo.errors import AccuracyError, AlphaNetError
 
 if TYPE_CHECKING:
-    from alphanet_zoo.search.evaluate import Hits, SubnetEvaluator
+    from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
     from alphanet_zoo.space.arch import ArchSpec
 
 FLOORS = {"largest": 0.97, "smallest": 0.95}
@@ -74,10 +74,10 @@ def demo_command(arguments: argparse.Namespace) -> int:
     with clock.stage("load the libraries"):
         import torch
 
-        from alphanet_zoo.search.evaluate import SubnetEvaluator
-        from alphanet_zoo.train.digits import write_digits
+        from alphanet_zoo.data.digits import write_digits
+        from alphanet_zoo.data.preprocess import ImageFolder
+        from alphanet_zoo.evaluate.subnets import SubnetEvaluator
         from alphanet_zoo.zoo.files import load_net
-        from alphanet_zoo.zoo.preprocess import ImageFolder
     torch.set_num_threads(1)  # So small a net gains nothing from a second thread, and loses where the machine is busy.
     with clock.stage("train the supernet"):
         data = write_digits(output / "data")
@@ -200,7 +200,7 @@ def _write_front(output: Path, evaluated: Sequence[dict[str, Any]], rows: Sequen
 
 def _print_table(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the figures and the wall times."""
-    from alphanet_export.measure.accuracy import wilson_interval
+    from alphanet_export.verify.measure.accuracy import wilson_interval
 
     print(
         f"\n{'subnet':<9} {'MACs (M)':>9} {'params (k)':>11} {'val top-1 %':>12} {'test top-1 % (95 % interval)':>30}"

@@ -17,8 +17,8 @@ from alphanet_zoo.cli.export_int8 import int8_rows, write_int8_files
 from alphanet_zoo.cli.export_options import build_parser, check_arguments, output_files, wanted_formats
 
 if TYPE_CHECKING:
+    from alphanet_export.build import Source
     from alphanet_export.freeze import FrozenNet
-    from alphanet_export.source import Source
     from alphanet_export.write import Written
 
 
@@ -39,7 +39,7 @@ def export(args: argparse.Namespace) -> None:
         notes += [selection.note] if selection.note else []
     files = output_files(args.output, name or args.arch.stem, wanted_formats(args))
 
-    from alphanet_export.source import named_source, supernet_source
+    from alphanet_export.build import named_source, supernet_source
     from alphanet_export.write import write_export
 
     if name is None:
@@ -67,8 +67,8 @@ def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
     """The frozen net, calibrated where images are given."""
     from alphanet_export.calibration_data import PUBLISHED_IMAGES, calibration_batches
     from alphanet_export.freeze import freeze, input_preprocessing
+    from alphanet_zoo.data.preprocess import ImageFolder
     from alphanet_zoo.space.presets import ALPHANET
-    from alphanet_zoo.zoo.preprocess import ImageFolder
 
     net, arch = source.net, source.arch or source.net.arch
     batches = None

@@ -12,9 +12,9 @@ from alphanet_zoo.cli.command import CommandParser, percentage
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from alphanet_export.build import Source
     from alphanet_export.freeze import FrozenNet
     from alphanet_export.quantize.writing import WrittenInt8
-    from alphanet_export.source import Source
 
 FORMATS = ("onnx", "openvino")
 """The formats that can be int8."""
@@ -63,7 +63,7 @@ def write_int8_files(
 ) -> WrittenInt8:
     """Quantises and writes; notes on the files go to standard error."""
     from alphanet_export.quantize.writing import write_int8
-    from alphanet_zoo.zoo.preprocess import ImageFolder
+    from alphanet_zoo.data.preprocess import ImageFolder
 
     written = write_int8(
         frozen, ImageFolder(args.calib_data), source, **files,

@@ -22,7 +22,7 @@ from alphanet_zoo.cli.command import (
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from alphanet_zoo.search.evaluate import SubnetEvaluator
+    from alphanet_zoo.evaluate.subnets import SubnetEvaluator
 
 EPILOG = """FLOPs here are multiply-accumulates (MACs) for one image, as in the field's model names.
 
@@ -78,9 +78,9 @@ def search_command(arguments: argparse.Namespace) -> int:
     for flag, place in (("-o", output), ("--best", arguments.best), ("--plot", arguments.plot)):
         if place is not None:
             check_place(Path(place), flag)
-    from alphanet_export.source import open_net
-    from alphanet_zoo.search.evaluate import SubnetEvaluator
-    from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
+    from alphanet_export.build import open_net
+    from alphanet_zoo.data.preprocess import ImageFolder, split_folder
+    from alphanet_zoo.evaluate.subnets import SubnetEvaluator
 
     supernet = open_net(arguments.supernet)
     if not supernet.supernet:

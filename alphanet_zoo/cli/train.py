@@ -141,7 +141,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     """Checks the folder and prints what is wrong with it."""
     if arguments.threads < 0:
         raise UsageError(f"--threads is {arguments.threads}; give a positive number, or 0 for one a core")
-    from alphanet_zoo.train.manifest import MANIFEST, check_manifest, verify_images, write_manifest
+    from alphanet_zoo.data.manifest import MANIFEST, check_manifest, verify_images, write_manifest
 
     action = write_manifest if arguments.write_manifest else check_manifest if arguments.check else verify_images
     threads = arguments.threads or os.cpu_count() or 1

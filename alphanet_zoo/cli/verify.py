@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alphanet_export.formats import FORMATS
-from alphanet_export.report.tables import PAGE_ENDINGS
+from alphanet_export.verify.report.tables import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
@@ -111,7 +111,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.server is not None:
         return server_command(arguments)
-    from alphanet_export.verification import Settings, default_json_path, stamp_report, verify_model
+    from alphanet_export.verify.verification import Settings, default_json_path, stamp_report, verify_model
 
     settings = Settings(
         limit=arguments.limit,
@@ -166,7 +166,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.model.suffix.lower() in _OTHERS:
         raise UsageError(
             f"alphanet-verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
-            "was exported, and alphanet_export.measure.runtime_parity does so again, from Python"
+            "was exported, and alphanet_export.verify.measure.runtime_parity does so again, from Python"
         )
     if arguments.model.is_dir():
         raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")

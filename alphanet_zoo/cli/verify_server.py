@@ -36,8 +36,8 @@ def refuse_server_options(arguments: argparse.Namespace) -> None:
 
 def server_command(arguments: argparse.Namespace) -> int:
     """Compares, prints, stores where ``--json`` says, and fails where the server differs."""
-    from alphanet_export.measure.parity import TOLERANCE
-    from alphanet_export.measure.server_parity import verify_server
+    from alphanet_export.verify.measure.parity import TOLERANCE
+    from alphanet_export.verify.measure.server_parity import verify_server
 
     report = verify_server(
         arguments.model,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from alphanet_zoo.data.draws import generator
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.draws import generator
 from alphanet_zoo.train.sections import SandwichConfig
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import default_cfg
 from alphanet_zoo.nn.kernels import Kernels, compile_kernels
@@ -19,7 +20,6 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.config import TrainConfig
-from alphanet_zoo.train.draws import torch_seed
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.train.sections import FineTuneConfig
 from alphanet_zoo.zoo.files import load_net

@@ -11,6 +11,7 @@ from signal import SIGINT, SIGTERM
 import torch
 from torch import Tensor
 
+from alphanet_zoo.data.draws import generator
 from alphanet_zoo.nn.kernels import Kernels, using
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.losses import (
@@ -25,7 +26,6 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.distributed import Ranks
-from alphanet_zoo.train.draws import generator
 from alphanet_zoo.train.gradients import Gradients, Report
 from alphanet_zoo.train.sections import SandwichConfig
 

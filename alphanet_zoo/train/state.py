@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
+from alphanet_zoo.data.batch import Batch
+from alphanet_zoo.data.draws import torch_seed
+from alphanet_zoo.data.loader import TrainingBatches
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
 from alphanet_zoo.train.average import WeightAverage
-from alphanet_zoo.train.batch import Batch
 from alphanet_zoo.train.build import build_kernels, build_losses, build_net, image_cfg, loss_of_a_guess
 from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
-from alphanet_zoo.train.draws import torch_seed
 from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.guard import Guard, GuardState
-from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.optim import (
     largest_resolution,
     learning_rate,
@@ -37,7 +38,6 @@ from alphanet_zoo.train.sandwich import (
     mean_metrics,
     subnet_metrics,
 )
-from alphanet_zoo.zoo.preprocess import Preprocessing
 
 
 class RunState:

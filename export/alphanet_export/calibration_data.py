@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, read_image
+from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing, read_image
 
 PUBLISHED_IMAGES = 64 * 256
 """Training images of the published evaluation's calibration. Source: docs/specification.md, section 3."""

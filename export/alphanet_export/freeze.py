@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.zoo.preprocess import Preprocessing
 
 _NORMS = {"conv_stem": "bn1", "conv_final": "bn2", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
 """The batch norm that follows each convolution, by their names in one module."""

@@ -7,8 +7,8 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+from alphanet_export.build import Source, tensors_sha256
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.source import Source, tensors_sha256
 from alphanet_zoo import __version__
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.preprocess import Preprocessing
 
 FloatArray = npt.NDArray[np.float32]
 

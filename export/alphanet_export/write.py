@@ -10,14 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
-from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.metadata import describe
 from alphanet_export.placing import moves_of, place
 from alphanet_export.runtimes.opening import open_runtime
-from alphanet_export.source import Source
+from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
+from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
 
 AnyPath = str | os.PathLike[str]
 

@@ -146,7 +146,7 @@ BAD_WORDS = [
 def test_bad_words_end_with_2_before_anything_is_loaded(
     words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "alphanet_export.source", None)  # Importing it now fails, with exit code 1.
+    monkeypatch.setitem(sys.modules, "alphanet_export.build", None)  # Importing it now fails, with exit code 1.
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("alphanet-export: error: ")

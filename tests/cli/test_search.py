@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.cli.search import main
+from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
@@ -16,7 +17,6 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
 from alphanet_zoo.zoo.files import save_net
-from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing
 
 
 @torch.no_grad()

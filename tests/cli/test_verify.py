@@ -9,17 +9,17 @@ from pathlib import Path
 import onnx
 import pytest
 
+from alphanet_export.build import Source
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import freeze, input_preprocessing
-from alphanet_export.source import Source
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
+from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
-from alphanet_zoo.zoo.preprocess import ImageFolder
 from tests.export.exported import corrupted, tiny_net, tiny_onnx, with_broken_fusion, write_images
 
 FAST = ("--seconds", "0.05", "--repeats", "5", "--threads", "1", "--starts", "1")

@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 from PIL import Image
 
+from alphanet_export.build import Source
 from alphanet_export.freeze import freeze
 from alphanet_export.metadata import describe
-from alphanet_export.source import Source
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet

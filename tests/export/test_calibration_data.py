@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from alphanet_export.calibration_data import BATCH_SIZE, augmented, calibration_batches
+from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing, read_image
 from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.zoo.preprocess import ImageFolder, Preprocessing, read_image
 
 PREPROCESSING = Preprocessing(12, 14, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from alphanet_export.build import Source, tensors_sha256
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
 from alphanet_export.metadata import describe, facts, imagenet_labels, label_names
-from alphanet_export.source import Source, tensors_sha256
 from alphanet_zoo import __version__
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet

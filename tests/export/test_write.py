@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
+from alphanet_export.build import Source
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.measure.parity import synthetic_images
-from alphanet_export.source import Source
+from alphanet_export.verify.measure.parity import synthetic_images
 from alphanet_export.write import write_export
 from alphanet_export.writers.to_pt2 import write_program
 from alphanet_zoo.errors import ParityError, UsageError

@@ -19,7 +19,7 @@ from alphanet_zoo.nn.losses import (
     alpha_divergence,
 )
 
-GOLDEN = np.load(Path(__file__).parents[1] / "data/golden/losses.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "fixtures/golden/losses.npz")
 BOUND = 1e-5
 ALPHAS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
 

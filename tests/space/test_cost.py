@@ -17,7 +17,7 @@ from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, SPACES
 from alphanet_zoo.space.shapes import BlockShape
 from alphanet_zoo.space.space import SearchSpace
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks, joined
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.sections import DistributedConfig
-from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
 from tests.train.pair import ENVIRONMENT, TORCHRUN, torchrun
 
@@ -162,7 +162,7 @@ def test_one_process_spoils_a_step_and_another_is_told_to_stop(pair, settings, t
         textwrap.dedent("""
         import dataclasses, os, signal, sys
         from alphanet_zoo.train.config import load_config
-        from alphanet_zoo.train.loader import TrainingBatches
+        from alphanet_zoo.data.loader import TrainingBatches
         from alphanet_zoo.train.loop import train
 
         stream, rank, spoiled = TrainingBatches.stream, int(os.environ["RANK"]), int(sys.argv[1])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.data.loader import TrainingBatches
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
@@ -20,7 +21,6 @@ from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.folder import held
 from alphanet_zoo.train.guard import Guard
-from alphanet_zoo.train.loader import TrainingBatches
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.state import RunState
 from alphanet_zoo.zoo.files import load_net

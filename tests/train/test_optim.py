@@ -9,7 +9,7 @@ from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.train.optim import learning_rate, make_optimizer, peak_learning_rate
 from alphanet_zoo.train.sections import OptimConfig
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "train_step.npz"
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden" / "train_step.npz"
 
 
 def test_the_schedule_is_the_published_one():

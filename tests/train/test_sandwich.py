@@ -28,7 +28,7 @@ from alphanet_zoo.train.sandwich import (
 from alphanet_zoo.train.sections import SandwichConfig
 from alphanet_zoo.zoo.convert import load_upstream
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 def relative_error(ours, golden):

@@ -20,7 +20,7 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.zoo.convert import load_upstream, name_map
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 LAYOUT: dict[str, list[int]] = json.loads((DATA / "upstream" / "checkpoint_keys.json").read_text())
 ARCHS = json.loads((DATA / "golden" / "archs.json").read_text())
 HEAD = "classifier.linear.linear"

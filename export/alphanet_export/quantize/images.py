@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alphanet_export.measure.accuracy import class_indices
 from alphanet_export.onnx_model import FloatArray, OnnxModel
+from alphanet_export.verify.measure.accuracy import class_indices
+from alphanet_zoo.data.preprocess import ImageFolder, split_folder
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.zoo.preprocess import ImageFolder, split_folder
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 512
@@ -46,7 +46,7 @@ def quant_images(
     """Splits a folder evenly over its classes, and reads what is needed.
 
     At most half of the images are held out. They have labels where the folder's classes are the model's (see
-    `alphanet_export.measure.accuracy.class_indices`) and they are at least `FEWEST_LABELLED`.
+    `alphanet_export.verify.measure.accuracy.class_indices`) and they are at least `FEWEST_LABELLED`.
 
     Args:
         model: The float32 file; says how an image is preprocessed.

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alphanet_export.measure.accuracy import Z_95, wilson_interval
-from alphanet_export.measure.mcnemar import compare_right
 from alphanet_export.onnx_model import FloatArray
+from alphanet_export.verify.measure.accuracy import Z_95, wilson_interval
+from alphanet_export.verify.measure.mcnemar import compare_right
 
 
 @dataclass(frozen=True)

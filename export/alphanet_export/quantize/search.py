@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from alphanet_export.environment import cpu_name
-from alphanet_export.measure.interleaved import CPU_TIME, interleave, ratio_interval
-from alphanet_export.measure.parity import sqnr_db
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.quantize.images import QuantImages, spread
 from alphanet_export.quantize.judge import judge
 from alphanet_export.quantize.layers import share_of_macs
 from alphanet_export.quantize.log import QuantizationLog, Sensitivity, Speed, Step, Trial
 from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.verify.environment import cpu_name
+from alphanet_export.verify.measure.interleaved import CPU_TIME, interleave, ratio_interval
+from alphanet_export.verify.measure.parity import sqnr_db
 from alphanet_zoo.errors import AccuracyError
 
 PROBE_IMAGES = 64

@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx as onnx_package
 
+from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.metadata import PREFIX, describe
 from alphanet_export.onnx_model import open_model
 from alphanet_export.packages import require_package
@@ -25,9 +25,9 @@ from alphanet_export.quantize.log import QuantizationLog
 from alphanet_export.quantize.onnx_qdq import OnnxQdq
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
-from alphanet_export.source import Source
+from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
-from alphanet_zoo.zoo.preprocess import ImageFolder
+from alphanet_zoo.data.preprocess import ImageFolder
 
 LOG_ENDING = ".quantization.json"
 

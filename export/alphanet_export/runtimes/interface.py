@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from alphanet_export.environment import physical_cores
+from alphanet_export.verify.environment import physical_cores
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 FloatArray = npt.NDArray[np.float32]

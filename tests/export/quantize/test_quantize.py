@@ -17,26 +17,26 @@ from onnx import numpy_helper
 
 from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
-from alphanet_export.measure.parity import INT8_LEAST_DB, TOLERANCE, measure_parity, sqnr_db, synthetic_images
 from alphanet_export.onnx_model import open_model
 from alphanet_export.quantize.images import FEWEST_LABELLED, QuantImages, quant_images
 from alphanet_export.quantize.layers import find_layers, nodes_of, share_of_macs
 from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.writing import write_int8
-from alphanet_export.verification import Settings, verify_model
+from alphanet_export.verify.measure.parity import INT8_LEAST_DB, TOLERANCE, measure_parity, sqnr_db, synthetic_images
+from alphanet_export.verify.verification import Settings, verify_model
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.cli.export import main
 from alphanet_zoo.cli.verify import main as verify
+from alphanet_zoo.data.digits import write_digits
+from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET_TINY
-from alphanet_zoo.train.digits import write_digits
 from alphanet_zoo.zoo.files import save_net
-from alphanet_zoo.zoo.preprocess import ImageFolder
 
 
 @pytest.fixture(scope="module")

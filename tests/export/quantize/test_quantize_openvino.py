@@ -13,9 +13,9 @@ from alphanet_export.quantize.images import quant_images
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.writing import write_int8
 from alphanet_export.writers.to_onnx import onnx_bytes
+from alphanet_zoo.data.digits import write_digits
+from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import MissingDependencyError
-from alphanet_zoo.train.digits import write_digits
-from alphanet_zoo.zoo.preprocess import ImageFolder
 from tests.export.exported import tiny_net, tiny_onnx
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install 'alphanet-zoo[openvino]')")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphanet_export.measure.parity import LOUDEST_DB, sqnr_db
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.quantize.images import QuantImages
 from alphanet_export.quantize.judge import judge
@@ -15,6 +14,7 @@ from alphanet_export.quantize.layers import Layer
 from alphanet_export.quantize.ranges import BINS, Histogram, find_range, histograms
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.verify.measure.parity import LOUDEST_DB, sqnr_db
 from alphanet_zoo.errors import AccuracyError
 
 

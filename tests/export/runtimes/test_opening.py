@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import freeze
-from alphanet_export.measure.parity import synthetic_images
-from alphanet_export.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.runtimes.interface import FloatArray
 from alphanet_export.runtimes.opening import RUNTIMES, open_runtime, runtime_of
-from alphanet_export.source import Source
+from alphanet_export.verify.measure.parity import synthetic_images
+from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.write import write_export
 from alphanet_zoo.errors import AlphaNetError, ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from alphanet_export.build import Source
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.source import Source
 from alphanet_export.write import write_export
 from alphanet_export.writers.to_coreml import check_coreml, write_coreml
 from alphanet_zoo.errors import ParityError, UsageError

@@ -16,7 +16,7 @@ import torch
 
 import alphanet_zoo
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.measure.parity import measure_parity, synthetic_images
+from alphanet_export.verify.measure.parity import measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live

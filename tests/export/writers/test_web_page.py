@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_export.build import named_source
 from alphanet_export.freeze import freeze
 from alphanet_export.metadata import describe
-from alphanet_export.source import named_source
 from alphanet_export.writers.ort_web import ort_web_package
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_web import write_web
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.zoo.preprocess import Preprocessing
 from tests.export.exported import tiny_onnx
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[browser]'")

@@ -1,0 +1,1 @@
+"""Images: sources, decoding, the evaluation transform, the training transform, batches."""

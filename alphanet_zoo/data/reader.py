@@ -1,0 +1,140 @@
+"""Raw batches, made in this process or in a worker: which images a step shows, decoded or kept, and what each gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from alphanet_zoo.data.augment import CentreCrop, CifarTransform, Window, draw_affine, make_transform
+from alphanet_zoo.data.batch import RawBatch
+from alphanet_zoo.data.config import DataConfig
+from alphanet_zoo.data.draws import generator
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.resident import ResidentImages, Windows
+from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.errors import AlphaNetError, UsageError
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes up to which prepared images are kept in memory."""
+
+_SUBSTITUTES = 16
+
+
+class BatchReader(Dataset["RawBatch | AlphaNetError"]):
+    """Makes the raw batch of any step, in this process or in a worker.
+
+    Args:
+        config: Batch size and transform.
+        source: The images.
+        preprocessing: Geometry of the centre crop that the `affine` transform starts from.
+        seed: The run's seed.
+        rank: Which slice of every global batch is made, from 0.
+        world: How many equal slices there are.
+    """
+
+    def __init__(
+        self, config: DataConfig, source: ImageSource, preprocessing: Preprocessing, seed: int, rank: int, world: int
+    ) -> None:
+        """Prepares all images at once where that can be done once for all epochs and they fit in memory."""
+        self.config, self.source, self.seed, self.rank = config, source, seed, rank
+        self.batch_size = config.batch_size // world
+        self.steps_per_epoch = len(source.labels) // config.batch_size
+        self._transform = make_transform(config, preprocessing)
+        self._windowed: CentreCrop | CifarTransform | None = None
+        if config.engine == "device" and isinstance(self._transform, CentreCrop | CifarTransform):
+            self._windowed = self._transform
+        self._kept: Tensor | None = None
+        self._kept_broken: dict[int, str] = {}
+        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+        size = len(source.labels) * 3 * config.image_size**2
+        if self._transform.fixed is not None and size <= MEMORY_LIMIT:
+            self._keep()
+        elif self._windowed is not None:
+            raise UsageError(
+                f"{source.name} takes {size:,} bytes, more than data.engine=device keeps ({MEMORY_LIMIT:,}); "
+                "give data.engine=torch"
+            )
+
+    def __getitem__(self, step: int) -> RawBatch | AlphaNetError:
+        """The raw batch of one step, or what went wrong (a worker's exception would arrive as a traceback's text)."""
+        epoch, indices = self.indices(step)
+        size, side, broken = self.batch_size, self.config.image_size, dict[int, str]()
+        images = torch.empty((size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        shown, windows, moves = [], [], []
+        try:
+            for i, index in enumerate(indices):
+                image, used = self._load(epoch, index, broken)
+                rng = generator(self.seed, "augment", epoch, index)
+                if self._windowed is not None:
+                    windows.append(self._windowed.window(rng))
+                else:
+                    images[i] = self._transform(image, rng)
+                shown.append(used)
+                if self.config.transform == "affine":
+                    moves.append(draw_affine(self.config, rng))
+        except AlphaNetError as error:
+            return error
+        pixels = images if self._windowed is None else _as_windows(shown, windows)
+        thetas = torch.tensor(np.stack(moves), dtype=torch.float32) if moves else None
+        return RawBatch(epoch, indices, pixels, self.source.labels[shown], thetas, tuple(broken.items()))
+
+    def indices(self, step: int) -> tuple[int, tuple[int, ...]]:
+        """The epoch of a step, from 0, and which images it shows here."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, generator(self.seed, "order", epoch).permutation(len(self))
+        first = position * self.config.batch_size + self.rank * self.batch_size
+        return epoch, tuple(map(int, self._order[1][first : first + self.batch_size]))
+
+    def _load(self, epoch: int, index: int, broken: dict[int, str]) -> tuple[Tensor, int]:
+        """A prepared image and its index; where it is broken, a substitute's, drawn from (seed, epoch, index)."""
+        try:
+            return self._prepared(index), index
+        except AlphaNetError as error:
+            broken[index] = str(error)
+            first = error
+        for substitute in generator(self.seed, "substitute", epoch, index).integers(0, len(self), _SUBSTITUTES):
+            try:
+                return self._prepared(int(substitute)), int(substitute)
+            except AlphaNetError as error:
+                broken[int(substitute)] = str(error)
+        raise AlphaNetError(f"{first} (and {_SUBSTITUTES} others drawn in its place are broken too)")
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.source.labels)
+
+    def resident(self) -> ResidentImages | None:
+        """The images for the device, where the config's engine keeps them there."""
+        if self._windowed is None:
+            return None
+        assert self._kept is not None
+        return ResidentImages(self._kept, self._windowed.border)
+
+    def _prepared(self, index: int) -> Tensor:
+        """An image after the part of its transform that is the same in every epoch."""
+        if self._kept is None:
+            image = self.source.load(index)
+            return image if self._transform.fixed is None else self._transform.fixed(image)
+        if index in self._kept_broken:
+            raise AlphaNetError(self._kept_broken[index])
+        return self._kept[index]
+
+    def _keep(self) -> None:
+        """Prepares every image, and remembers which are broken."""
+        side = self.config.image_size
+        kept = torch.zeros((len(self), 3, side, side), dtype=torch.uint8)
+        for index in range(len(self)):
+            try:
+                kept[index] = self._prepared(index)
+            except AlphaNetError as error:
+                self._kept_broken[index] = str(error)
+        self._kept = kept
+
+
+def _as_windows(shown: list[int], windows: list[Window]) -> Windows:
+    """The windows of a batch, as tensors."""
+    top, left, flips = zip(*windows, strict=True)
+    return Windows(torch.tensor(shown), torch.tensor([top, left]).T, torch.tensor(flips))

@@ -1,0 +1,157 @@
+"""WebDataset shards, on this machine or in object storage, as images by index.
+
+Shards elsewhere are fetched whole, once, into a cache folder, through the `webdataset` package with its safe mode on:
+no ``pipe:`` addresses, no rewriting of addresses by the environment, no unpickling. What is on this machine is read at
+any place, so that a batch is a function of the step here too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from alphanet_zoo.data.decode import decode_image
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, MissingProgramError, UsageError
+from alphanet_zoo.files import replacing
+
+SCHEMES = ("https", "http", "gs", "hf")
+"""Kinds of address that shards may have; `webdataset` fetches with curl, and with gsutil for ``gs``."""
+
+_IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "ppm"))
+_FETCHES = 8
+
+
+def webdataset_safely() -> ModuleType:
+    """The `webdataset` package with its safe mode on, for this process and those it starts.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    os.environ["WDS_SECURE"] = "1"
+    try:
+        import webdataset
+    except ImportError as error:
+        raise MissingDependencyError("webdataset", "train") from error
+    webdataset.utils.enforce_security = True
+    package: ModuleType = webdataset
+    return package
+
+
+class ShardSource:
+    """The samples of all shards, in the shards' order: an image (``0001.jpg``) and its class (``0001.cls``, a number).
+
+    Args:
+        root: A folder, or an address such as ``https://host/folder``.
+        pattern: Names of the shards below it, with braces: ``train-{0000..1280}.tar``.
+        cache: Folder that shards of an address are fetched into; needed for these only.
+
+    Raises:
+        UsageError: A shard is missing, or its address is not of `SCHEMES`.
+        AlphaNetError: A shard is damaged, or cannot be fetched.
+        MissingProgramError: The program that fetches it, such as curl, is not installed.
+        MissingDependencyError: webdataset is not installed.
+    """
+
+    def __init__(self, root: str, pattern: str, *, cache: str | None = None) -> None:
+        """Fetches what is not there yet, and reads the shards' tables of contents."""
+        package = webdataset_safely()
+        from braceexpand import braceexpand
+
+        self.name = f"{root.rstrip('/')}/{pattern}"
+        addresses = [f"{root.rstrip('/')}/{name}" for name in braceexpand(pattern)]
+        with ThreadPoolExecutor(_FETCHES) as pool:
+            self._shards = list(pool.map(lambda address: _local_shard(address, cache, package), addresses))
+        rows = [(number, *row) for number, shard in enumerate(self._shards) for row in _contents(shard, package)]
+        if not rows:
+            raise UsageError(f"{self.name} holds no samples; each is an image and its class, as 0001.jpg and 0001.cls")
+        self._places, self.labels = torch.tensor(rows)[:, :3], torch.tensor([row[3] for row in rows])
+        self.classes = [str(number) for number in range(int(self.labels.max()) + 1)]
+
+    def load(self, index: int) -> Tensor:
+        """See `ImageSource`."""
+        number, offset, size = self._places[index].tolist()
+        shard = self._shards[number]
+        try:
+            with open(shard, "rb", buffering=0) as file:
+                content = bytearray(os.pread(file.fileno(), size, offset))
+        except OSError as error:
+            raise AlphaNetError(f"cannot read the shard {shard}: {error.strerror or error}") from error
+        return decode_image(content, f"{shard} (at byte {offset})")
+
+
+def _local_shard(address: str, cache: str | None, package: ModuleType) -> str:
+    """The file of a shard, fetched where it is elsewhere; processes that want the same one wait for the first."""
+    scheme, colon, _ = address.partition("://")
+    if not colon:
+        if not Path(address).is_file():
+            raise UsageError(f"no such shard: {address}; give data.train and data.val as names of shards in data.root")
+        return address
+    if scheme not in SCHEMES:
+        raise UsageError(f"{address} is no address of a shard; give one that starts with {', '.join(SCHEMES)}, and ://")
+    if cache is None:
+        raise UsageError(f"the shards of {address} are fetched into a folder; give it as data.cache")
+    target = Path(cache) / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{Path(address).name}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _fetch(address, target, package)
+    return str(target)
+
+
+def _fetch(address: str, target: Path, package: ModuleType) -> None:
+    """Copies a shard from its address; the file appears whole, with a table of contents that can be read, or not."""
+    try:
+        with replacing(target) as temporary:
+            with package.gopen(address, "rb") as stream, temporary.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+            for _ in _contents(str(temporary), package):
+                pass
+    except (OSError, ValueError, AlphaNetError) as error:
+        program = error.filename if isinstance(error, FileNotFoundError) else None
+        if isinstance(program, str) and os.sep not in program:  # webdataset leaves the transfer to one.
+            raise MissingProgramError(f"{program}, which fetches {address}, is not installed; install it") from error
+        raise AlphaNetError(f"cannot fetch the shard {address}: {error}") from error
+
+
+def _contents(shard: str, package: ModuleType) -> Iterator[tuple[int, int, int]]:
+    """Offset, size and class of each sample's image, in the shard's order; samples are grouped as `webdataset` does."""
+    sample: dict[str, tuple[int, int] | int] = {}
+    current = None
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                key, ending = package.tariterators.base_plus_ext(member.name)
+                if key is None or not member.isreg() or member.issparse():
+                    continue
+                if key != current:
+                    yield from _finished(sample, current, shard)
+                    sample, current = {}, key
+                if ending.lower() in _IMAGES:
+                    sample["image"] = (member.offset_data, member.size)
+                elif ending.lower() == "cls":
+                    text = archive.extractfile(member)
+                    sample["class"] = int(text.read(20)) if text else -1
+            yield from _finished(sample, current, shard)
+    except (OSError, ValueError, tarfile.TarError, EOFError) as error:
+        raise AlphaNetError(f"cannot read the shard {shard}: {error}; fetch it again") from error
+
+
+def _finished(sample: dict[str, tuple[int, int] | int], key: str | None, shard: str) -> Iterator[tuple[int, int, int]]:
+    """One sample's row, or none where it holds no image."""
+    image, label = sample.get("image"), sample.get("class")
+    if not isinstance(image, tuple):
+        return
+    if not isinstance(label, int) or label < 0:
+        raise ValueError(f"its sample {key} has no class (a file {key}.cls that holds a number from 0)")
+    yield (*image, label)

@@ -1,0 +1,1 @@
+"""What a subnet is worth: calibrate it, run it, count."""

@@ -1,0 +1,1 @@
+"""From an exported file to a report: parity, accuracy, latency, memory."""

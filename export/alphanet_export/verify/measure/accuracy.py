@@ -1,0 +1,173 @@
+"""How often an exported file is right, with the interval that the number of images allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from alphanet_export.onnx_model import OnnxModel, open_session, run_logits
+from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
+
+Z_95 = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on labelled images, in percent, with 95 % Wilson intervals.
+
+    Args:
+        top1: Share of the images whose class has the largest logit.
+        top1_interval: Its interval.
+        top5: Share of the images whose class is among the five largest logits; None with five classes or fewer,
+            where it says nothing.
+        top5_interval: Its interval, or None.
+        images: How many images.
+        classes: How many classes.
+    """
+
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+    images: int
+    classes: int
+
+    def check(self, min_top1: float) -> Accuracy:
+        """Returns itself.
+
+        Raises:
+            AccuracyError: Top-1 is below ``min_top1`` percent.
+        """
+        if self.top1 < min_top1:
+            low, high = self.top1_interval
+            raise AccuracyError(
+                f"top-1 {self.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}, {self.images} images) is below the "
+                f"floor of {min_top1:g} %; check that the images are the model's classes, or train it further"
+            )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """What a file made of labelled images.
+
+    Args:
+        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
+        classes: The true class of each image, ``(N,)``.
+        num_classes: How many classes it tells apart.
+    """
+
+    best: torch.Tensor
+    classes: torch.Tensor
+    num_classes: int
+
+    @property
+    def right(self) -> torch.Tensor:
+        """Whether the likeliest class is the true one, ``(N,)``."""
+        return self.best[:, 0] == self.classes
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Top-1 and top-5."""
+        images, within = len(self.classes), (self.best == self.classes.unsqueeze(1)).any(dim=1)
+        top1, top1_interval = _percent(int(self.right.sum()), images)
+        top5, top5_interval = _percent(int(within.sum()), images)
+        some = self.num_classes > 5
+        return Accuracy(
+            top1, top1_interval, top5 if some else None, top5_interval if some else None, images, self.num_classes
+        )
+
+
+def measure_accuracy(
+    model: OnnxModel,
+    folder: ImageFolder,
+    *,
+    batch_size: int = 16,
+    limit: int | None = None,
+    threads: int = 0,
+) -> Accuracy:
+    """Runs labelled images through an exported file, preprocessed as the file itself says.
+
+    Args:
+        model: The file, see `alphanet_export.onnx_model.open_model`.
+        folder: The images, in one folder a class, see `class_indices`.
+        batch_size: Images decoded and, where the model allows, run at a time.
+        limit: Images to take, spread evenly over the folder; all by default.
+        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+
+    Raises:
+        UsageError: The folder's classes are not the model's.
+        AlphaNetError: An image cannot be read, or the file not run.
+    """
+    return classify(model, folder, batch_size=batch_size, limit=limit, threads=threads).accuracy
+
+
+def classify(
+    model: OnnxModel, folder: ImageFolder, *, batch_size: int = 16, limit: int | None = None, threads: int = 0
+) -> Classified:
+    """As `measure_accuracy`, and keeps the classes of each image."""
+    indices = class_indices(model, folder)
+    session = open_session(model.path, "all", threads)
+    best, classes = [], []
+    for pixels, labels in folder.batches(model.preprocessing, batch_size, limit):
+        try:
+            logits = torch.from_numpy(run_logits(session, pixels.numpy()))
+        except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
+            raise AlphaNetError(f"ONNX Runtime cannot run {model.path}: {error}") from error
+        best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
+        classes.append(indices[labels])
+    return Classified(torch.cat(best), torch.cat(classes), model.num_classes)
+
+
+def class_indices(model: OnnxModel, folder: ImageFolder) -> torch.Tensor:
+    """The model's class index of each of the folder's classes, ``(classes,)``.
+
+    By name, where every folder is named as one of the model's labels; a folder may then hold some of the classes
+    only. Otherwise in the order of the names (as ImageNet's folders are), where there are as many as logits.
+
+    Raises:
+        UsageError: Neither is the case.
+    """
+    labels = model.labels or ()
+    if folder.classes and set(folder.classes) <= set(labels) and len(set(labels)) == len(labels):
+        return torch.tensor([labels.index(name) for name in folder.classes])
+    if len(folder.classes) != model.num_classes:
+        unknown = [name for name in folder.classes if labels and name not in labels]
+        detail = f", and {unknown[0]!r} is none of its labels" if unknown else ""
+        raise UsageError(
+            f"{folder.root} holds {len(folder.classes)} classes and the model has {model.num_classes}{detail}; "
+            "give a folder with one folder for each class of the model, or --parity-only"
+        )
+    return torch.arange(model.num_classes)
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a share, from 0 to 1.
+
+    Args:
+        successes: How often.
+        trials: Out of how many.
+        z: Quantile of the normal distribution; the default gives 95 %.
+
+    Raises:
+        ValueError: Not ``0 <= successes <= trials``, or no trials.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials} is no share; give at least one trial and no more successes")
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:
+    """A share and its interval, in percent."""
+    low, high = wilson_interval(successes, trials)
+    return 100 * successes / trials, (100 * low, 100 * high)

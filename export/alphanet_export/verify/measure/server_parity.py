@@ -1,0 +1,225 @@
+"""Whether a running server computes what an exported file computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from alphanet_export.onnx_model import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    FloatArray,
+    OnnxModel,
+    open_model,
+    open_session,
+    run_logits,
+)
+from alphanet_export.verify.measure.kserve import KServeClient, ServerFacts
+from alphanet_export.verify.measure.parity import (
+    SYNTHETIC_IMAGES,
+    TOLERANCE,
+    LevelParity,
+    level_parity,
+    synthetic_images,
+)
+from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.errors import AlphaNetError, ParityError
+from alphanet_zoo.files import replacing
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Parity through one encoding of the tensors.
+
+    Args:
+        parity: Its ``level`` is the encoding: ``json`` or ``binary``.
+        median_ms: Median time of a request with one image, in milliseconds, from here and back.
+    """
+
+    parity: LevelParity
+    median_ms: float
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """How far a server is from a file.
+
+    Args:
+        url: Its address.
+        server: What it says of itself.
+        model: What it says of the model: ``name``, ``platform``, ``versions``, ``inputs``, ``outputs``.
+        file: Name of the file it is compared with.
+        file_sha256: Of that file.
+        images: How many images were sent, one a request.
+        synthetic: Whether they were made up, see `alphanet_export.verify.measure.parity.synthetic_images`.
+        tolerance: Largest relative error allowed.
+        encodings: JSON, and binary where the server has that extension.
+    """
+
+    url: str
+    server: ServerFacts
+    model: dict[str, Any]
+    file: str
+    file_sha256: str
+    images: int
+    synthetic: bool
+    tolerance: float
+    encodings: tuple[Encoding, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the tolerance and every image gets the same class, in every encoding."""
+        errors = (encoding.parity for encoding in self.encodings)
+        return all(p.max_relative_error <= self.tolerance and p.top1_agreement == 1.0 for p in errors)
+
+    def check(self) -> ServerReport:
+        """Returns itself.
+
+        Raises:
+            ParityError: It does not hold.
+        """
+        if not self.holds:
+            worst = max((e.parity for e in self.encodings), key=lambda parity: parity.max_relative_error)
+            raise ParityError(
+                f"{self.url} does not compute what {self.file} computes: relative error "
+                f"{worst.max_relative_error:.2e} (tolerance {self.tolerance:.0e}) in {worst.level}, top-1 agreement "
+                f"{100 * worst.top1_agreement:.1f} % of {self.images} images; serve this very file, in float32"
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"holds": self.holds}
+
+    def to_text(self) -> str:
+        """A table for a person."""
+        served, kind = self.model, "made-up" if self.synthetic else "given"
+        rows = {
+            "server": f"{self.url}: {self.server.name} {self.server.version}",
+            "model": f"{served.get('name')} ({served.get('platform') or 'platform not said'}), "
+            f"versions {', '.join(map(str, served.get('versions') or ['not said']))}",
+            "file": f"{self.file}, SHA-256 {self.file_sha256}",
+        }
+        for encoding in self.encodings:
+            parity = encoding.parity
+            rows[parity.level] = (
+                f"largest relative error {parity.max_relative_error:.1e}, top-1 agreement "
+                f"{100 * parity.top1_agreement:.1f} % of {self.images} {kind} images, "
+                f"{encoding.median_ms:.1f} ms a request"
+            )
+        rows.setdefault("binary", "not measured: the server does not name the extension binary_tensor_data")
+        rows["verdict"] = "holds" if self.holds else f"broken (tolerance {self.tolerance:.0e})"
+        return "".join(f"{key + ':':<9}{value}\n" for key, value in rows.items())
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Stores it as JSON.
+
+        Raises:
+            OSError: The disk is full or not writable; nothing is written.
+        """
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def verify_server(
+    model_path: str | os.PathLike[str],
+    url: str,
+    name: str | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> ServerReport:
+    """Compares the logits of a server with those of a file in ONNX Runtime here, on the same pixels.
+
+    Args:
+        model_path: A file that ``alphanet-export`` wrote.
+        url: The server's address, ``http://host:port``.
+        name: What the server calls the model. None: the name in the file.
+        data: Images, a folder a class. None: 8 synthetic ones.
+        limit: Images of the data to take, spread evenly over it; None is all.
+        tolerance: Largest relative error for `ServerReport.check`.
+
+    Raises:
+        UsageError: No such file or folder, or no address.
+        ParityError: The server's model has another input or output.
+        AlphaNetError: The file is corrupt; the server cannot be reached, is not ready, or does not have the model.
+    """
+    model = open_model(model_path)
+    folder = None if data is None else ImageFolder(Path(data))
+    client = KServeClient(url)
+    client.check_ready()
+    server = client.server_facts()
+    name = name or str(model.metadata.get("name") or model.path.stem)
+    served = client.model_facts(name)
+    check_served(served, model)
+    batches: Iterable[Tensor] = (
+        [synthetic_images(SYNTHETIC_IMAGES, model.input_size)]
+        if folder is None
+        else (images for images, _ in folder.batches(model.preprocessing, 16, limit))
+    )
+    pixels = [image for batch in batches for image in batch.numpy()[:, None]]
+    session = open_session(model.path)
+    expected = np.concatenate([run_logits(session, image) for image in pixels])
+    encodings = tuple(
+        _encoding(client, name, pixels, expected, binary, tolerance)
+        for binary in ((False, True) if server.takes_binary else (False,))
+    )
+    return ServerReport(
+        client.url,
+        server,
+        served,
+        model.path.name,
+        model.file_sha256,
+        len(pixels),
+        folder is None,
+        tolerance,
+        encodings,
+    )
+
+
+def check_served(served: dict[str, Any], model: OnnxModel) -> None:
+    """Refuses a served model with other tensors than the file; what the server leaves unsaid is not judged.
+
+    Raises:
+        ParityError: It takes or gives something else.
+        AlphaNetError: The server describes its tensors other than the protocol says.
+    """
+    size = model.input_size
+    expected = {"inputs": (INPUT_NAME, [3, size, size]), "outputs": (OUTPUT_NAME, [model.num_classes])}
+    for side, (name, shape) in expected.items():
+        try:
+            told = {t["name"]: (t["datatype"], [int(n) for n in t["shape"]][1:]) for t in served.get(side) or []}
+        except (KeyError, TypeError, ValueError) as error:
+            raise AlphaNetError(f"the server describes its {side} as {served[side]!r}, which is no metadata") from error
+        datatype, sizes = told.get(name, ("nothing", []))
+        fits = datatype == "FP32" and len(sizes) == len(shape) and all(
+            a in (-1, b) for a, b in zip(sizes, shape, strict=True)
+        )  # fmt: skip
+        if told and not fits:
+            raise ParityError(
+                f"the server's {served.get('name')} has the {side} {served[side]}, and {model.path.name} has {name!r}, "
+                f"FP32, {shape} an image; serve this very file, or name its model with --server-model"
+            )
+
+
+def _encoding(
+    client: KServeClient, name: str, pixels: list[FloatArray], expected: FloatArray, binary: bool, tolerance: float
+) -> Encoding:
+    """Sends every image through one encoding, and compares."""
+    logits, times = [], []
+    for image in pixels:
+        started = time.perf_counter()
+        logits.append(client.logits(name, image, binary=binary))
+        times.append(1e3 * (time.perf_counter() - started))
+    parity = level_parity("binary" if binary else "json", np.concatenate(logits), expected, tolerance)
+    return Encoding(parity, statistics.median(times))

@@ -1,0 +1,145 @@
+"""Plots as inline SVG; the page's style gives them their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from alphanet_export.verify.measure.ab import TimingRatio
+from alphanet_export.verify.measure.latency import Latency
+from alphanet_export.verify.measure.mcnemar import McNemar
+from alphanet_export.verify.measure.throughput import Throughput
+
+WIDTH = 800
+_SHADES = ("bar", "bar2", "bar3")
+
+
+def svg(title: str, height: float, shapes: Sequence[str], width: int = WIDTH) -> str:
+    """Shapes as an inline picture."""
+    inside = "\n".join(shapes)
+    return (
+        f'\n<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">\n'
+        f"<title>{escape(title)}</title>\n{inside}\n</svg>\n"
+    )
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> str:
+    """Words at a point; escaped here."""
+    attribute = f' class="{kind}"' if kind else ""
+    return f'<text{attribute} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A straight line."""
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def latency_plot(latency: Latency, height: int = 190) -> str:
+    """A histogram of run times up to the 99th percentile, with median and 90th percentile marked."""
+    edges, counts = latency.histogram.edges_ms, latency.histogram.counts
+    left, right, top, bottom = 10, WIDTH - 10, 32, height - 22
+    span = edges[-1] - edges[0] or 1.0
+    tallest = max(*counts, 1)
+
+    def x(value: float) -> float:
+        return left + (right - left) * (value - edges[0]) / span
+
+    shapes = []
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        tall = (bottom - top) * count / tallest
+        shapes.append(
+            f'<rect class="bar" x="{x(low):.1f}" y="{bottom - tall:.1f}" width="{max(x(high) - x(low) - 1, 0.5):.1f}" '
+            f'height="{tall:.1f}"><title>{low:.3f} to {high:.3f} ms: {count} runs</title></rect>'
+        )
+    for row, (name, value) in enumerate((("median", latency.median_ms), ("90 %", latency.p90_ms))):
+        late = x(value) > 0.8 * WIDTH
+        shapes.append(line(x(value), 13 * row + 2, x(value), bottom, "mark"))
+        words = f"{name} {value:.2f} ms"
+        shapes.append(text(x(value) + (-5 if late else 5), 13 * row + 11, words, anchor="end" if late else "start",
+                           kind="label"))  # fmt: skip
+    last = f"{edges[-1]:.2f} ms" + (f" ({latency.histogram.slower} slower)" if latency.histogram.slower else "")
+    shapes.append(line(left, bottom, right, bottom, "axis"))
+    shapes += [text(left, height - 6, f"{edges[0]:.2f} ms"), text(right, height - 6, last, anchor="end")]
+    return svg("Histogram of run times", height, shapes)
+
+
+def throughput_plot(points: Sequence[Throughput], height: int = 200) -> str:
+    """Bars of images a second: a group for each batch size, a bar for each number of threads."""
+    batches = sorted({point.batch for point in points})
+    threads = sorted({point.threads for point in points})
+    most = max(point.images_per_second for point in points)
+    top, bottom, group = 40, height - 24, (WIDTH - 20) / len(batches)
+    wide = min(60.0, 0.8 * group / len(threads))
+    shapes = [line(10, bottom, WIDTH - 10, bottom, "axis")]
+    for point in points:
+        column, place = batches.index(point.batch), threads.index(point.threads)
+        middle = 10 + group * (column + 0.5) + wide * (place + 0.5 - len(threads) / 2)
+        tall = (bottom - top) * point.images_per_second / most
+        shade = _SHADES[min(len(threads) - 1 - place, len(_SHADES) - 1)]
+        shapes.append(
+            f'<rect class="{shade}" x="{middle - wide / 2 + 1:.1f}" y="{bottom - tall:.1f}" '
+            f'width="{wide - 2:.1f}" height="{tall:.1f}"/>'
+        )
+        shapes.append(text(middle, bottom - tall - 5, f"{point.images_per_second:.1f}", anchor="middle"))
+    for column, batch in enumerate(batches):
+        shapes.append(text(10 + group * (column + 0.5), height - 7, f"batch {batch}", anchor="middle", kind="name"))
+    for place, count in enumerate(threads):
+        shade = _SHADES[min(len(threads) - 1 - place, len(_SHADES) - 1)]
+        shapes.append(f'<rect class="{shade}" x="{12 + 100 * place}" y="3" width="11" height="11"/>')
+        shapes.append(text(28 + 100 * place, 13, f"{count} thread{'s' * (count > 1)}"))
+    return svg("Images a second, by batch size and threads", height, shapes)
+
+
+def ratio_plot(ratio: TimingRatio, height: int = 84) -> str:
+    """The ratio with its interval on an axis that shows 1, where both are equally fast."""
+    low, high = min(ratio.ratio_interval[0], 0.95), max(ratio.ratio_interval[1], 1.05)
+    margin = 0.06 * (high - low)
+    low, high, middle = low - margin, high + margin, 40
+
+    def x(value: float) -> float:
+        return 20 + (WIDTH - 40) * (value - low) / (high - low)
+
+    shapes = [
+        line(20, middle, WIDTH - 20, middle, "axis"),
+        line(x(1.0), 18, x(1.0), height - 22, "guide"),
+        text(x(1.0), 12, "equally fast", anchor="middle"),
+        text(20, height - 6, "the file is faster"),
+        text(WIDTH - 20, height - 6, f"{ratio.other} is faster", anchor="end"),
+        f'<line class="mark" style="stroke-width:6;opacity:.35" x1="{x(ratio.ratio_interval[0]):.1f}" '
+        f'x2="{x(ratio.ratio_interval[1]):.1f}" y1="{middle}" y2="{middle}"/>',
+        f'<circle class="dot" cx="{x(ratio.ratio):.1f}" cy="{middle}" r="5"/>',
+        text(x(ratio.ratio), middle + 22, f"{ratio.ratio:.3f}", anchor="middle", kind="label"),
+    ]
+    return svg("Ratio of the median times, with its 95 % interval", height, shapes)
+
+
+def agreement_plot(test: McNemar, height: int = 70) -> str:
+    """One bar of all images: right in both, in one alone, in neither."""
+    parts = (
+        ("right in both", test.both_right, "bar"),
+        ("in PyTorch alone", test.only_reference, "lost"),
+        ("in the file alone", test.only_file, "won"),
+        ("in neither", test.both_wrong, "bar3"),
+    )
+    shapes, x = [], 10.0
+    for column, (name, count, kind) in enumerate(parts):
+        wide = (WIDTH - 20) * count / test.images
+        shapes.append(f'<rect class="{kind}" x="{x:.1f}" y="4" width="{wide:.1f}" height="24"/>')
+        key = 12 + 195 * column
+        shapes.append(f'<rect class="{kind}" x="{key}" y="42" width="11" height="11"/>')
+        shapes.append(text(key + 17, 52, f"{name}: {count}"))
+        x += wide
+    return svg("Images by who classifies them rightly", height, shapes)
+
+
+def operator_plot(operators: Mapping[str, int], most: int = 12) -> str:
+    """Bars: how many nodes of each operator run."""
+    shown = list(operators.items())[:most]
+    largest = max((count for _, count in shown), default=1)
+    shapes = []
+    for row, (name, count) in enumerate(shown):
+        y, long = 19 * row, (WIDTH - 340) * count / largest
+        shapes.append(text(270, y + 14, name, anchor="end"))
+        shapes.append(f'<rect class="bar" x="280" y="{y + 3}" width="{long:.1f}" height="13" rx="2"/>')
+        shapes.append(text(287 + long, y + 14, str(count)))
+    return svg("Nodes that run, by operator", 19 * len(shown) + 4, shapes)

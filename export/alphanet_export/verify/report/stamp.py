@@ -1,0 +1,102 @@
+"""A verification written into the file that it is of, and whether it still is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alphanet_export.onnx_model import OnnxModel, graph_sha256, load_proto
+from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.files import replacing
+
+if TYPE_CHECKING:
+    from alphanet_export.verify.report.report import VerificationReport
+
+KEY = "verification"
+"""The stamp's entry of the metadata, without the ``alphanet.`` before it."""
+STAMP_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file says of its own verification.
+
+    Args:
+        matches: Whether graph, weights and the metadata that fixes what it computes are those that were verified.
+        date: When it was verified.
+        summary: The whole entry.
+    """
+
+    matches: bool
+    date: str
+    summary: Mapping[str, Any]
+
+
+def write_stamp(report: VerificationReport) -> None:
+    """Writes a report's summary into the metadata of its file, wholly or not at all; the graph stays as it is.
+
+    Raises:
+        AlphaNetError: The report has a failure (that failure), or the file is no longer the one that it is of.
+        OSError: The disk is full or not writable.
+    """
+    report.check()
+    path = report.model.path
+    proto = load_proto(path)
+    if graph_sha256(proto) != report.model.graph_sha256:
+        raise AlphaNetError(f"{path} has changed since it was measured; verify it again")
+    text = json.dumps(stamp_summary(report), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    entries = {entry.key: entry for entry in proto.metadata_props}
+    entry = entries.get(f"alphanet.{KEY}") or proto.metadata_props.add(key=f"alphanet.{KEY}")
+    entry.value = text
+    assert graph_sha256(proto) == report.model.graph_sha256
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def stamp_summary(report: VerificationReport) -> dict[str, Any]:
+    """What of a report goes into its file: digests and figures, no path, no name of a folder."""
+    figures = report.to_dict()
+    kept: dict[str, Any] = {
+        "schema": STAMP_SCHEMA,
+        "graph_sha256": figures["graph_sha256"],
+        **_identity(report.model),
+        "reference_sha256": figures["reference"]["weights_sha256"],
+        "images": {key: figures["data"][key] for key in ("images", "synthetic")},
+        "environment": figures["environment"],
+    }
+    for part, keys in _FIGURES.items():
+        kept[part] = {key: figures[part][key] for key in keys} if figures[part][keys[0]] is not None else None
+    return kept
+
+
+def read_stamp(model: OnnxModel) -> Stamp | None:
+    """The stamp in a file, compared with the file as it is; None where there is none."""
+    summary = model.metadata.get(KEY)
+    if not isinstance(summary, Mapping):
+        return None
+    now = {"graph_sha256": model.graph_sha256, **_identity(model)}
+    environment = summary.get("environment")
+    date = environment.get("date") if isinstance(environment, Mapping) else None
+    return Stamp(all(summary.get(key) == value for key, value in now.items()), str(date or "unknown"), summary)
+
+
+def _identity(model: OnnxModel) -> dict[str, Any]:
+    """What a file's metadata says that changes what its results mean."""
+    labels = json.dumps(model.metadata.get("labels"), ensure_ascii=False).encode()
+    kept = {key: model.metadata.get(key) for key in ("weights_sha256", "arch", "preprocessing")}
+    return {**kept, "labels_sha256": hashlib.sha256(labels).hexdigest()}
+
+
+_PARITY = ("max_relative_error", "top1_agreement", "images", "synthetic", "tolerance", "signal_to_noise_db")
+_FIGURES = {
+    "parity": _PARITY,
+    "consistency": _PARITY,
+    "accuracy": ("top1", "top1_interval", "top5", "images"),
+    "mcnemar": ("p_value", "only_reference", "only_file"),
+    "latency": ("median_ms", "median_interval_ms", "cpu_share", "threads", "batch"),
+    "memory": ("peak_mb", "threads", "batch"),
+    "graph_rules": ("holds",),
+}

@@ -1,0 +1,208 @@
+import logging
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alphanet_zoo.data import reader
+from alphanet_zoo.data.config import DataConfig
+from alphanet_zoo.data.image_folder import FolderSource
+from alphanet_zoo.data.loader import TrainingBatches, evaluation_batches
+from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
+from alphanet_zoo.errors import AlphaNetError, UsageError
+
+PLAIN = Preprocessing(16, 18, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+MEANT = Preprocessing(16, 18, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+VARIED = {
+    "affine": {"rotate_degrees": 10, "shift": 0.1, "zoom": 0.1},
+    "imagenet": {"transform": "imagenet", "autoaugment": True},
+    "cifar": {"transform": "cifar", "autoaugment": True},
+}
+# Python 3.12 and later warn of a fork beside threads, which torch always has.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def write_images(folder, count):
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / "train" / "ab"[index % 2] / f"{index:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("folder"), 22)
+
+
+def batches_of(root, seed=0, preprocessing=PLAIN, rank=0, world_size=1, **settings):
+    config = DataConfig(**{"root": str(root), "image_size": 16, "batch_size": 6} | settings)
+    return TrainingBatches(config, preprocessing, seed, rank=rank, world_size=world_size)
+
+
+def same(one, other):
+    return (one.epoch, one.indices) == (other.epoch, other.indices) and all(
+        torch.equal(a, b) for a, b in ((one.images, other.images), (one.labels, other.labels))
+    )
+
+
+def test_an_epoch_shows_each_image_at_most_once_in_whole_batches(root):
+    batches = batches_of(root)
+    assert batches.steps_per_epoch == 3 and batches.classes == ["a", "b"]
+    for epoch in (0, 1):
+        seen = [batches.batch(step) for step in range(3 * epoch, 3 * epoch + 3)]
+        indices = [index for batch in seen for index in batch.indices]
+        assert len(set(indices)) == 18 and {batch.epoch for batch in seen} == {epoch}
+        for batch in seen:
+            assert batch.images.shape == (6, 3, 16, 16) and batch.images.dtype == torch.float32
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_any_number_of_workers_gives_the_same_bits_from_any_step(root, name):
+    direct = batches_of(root, **VARIED[name])
+    expected = [direct.batch(step) for step in range(8)]
+    assert not torch.equal(expected[0].images, batches_of(root, seed=1, **VARIED[name]).batch(0).images)
+    for workers, start in ((0, 0), (1, 4), (2, 1)):
+        before = torch.get_rng_state()
+        with closing(batches_of(root, workers=workers, **VARIED[name]).stream(start, 8)) as stream:
+            found = list(stream)
+        assert len(found) == 8 - start and all(same(*pair) for pair in zip(found, expected[start:], strict=True))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["affine", "cifar"])
+def test_keeping_images_in_memory_changes_nothing(root, name, monkeypatch):
+    kept = batches_of(root, **VARIED[name])
+    monkeypatch.setattr(reader, "MEMORY_LIMIT", 22 * 3 * 16**2 - 1)
+    read = batches_of(root, **VARIED[name])
+    assert all(same(kept.batch(step), read.batch(step)) for step in (0, 4))
+
+
+def test_an_image_is_varied_by_epoch_and_index_whatever_its_place_in_a_batch(root):
+    def by_key(batch_size):
+        batches = batches_of(root, batch_size=batch_size, **VARIED["imagenet"])
+        found = {}
+        for step in range(2 * batches.steps_per_epoch):
+            batch = batches.batch(step)
+            found |= {(batch.epoch, index): image for index, image in zip(batch.indices, batch.images, strict=True)}
+        return found
+
+    fives, elevens = by_key(5), by_key(11)
+    shared = set(fives) & set(elevens)
+    assert len(shared) > 30 and all(torch.equal(fives[key], elevens[key]) for key in shared)
+    twice = [index for epoch, index in fives if epoch == 0 and (1, index) in fives]
+    assert not any(torch.equal(fives[0, index], fives[1, index]) for index in twice)
+
+
+@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_batch_that_one_would_have(root, name, world_size):
+    whole = batches_of(root, **VARIED[name]).batch(4)
+    shares = [batches_of(root, rank=rank, world_size=world_size, **VARIED[name]) for rank in range(world_size)]
+    for part, share in zip(whole.split(world_size), shares, strict=True):
+        own = share.batch(4)
+        assert share.steps_per_epoch == 3 and part.indices == own.indices
+        assert torch.equal(part.labels, own.labels)
+        torch.testing.assert_close(part.images, own.images, rtol=0, atol=1e-6 if name == "affine" else 0)
+
+
+def test_a_batch_splits_only_evenly(root):
+    whole = batches_of(root).batch(0)
+    assert [len(part.indices) for part in whole.split(3)] == [2, 2, 2]
+    assert torch.equal(torch.cat([part.images for part in whole.split(3)]), whole.images)
+    with pytest.raises(ValueError, match="6 images does not make 4 equal parts"):
+        whole.split(4)
+
+
+def test_labels_and_pixels_are_those_of_the_files(root):
+    batch = batches_of(root, preprocessing=MEANT).batch(2)
+    folder = ImageFolder(root / "train")
+    for index, image, label in zip(batch.indices, batch.images, batch.labels, strict=True):
+        path, expected = folder.samples[index]
+        assert label == expected
+        torch.testing.assert_close(image, MEANT(Image.open(path)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("transform", ["imagenet", "cifar"])
+def test_one_broken_image_is_replaced_logged_and_counted(tmp_path, workers, transform, caplog):
+    folder = ImageFolder(write_images(tmp_path, 12) / "train")
+    whole = [batches_of(tmp_path, transform=transform).batch(step) for step in range(6)]
+    path, _ = folder.samples[3]
+    path.write_bytes(path.read_bytes()[:50])
+    batches = batches_of(tmp_path, transform=transform, workers=workers)
+    with caplog.at_level(logging.WARNING), closing(batches.stream(0, 6)) as stream:
+        found = list(stream)
+    assert list(batches.broken) == [3] and path.name in batches.broken[3]
+    assert [path.name in record.getMessage() for record in caplog.records] == [True]
+    assert all(torch.isfinite(batch.images).all() for batch in found)
+    for before, after in zip(whole, found, strict=True):
+        assert before.indices == after.indices
+        for i, index in enumerate(before.indices):
+            assert torch.equal(before.images[i], after.images[i]) == (index != 3)
+            assert index == 3 or before.labels[i] == after.labels[i]
+    again = batches_of(tmp_path, transform=transform)
+    assert all(same(batch, again.batch(step)) for step, batch in enumerate(found))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_broken_images_stop_the_run_and_are_listed(tmp_path, workers):
+    folder = ImageFolder(write_images(tmp_path, 12) / "train")
+    for index in (3, 7):
+        folder.samples[index][0].write_bytes(b"")
+    names = ".*".join(folder.samples[index][0].name for index in (3, 7))
+    with (
+        pytest.raises(AlphaNetError, match=rf"2 of 12 training images are broken, more than 0.01%: .*{names}"),
+        closing(batches_of(tmp_path, transform="imagenet", workers=workers).stream(0, 2)) as stream,
+    ):
+        list(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_all_are_broken_there_is_no_substitute(tmp_path, workers):
+    folder = ImageFolder(write_images(tmp_path, 2) / "train")
+    for path, _ in folder.samples:
+        path.write_bytes(b"")
+    stream = batches_of(tmp_path, batch_size=1, transform="imagenet", workers=workers).stream(0, 1)
+    with closing(stream), pytest.raises(AlphaNetError, match=r"cannot read the image .*\.jpg.*16 others"):
+        next(stream)
+
+
+def test_wrong_folders_and_batches_are_refused(root, tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        batches_of(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"22 images, fewer than data.batch_size 23"):
+        batches_of(root, batch_size=23)
+    with pytest.raises(UsageError, match="data.batch_size is 6.*multiple of their 4"):
+        batches_of(root, world_size=4)
+
+
+def test_the_evaluation_sees_every_image_once_over_all_processes(root):
+    source = FolderSource(root / "train")
+    whole = list(evaluation_batches(source, MEANT, 8))
+    assert [len(labels) for _, labels in whole] == [8, 8, 6]
+    expected, labels = next(ImageFolder(root / "train").batches(MEANT, 22))
+    assert torch.equal(torch.cat([part for _, part in whole]), labels)
+    torch.testing.assert_close(torch.cat([images for images, _ in whole]), expected, rtol=0, atol=2e-6)
+    second = torch.cat([images for images, _ in evaluation_batches(source, MEANT, 8, rank=1, world_size=3)])
+    torch.testing.assert_close(second, expected[1::3], rtol=0, atol=2e-6)
+
+
+def test_a_broken_validation_image_always_stops(tmp_path):
+    folder = ImageFolder(write_images(tmp_path, 6) / "train")
+    folder.samples[4][0].write_bytes(b"")
+    with pytest.raises(AlphaNetError, match=folder.samples[4][0].name):
+        list(evaluation_batches(FolderSource(tmp_path / "train"), PLAIN, 2))
+
+
+def test_dali_without_its_package_says_how_to_get_it(root, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "nvidia.dali.plugin.pytorch", None)
+    batches = batches_of(root, transform="imagenet", engine="dali")
+    with pytest.raises(ImportError, match=r"alphanet-zoo\[dali\]"):
+        next(batches.stream(0, 1))

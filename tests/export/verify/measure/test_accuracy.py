@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.verify.measure.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
+from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
+from alphanet_zoo.nn.model import AlphaNet
+from tests.export.exported import tiny_net, tiny_onnx, write_images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("accuracy")
+    (folder / "tiny.onnx").write_bytes(tiny_onnx())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def net() -> AlphaNet:
+    return tiny_net()
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> OnnxModel:
+    return open_model(folder / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> ImageFolder:
+    return ImageFolder(write_images(folder / "images"))
+
+
+# R: binom::binom.confint(x, n, methods = "wilson"); Newcombe, 1998, table I, has 81/263, 15/148, 0/20, 1/29.
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share_and_mirrors(pair: tuple[int, int]) -> None:
+    successes, trials = pair
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials + 1e-12 and successes / trials - 1e-12 <= high <= 1
+    mirrored = wilson_interval(trials - successes, trials)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@pytest.mark.parametrize("pair", [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_refuses_what_is_no_share(pair: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(*pair)
+
+
+def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: AlphaNet, images: ImageFolder) -> None:
+    accuracy = measure_accuracy(model, images, batch_size=7)
+    batches = list(images.batches(model.preprocessing, 64))
+    with torch.inference_mode():
+        logits = torch.cat([net(pixels) for pixels, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    top5 = (logits.topk(5).indices == labels[:, None]).any(1)
+    assert accuracy.images == 30 and accuracy.classes == 10
+    assert accuracy.top1 == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+    assert accuracy.top5 == pytest.approx(100 * top5.float().mean().item())
+    assert 0 < accuracy.top5 < 100
+    low, high = accuracy.top1_interval
+    assert low < accuracy.top1 + 1e-9 and accuracy.top1 < high
+
+
+def test_limit_takes_images_of_all_classes(model: OnnxModel, images: ImageFolder) -> None:
+    assert measure_accuracy(model, images, limit=10).images == 10
+
+
+def test_classes_are_matched_by_name(model: OnnxModel, tmp_path: Path) -> None:
+    some = write_images(tmp_path / "some", classes=10, each=1)
+    for name in "014":
+        (some / name / "0.png").unlink()
+        (some / name).rmdir()
+    assert class_indices(model, ImageFolder(some)).tolist() == [2, 3, 5, 6, 7, 8, 9]
+
+
+def test_other_names_count_in_their_order(model: OnnxModel, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "named", each=1)
+    for index in range(10):
+        (folder / str(index)).rename(folder / f"n{9 - index:03}")
+    assert class_indices(model, ImageFolder(folder)).tolist() == list(range(10))
+
+
+def test_another_number_of_classes_is_refused(model: OnnxModel, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "more", classes=12, each=1)
+    with pytest.raises(UsageError, match="holds 12 classes and the model has 10, and '10' is none of its labels"):
+        measure_accuracy(model, ImageFolder(folder))
+
+
+def test_top5_says_nothing_of_five_classes(tmp_path: Path) -> None:
+    (tmp_path / "five.onnx").write_bytes(tiny_onnx(5))
+    folder = write_images(tmp_path / "images", classes=5, each=2)
+    accuracy = measure_accuracy(open_model(tmp_path / "five.onnx"), ImageFolder(folder))
+    assert accuracy.top5 is None and accuracy.top5_interval is None
+
+
+def test_a_damaged_image_is_named(model: OnnxModel, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", each=1)
+    (folder / "3" / "0.png").write_bytes(b"no image")
+    with pytest.raises(AlphaNetError, match="3/0.png"):
+        measure_accuracy(model, ImageFolder(folder))
+
+
+def test_the_floor() -> None:
+    accuracy = Accuracy(80.0, (70.0, 88.0), None, None, 100, 10)
+    assert accuracy.check(80.0) is accuracy
+    with pytest.raises(AccuracyError, match="80.00 % .* below the floor of 80.5 %"):
+        accuracy.check(80.5)

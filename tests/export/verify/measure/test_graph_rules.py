@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.verify.measure.graph_health import GraphHealth, measure_health
+from alphanet_export.verify.measure.graph_rules import graph_rules
+from alphanet_zoo.errors import TargetError
+from tests.export.exported import tiny_onnx, with_broken_fusion
+
+
+def opened(path: Path, content: bytes) -> tuple[OnnxModel, GraphHealth]:
+    path.write_bytes(content)
+    return open_model(path), measure_health(path)
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None:
+    rules = graph_rules(*opened(tmp_path / "m.onnx", tiny_onnx(dynamic_batch=dynamic_batch)), machine="x86_64")
+    assert rules.not_applicable is None and rules.holds and rules.check() is rules
+    assert {rule.name: rule.expected for rule in rules.rules} == {
+        "convolutions in the blocked layout": 15 + (not dynamic_batch),
+        "SiLUs fused to one QuickGelu": 8,  # The stem, the head's two, and 1 + 2 + 2 in the three blocks.
+        "ReLUs and hard sigmoids outside convolutions": 0,
+        "additions outside convolutions": 1,  # The pool of 8 channels may leave a layout of blocks of 16.
+        "nodes that only convert layouts": 1 + 3 + 2,
+    }
+
+
+def test_a_lost_fusion_is_told(tmp_path: Path) -> None:
+    rules = graph_rules(*opened(tmp_path / "m.onnx", with_broken_fusion(tiny_onnx())), machine="AMD64")
+    assert [rule.name for rule in rules.rules if not rule.holds][0] == "SiLUs fused to one QuickGelu"
+    with pytest.raises(TargetError, match="QuickGelu: 7 where 8 belong.* export it again.*--any-graph"):
+        rules.check()
+
+
+def test_a_convolution_outside_the_layout_is_told(tmp_path: Path) -> None:
+    model, health = opened(tmp_path / "m.onnx", tiny_onnx())
+    slower = dataclasses.replace(health, blocked_convolutions=health.blocked_convolutions - 2, reorder_nodes=40)
+    broken = [rule.name for rule in graph_rules(model, slower, machine="x86_64").rules if not rule.holds]
+    assert broken == ["convolutions in the blocked layout", "nodes that only convert layouts"]
+
+
+def test_where_no_rule_applies_it_says_why(tmp_path: Path) -> None:
+    model, health = opened(tmp_path / "m.onnx", with_broken_fusion(tiny_onnx()))
+    rules = graph_rules(model, health, machine="aarch64")
+    assert rules.rules == () and rules.check() is rules
+    assert rules.not_applicable == "ONNX Runtime has no blocked convolution layout on aarch64"
+    half = graph_rules(model, dataclasses.replace(health, precision="int8"), machine="x86_64")
+    assert half.not_applicable and "computes in int8" in half.not_applicable
+
+
+def test_the_precision_of_a_file_is_that_of_its_convolutions(tmp_path: Path) -> None:
+    assert opened(tmp_path / "m.onnx", tiny_onnx())[1].precision == "float32"
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 1, 2, 2]) for name in "xy"]
+    weight = helper.make_tensor("w", TensorProto.FLOAT16, [1, 1, 1, 1], [1.0])
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", info[:1], info[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "h.onnx")
+    assert measure_health(tmp_path / "h.onnx").precision == "float16"

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.verify.environment import current_environment
+from alphanet_export.verify.measure.ab import TimingRatio
+from alphanet_export.verify.measure.accuracy import Accuracy
+from alphanet_export.verify.measure.energy import Energy
+from alphanet_export.verify.measure.graph_health import GraphHealth
+from alphanet_export.verify.measure.graph_rules import GraphRule, GraphRules
+from alphanet_export.verify.measure.latency import summarise
+from alphanet_export.verify.measure.mcnemar import McNemar
+from alphanet_export.verify.measure.memory import Memory
+from alphanet_export.verify.measure.parity import LevelParity, Parity
+from alphanet_export.verify.measure.startup import Startup
+from alphanet_export.verify.measure.throughput import Throughput
+from alphanet_export.verify.report.report import Data, Reference, VerificationReport
+from alphanet_zoo.errors import AccuracyError, ParityError, TargetError
+from alphanet_zoo.space.presets import ALPHANET_TINY
+
+EVIL = "<script>alert('x')</script>|&\"\n"
+MODEL = OnnxModel(
+    path=Path("folder") / "tiny.onnx",
+    file_sha256="f" * 64,
+    graph_sha256="a" * 64,
+    input_size=12,
+    batch=1,
+    opset=18,
+    metadata={
+        "name": "tiny",
+        "arch": ALPHANET_TINY.smallest.to_dict(),
+        "space": ALPHANET_TINY.to_dict(),
+        "num_classes": 10,
+        "macs": 1_234_567,
+        "params": 45_678,
+        "weights_sha256": "b" * 64,
+        "calibration": {"images": 512, "batches": 2, "digest": "c" * 64},
+        "preprocessing": {"input_size": 12},
+    },
+)
+PARITY = Parity(1e-6, 1.0, 8, True, 2e-5, 120.0, "PyTorch", (LevelParity("basic", 1e-6, 2e-6, 1.0, 0, 120.0),))
+BROKEN = dataclasses.replace(PARITY, max_relative_error=0.5, levels=(LevelParity("all", 0.5, 1.0, 0.25, 0, 3.0),))
+ACCURACY = Accuracy(90.0, (85.0, 94.0), 99.0, (97.0, 99.9), 200, 10)
+LATENCY = summarise(np.linspace(1.0, 3.0, 101), batch=1, threads=2, cpu_share=0.95, load_ms=5.0)
+HEALTH = GraphHealth(40, 30, 0, 0, 15, 15, 13, 7, "float32", {"Conv": 15}, {"com.microsoft.nchwc.Conv": 15, "Gemm": 1})
+PLAIN = ("schema", "passed", "failures", "graph_sha256", "weights_sha256", "throughput", "name", "arch", "space",
+         "num_classes", "macs", "params", "preprocessing", "calibration", "tools")  # fmt: skip
+RULES = GraphRules(None, (GraphRule("SiLUs fused", 8, 8), GraphRule("reorders", 4, 6, at_most=True)))
+UNFUSED = GraphRules(None, (GraphRule("SiLUs fused", 7, 8), GraphRule("reorders", 4, 6, at_most=True)))
+RATIO = TimingRatio("other.onnx", "e" * 64, 0.8, (0.78, 0.83), 2.0, 2.5, 50, 1, 1, "CPU time")
+
+
+def report(**changes: Any) -> VerificationReport:
+    """A report in which everything was measured and holds."""
+    values: dict[str, Any] = {
+        "model": MODEL,
+        "file_bytes": 1000,
+        "data": Data(None, 8, True),
+        "environment": current_environment(),
+        "reference": Reference("tiny.safetensors", None, "b" * 64, "training"),
+        "parity": PARITY,
+        "accuracy": ACCURACY,
+        "mcnemar": McNemar(178, 4, 2, 16, 0.6875),
+        "latency": LATENCY,
+        "throughput": tuple(Throughput(batch, threads, 400.0 + batch, 9) for threads in (1, 2) for batch in (1, 4)),
+        "startup": Startup(700.0, 400.0, 100.0, 9.0, 3, 2),
+        "memory": Memory(20.0, 50.0, 1, 2),
+        "energy": Energy(None, 120.0, 80.0, 30.0, 10.0, 2, 64),
+        "graph_health": HEALTH,
+        "graph_rules": RULES,
+        "timing_ratio": RATIO,
+    }
+    return VerificationReport(**{**values, **changes})
+
+
+def bare() -> VerificationReport:
+    """A report in which nothing was measured."""
+    return VerificationReport(MODEL, 1000, Data(None, 0, True), current_environment())
+
+
+class Page(HTMLParser):
+    """Counts a page's tags and keeps what would load something else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.loads += [name for name, _ in attrs if name in ("src", "href", "srcset")]
+
+
+def test_the_json_has_the_figures_under_their_names() -> None:
+    figures = json.loads(report().to_json())
+    assert figures["parity"]["max_relative_error"] == 1e-6
+    assert figures["parity"]["top1_agreement"] == 1.0
+    assert figures["parity"]["holds"] is True
+    assert figures["accuracy"]["top1"] == 90.0
+    assert figures["latency"]["median_ms"] == 2.0
+    assert figures["graph_sha256"] == "a" * 64 and figures["weights_sha256"] == "b" * 64
+    assert figures["arch"] == ALPHANET_TINY.smallest.to_dict() and figures["macs"] == 1_234_567
+    assert figures["data"] == {"folder": None, "images": 8, "synthetic": True}
+    assert figures["passed"] is True and figures["failures"] == []
+    assert figures["environment"]["onnxruntime"]
+    assert figures["mcnemar"]["p_value"] == 0.6875 and figures["timing_ratio"]["ratio"] == 0.8
+    assert figures["throughput"][1] == {"batch": 4, "threads": 1, "images_per_second": 404.0, "runs": 9}
+    assert figures["startup"]["total_ms"] == 700.0 and figures["energy"]["millijoules_per_image"] == 120.0
+    assert figures["graph_rules"]["holds"] is True and figures["graph_rules"]["rules"][1]["at_most"] is True
+    assert set(figures["stamp"].values()) == {None}
+
+
+def test_what_was_not_measured_is_null_and_says_so() -> None:
+    figures = bare().to_dict()
+    assert set(figures) == set(report().to_dict())
+    for part in set(figures) - {*PLAIN, "data", "environment", "file", "floors", "input"}:
+        assert set(figures[part]) == set(report().to_dict()[part])
+        assert set(figures[part].values()) == {None}
+    assert figures["throughput"] is None
+    assert bare().to_text().count("not measured") == 8
+    assert bare().verdict == "Nothing was put to a test"
+
+
+def test_a_figure_that_is_not_finite_is_null_in_valid_json() -> None:
+    infinite = dataclasses.replace(PARITY, max_relative_error=float("inf"))
+    figures = json.loads(report(parity=infinite).to_json())
+    assert figures["parity"]["max_relative_error"] is None and figures["parity"]["holds"] is False
+    assert figures["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"parity": BROKEN, "min_top1": 95.0, "max_latency_ms": 1.0}, ParityError),
+        ({"consistency": BROKEN, "parity": None, "min_top1": 95.0}, ParityError),
+        ({"min_top1": 95.0, "max_latency_ms": 1.0}, AccuracyError),
+        ({"graph_rules": UNFUSED, "max_latency_ms": 1.0, "max_ratio": 0.5}, TargetError),
+        ({"max_latency_ms": 1.0}, TargetError),
+        ({"max_ratio": 0.79}, TargetError),
+    ],
+)
+def test_the_gravest_failure_comes_first(changes: dict[str, Any], error: type[Exception]) -> None:
+    failed = report(**changes)
+    with pytest.raises(error):
+        failed.check()
+    assert len(failed.failures) == len(changes) - ("consistency" in changes)
+    assert failed.verdict.startswith("FAILED: ")
+    assert not failed.to_dict()["passed"]
+
+
+def test_a_lost_fusion_can_be_accepted() -> None:
+    accepted = report(graph_rules=UNFUSED, any_graph=True)
+    assert accepted.check() is accepted and accepted.to_dict()["graph_rules"]["holds"] is False
+    assert "BROKEN" in accepted.to_text() and "7, expected 8" in accepted.to_text()
+    with pytest.raises(TargetError, match="SiLUs fused: 7 where 8 belong"):
+        report(graph_rules=UNFUSED).check()
+
+
+def test_floors_that_hold_pass() -> None:
+    passed = report(min_top1=90.0, max_latency_ms=2.0, max_ratio=0.8)
+    assert passed.check() is passed
+    assert passed.verdict.startswith("PASSED: ") and "90 %" in passed.verdict and "2 ms" in passed.verdict
+
+
+def test_the_table_shows_the_figures() -> None:
+    text = report().to_text()
+    for shown in ("1.23 M", "1.00e-06", "90.00 %", "85.00 to 94.00 %", "2.00 ms", "20 MB", "15 of 15", "synthetic",
+                  "p = 0.688", "-1.00 points", "401.0, 404.0 images/s", "700 ms", "120.0 mJ", "0.780 to 0.830",
+                  "2 of 2 hold", "other.onnx"):  # fmt: skip
+        assert shown in text
+    assert "512 images in 2 batches" in text
+    assert "the weights recorded in the file" in text
+    other = dataclasses.replace(report().reference or pytest.fail(), weights_sha256="d" * 64)
+    assert "NOT the weights recorded" in report(reference=other).to_text()
+
+
+def test_a_busy_machine_is_told() -> None:
+    assert "OTHER PROGRAMS" not in report().to_text()
+    assert "OTHER PROGRAMS" in report(latency=dataclasses.replace(LATENCY, cpu_share=0.5)).to_text()
+
+
+def test_the_page_is_whole_and_needs_nothing_else() -> None:
+    html = report(min_top1=95.0).to_html()
+    page = Page(html)
+    assert page.loads == [] and "script" not in page.tags and "url(" not in html
+    assert page.tags["svg"] == 5 and page.tags["section"] == 8
+    pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+    bars = [shape for shape in pictures[1].iter() if shape.get("class") == "bar"]
+    assert len(bars) == len(LATENCY.histogram.counts)
+    tallest = max(float(bar.get("height", 0)) for bar in bars)
+    for bar, count in zip(bars, LATENCY.histogram.counts, strict=True):
+        assert float(bar.get("height", 0)) == pytest.approx(tallest * count / max(LATENCY.histogram.counts), abs=0.06)
+    assert 'class="verdict failed"' in html and 'class="verdict"' in report().to_html()
+    assert "svg" not in Page(bare().to_html()).tags
+
+
+def test_the_page_and_markdown_escape_what_a_file_says() -> None:
+    evil = dataclasses.replace(MODEL, path=Path(EVIL.strip()), metadata={**MODEL.metadata, "name": EVIL})
+    health = dataclasses.replace(HEALTH, optimized_operators={EVIL: 1})
+    rendered = report(model=evil, data=Data(EVIL, 8, False), graph_health=health)
+    assert "script" not in Page(rendered.to_html()).tags
+    markdown = rendered.to_markdown()
+    assert "<script>" not in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("| | ")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows if "---" not in row)
+
+
+@pytest.mark.parametrize("ending", ["html", "md", "json"])
+def test_it_is_written_by_its_ending(tmp_path: Path, ending: str) -> None:
+    target = tmp_path / "new" / f"report.{ending}"
+    report().write(target)
+    text = target.read_text(encoding="utf-8")
+    assert text.startswith({"html": "<!doctype html>", "md": "# tiny.onnx", "json": "{"}[ending])
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.html, \.htm, \.md, \.json"):
+        report().write(tmp_path / "report.pdf")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from torch import nn
+
+from alphanet_export.verify.report.contenders import Contender
+from alphanet_export.verify.report.table import ComparisonTable, measure_table
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.space.cost import count_macs
+from tests.export.exported import tiny_net
+from tests.export.verify.report.test_report import EVIL, Page
+
+
+def other_net() -> nn.Module:
+    """A classifier that is not ours, with a batch norm to fold and a mean to rewrite."""
+    layers = (nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.SiLU(), nn.AdaptiveAvgPool2d(1))
+    return fill_live(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 10))).eval()
+
+
+@pytest.fixture(scope="module")
+def table() -> ComparisonTable:
+    models = (
+        Contender("alphanet_tiny", True, 12, 80.0, "a paper", "random", tiny_net),
+        Contender("efficientnet_b0", False, 12, 77.5, "a list", "random", other_net),
+        Contender(EVIL.strip(), False, 14, None, "", "random", other_net),
+    )
+    told: list[str] = []
+    measured = measure_table(models, threads=1, batch=2, rounds=20, seconds=0.0, tell=told.append)
+    assert told[0] == "exporting alphanet_tiny (1 of 3)" and told[-1] == "measuring 3 models in onnxruntime"
+    return measured
+
+
+def test_every_model_is_measured_in_every_runtime(table: ComparisonTable) -> None:
+    assert (table.runtimes, table.threads, table.rounds, table.clock) == (("pytorch", "onnxruntime"), 1, 20, "CPU time")
+    for row in table.rows:
+        for figures in row.figures.values():
+            low, high = figures.median_interval_ms
+            assert 0 < low <= figures.median_ms <= high and figures.images_per_second > 0
+            assert figures.ratio is not None and figures.ratio_interval is not None
+            assert figures.ratio_interval[0] <= figures.ratio <= figures.ratio_interval[1]
+        assert row.file_bytes > 1000
+    ours, anchor, _ = table.rows
+    net = tiny_net()
+    assert ours.macs == count_macs(net.arch, net.space, 10) and table.anchor == "efficientnet_b0"
+    assert anchor.macs == 36 * 16 * 27 + 160
+    assert all(figures.ratio == 1.0 for figures in anchor.figures.values())
+
+
+def test_it_says_what_is_published_and_what_is_random(table: ComparisonTable) -> None:
+    text = table.to_text()
+    assert "All models were measured with random weights" in text and "nothing of their accuracy" in text
+    assert "Top-1 is published, not measured here" in text and "a paper; a list." in text
+    assert "same exporters" in text and "efficientnet_b0" in text
+
+
+def test_the_page_has_a_scatter_for_each_runtime(table: ComparisonTable, tmp_path: Path) -> None:
+    table.write(tmp_path / "table.html")
+    html = (tmp_path / "table.html").read_text()
+    page = Page(html)
+    assert page.loads == [] and "script" not in page.tags and page.tags["svg"] == 2
+    pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+    for picture in pictures:
+        dots = {shape.get("class"): shape for shape in picture.iter() if shape.tag == "circle"}
+        assert set(dots) == {"ours-dot", "theirs-dot"}  # What has no published top-1 has no dot.
+        assert float(dots["ours-dot"].get("cy", 0)) < float(dots["theirs-dot"].get("cy", 0))  # More accurate: higher.
+    faster = table.rows[1].figures["onnxruntime"].median_ms < table.rows[0].figures["onnxruntime"].median_ms
+    ours, theirs = (float(dots[kind].get("cx", 0)) for kind in ("ours-dot", "theirs-dot"))
+    assert (theirs < ours) is faster
+
+
+def test_markdown_and_json_hold_the_same(table: ComparisonTable, tmp_path: Path) -> None:
+    table.write(tmp_path / "t.md")
+    table.write(tmp_path / "t.json")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 4 and "<script>" not in "".join(lines)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 13 for row in rows)
+    figures = json.loads((tmp_path / "t.json").read_text())
+    assert figures["rows"][0]["figures"]["onnxruntime"]["median_ms"] == table.rows[0].figures["onnxruntime"].median_ms
+    assert figures["rows"][2]["top1"] is None and figures["environment"]["torch"] and len(figures["notes"]) == 5
+    with pytest.raises(ValueError, match=r"'t.pdf' ends in '.pdf'; end it in .html, .htm, .md, .json"):
+        table.write("t.pdf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runtime", "title"), [("openvino", "OpenVINO"), ("executorch", "ExecuTorch")])
+def test_other_runtimes_run_the_same_models(runtime: str, title: str) -> None:
+    pytest.importorskip(runtime)
+    models = [
+        Contender("alphanet_tiny", True, 12, 80.0, "a paper", "random", tiny_net),
+        Contender("other", False, 12, 77.5, "a list", "random", other_net),
+    ]
+    table = measure_table(models, [runtime], threads=1, batch=2, rounds=3, seconds=0.0)
+    assert table.anchor is None and all(row.figures[runtime].images_per_second > 0 for row in table.rows)
+    assert f"{title}, ms" in table.to_text()
