@@ -89,4 +89,4 @@ def test_arguments_reach_create_model(told: Any) -> None:
 
 def test_weights_are_pretrained_by_default_and_nobody_has_published_them(told: Any) -> None:
     name, message = told["error"]
-    assert name == "AlphaNetError" and "nobody has published the weights of alphanet_a5 yet" in message
+    assert name == "AlphaNetError" and "weights of alphanet_a5 are not published yet" in message

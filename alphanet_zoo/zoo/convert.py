@@ -19,7 +19,7 @@ from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.shapes import shortcut_varies
 from alphanet_zoo.space.space import SearchSpace, Stage
 from alphanet_zoo.zoo.files import check_tensors
-from alphanet_zoo.zoo.registry import PUBLISHED_CFG
+from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
 _FOREIGN_CLASS = (OrderedDict, "utils.config.Config")
 _PREFIX = "module."

@@ -57,6 +57,11 @@ def resolve_name(name: str) -> str:
     return name
 
 
+def is_name(name: str) -> bool:
+    """Whether a text is the name or an alias of a model."""
+    return name in ALIASES or name in list_models()
+
+
 def find_member(name: str) -> FamilyMember:
     """The family member of a model's name or alias.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,19 @@ class HubPin:
 
 PINS: dict[str, HubPin] = {}
 """Pins by model name. Empty: nobody has published the ImageNet weights yet."""
+
+
+PUBLISHED_CFG: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "input_size": (3, 224, 224),
+        "license": "cc-by-nc-4.0",
+        "origin_url": "https://github.com/facebookresearch/AlphaNet",
+    }
+}
+"""The ``pretrained_cfg`` entries of weights that descend from a family's published ones.
+
+Source: docs/specification.md, section 4.
+"""
 
 
 def pin_of(repository: str, revision: str | None) -> HubPin | None:

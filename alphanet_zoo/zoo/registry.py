@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 
@@ -16,27 +15,9 @@ from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.families import families, shipped_family_of
-from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.names import family_of, find_member
-from alphanet_zoo.zoo.pins import PINS
-from alphanet_zoo.zoo.shipped import load_member
-
-HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
-
-_FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin", ".onnx")
-
-PUBLISHED_CFG: dict[str, dict[str, Any]] = {
-    "imagenet": {
-        "input_size": (3, 224, 224),
-        "license": "cc-by-nc-4.0",
-        "origin_url": "https://github.com/facebookresearch/AlphaNet",
-    }
-}
-"""What the ``pretrained_cfg`` of weights that descend from a family's published ones says.
-
-Source: docs/specification.md, section 4.
-"""
+from alphanet_zoo.zoo.open import OpenedNet, open_net
+from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
 
 @overload
@@ -102,16 +83,32 @@ def create_model(
         ValueError: A number is out of its domain.
         AlphaNetError: No published weights, or the weights cannot be had or are not this model's.
     """
-    member = find_member(name)
     if out_indices is not None and not features_only:
-        raise UsageError("out_indices goes with features_only=True")
-    shipped = shipped_family_of(member) if weights is None and pretrained else None
-    if weights is None and pretrained and shipped is None:
-        weights = _published_repository(member.name)
-    made_here = shipped is None and (weights is None or weights == "random")
-    if revision is not None and (made_here or shipped is not None):
-        raise UsageError(f"revision {revision!r} goes with weights on the Hub")
-    with nullcontext() if made_here else torch.device("meta"):  # on meta it only checks the arguments
+        raise UsageError("out_indices requires features_only=True")
+    net = open_model(
+        name, pretrained, num_classes, weights,
+        drop_rate=drop_rate, drop_path_rate=drop_path_rate, cache_dir=cache_dir, revision=revision,
+    ).net  # fmt: skip
+    return FeatureExtractor(net, out_indices) if features_only else net
+
+
+def open_model(
+    name: str,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> OpenedNet:
+    """As `create_model`, with where the weights were found (``source`` is 'random' for random ones)."""
+    member = find_member(name)
+    fresh = weights == "random" or (weights is None and not pretrained)
+    if fresh and revision is not None:
+        raise UsageError(f"revision={revision!r} requires weights on the Hub")
+    with nullcontext() if fresh else torch.device("meta"):  # on meta it only checks the arguments
         net = AlphaNet(
             member.arch,
             member.space,
@@ -119,18 +116,18 @@ def create_model(
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
+    opened = OpenedNet(net, "model", "random")
     if weights == "random":
         fill_live(net).eval()
-    elif shipped is not None:
-        net = load_member(shipped, member)
-    elif weights is not None:
-        net = _loaded(weights, cache_dir, revision)
-        _check_is(member, net, os.fspath(weights))
+    elif not fresh:
+        opened = open_net(name if weights is None else weights, cache_dir=cache_dir, revision=revision)
+        net = opened.net
+        _check_is(member, net, opened.source)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
     if num_classes is not None and num_classes != net.num_classes:
         net.reset_classifier(num_classes)
-    _describe(net, member, loaded=not made_here)
-    return FeatureExtractor(net, out_indices) if features_only else net
+    _describe(net, member, loaded=not fresh)
+    return opened
 
 
 def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
@@ -153,35 +150,6 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
     if shipped is None and cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]:
         known = member.top1
     cfg["top1"] = known if net.calibration != "training" and net.num_classes == member.num_classes else None
-
-
-def _published_repository(name: str) -> str:
-    """The repository of a model's published weights."""
-    organisation = os.environ.get(HUB_ORG_VARIABLE, "").strip()
-    if organisation:
-        return f"{organisation}/{name}"
-    if name in PINS:
-        return PINS[name].repository
-    raise AlphaNetError(
-        f"nobody has published the weights of {name} yet (no request was sent): alphanet-convert and alphanet-publish "
-        "(to come) make them from the authors' checkpoint; --weights PATH (weights=PATH) uses a local file, "
-        f"{HUB_ORG_VARIABLE} or weights='organisation/name' the Hub, "
-        "and --weights random (weights='random') exists for timing"
-    )
-
-
-def _loaded(
-    weights: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None, revision: str | None
-) -> AlphaNet:
-    """The net of a file, a folder or a repository."""
-    path = Path(weights)
-    names_local = not isinstance(weights, str) or path.is_absolute() or path.suffix.lower() in _FILE_ENDINGS
-    if path.exists() or names_local:
-        if revision is not None:
-            raise UsageError(f"revision {revision!r} goes with weights on the Hub, and {path} is local")
-        if not path.is_dir():
-            return load_net(path)
-    return from_pretrained(weights, cache_dir=cache_dir, revision=revision)
 
 
 def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:

@@ -158,7 +158,7 @@ def test_bad_contents(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture
     cases = [
         (5, ["--flops", "1M"], "alphanet_a0 with 203.39 M MACs"),
         (2, ["--model", "alphanet_a9"], "alphanet_a"),
-        (1, model, "nobody has published"),
+        (1, model, "not published yet"),
         (2, [*model, "--weights", "none.safetensors"], "none.safetensors"),
         (1, [*model, "--weights", str(inputs / "truncated.safetensors")], "truncated.safetensors"),
         (1, [*model, "--weights", str(inputs / "published.safetensors")], "published.safetensors"),

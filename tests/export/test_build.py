@@ -41,7 +41,7 @@ def test_a_file_is_named_by_its_name_and_digest(tmp_path: Path) -> None:
 
 def test_published_weights_are_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALPHANET_HUB_ORG", raising=False)
-    with pytest.raises(AlphaNetError, match="nobody has published") as caught:
+    with pytest.raises(AlphaNetError, match="not published yet") as caught:
         named_source("alphanet_a5_small", None)
     assert caught.value.exit_code == 1
 

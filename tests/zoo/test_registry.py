@@ -155,14 +155,14 @@ def test_features_only_gives_the_pyramid(weights: Path) -> None:
         ({"drop_rate": 1.0}, "drop_rate is 1.0"),
         ({"drop_path_rate": -0.1, "weights": "someone/net"}, "drop_path_rate is -0.1"),
         ({"out_indices": (0,)}, "features_only=True"),
-        ({"revision": "main"}, "goes with weights on the Hub"),
-        ({"revision": "main", "weights": "random"}, "goes with weights on the Hub"),
+        ({"revision": "main"}, "requires weights on the Hub"),
+        ({"revision": "main", "weights": "random"}, "requires weights on the Hub"),
         ({"revision": "main", "weights": "nowhere.safetensors"}, "is local"),
         ({"weights": "nowhere.safetensors"}, "no such file: nowhere.safetensors"),
         ({"weights": "models/nowhere.pth.tar"}, "no such file: models/nowhere.pth.tar"),
         ({"weights": Path("nowhere/net")}, "no such file: nowhere/net"),
-        ({"weights": "nowhere"}, "neither a folder that exists nor a Hub repository"),
-        ({"weights": ""}, "neither a folder that exists nor a Hub repository"),
+        ({"weights": "nowhere"}, "neither a model"),
+        ({"weights": ""}, "is empty"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_else(arguments: dict[str, Any], told: str) -> None:
@@ -172,6 +172,6 @@ def test_wrong_arguments_are_refused_before_anything_else(arguments: dict[str, A
 
 def test_pretrained_weights_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALPHANET_HUB_ORG", raising=False)
-    with pytest.raises(AlphaNetError, match="nobody has published the weights of alphanet_a5 yet") as caught:
+    with pytest.raises(AlphaNetError, match="weights of alphanet_a5 are not published yet") as caught:
         create_model("alphanet_a5_small", pretrained=True)
     assert caught.value.exit_code == 1

@@ -113,7 +113,7 @@ def test_other_classes_and_other_weights(folder: Path, members: dict[str, AlphaN
     assert create_model("alphanet_c10_s", weights=tmp_path / "s.safetensors").arch == archs()[1]
     with pytest.raises(AlphaNetError, match="holds alphanet_c10_s .*, not alphanet_c10_m "):
         create_model("alphanet_c10_m", weights=tmp_path / "s.safetensors")
-    with pytest.raises(UsageError, match="revision 'main' goes with weights on the Hub"):
+    with pytest.raises(UsageError, match="revision='main' requires weights on the Hub"):
         create_model("alphanet_c10_s", pretrained=True, revision="main")
     assert named_arch("alphanet_c10_s", TINY) == archs()[1]
 

@@ -16,8 +16,9 @@ from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import IMAGENET_FAMILY, FamilyMember
+from alphanet_zoo.zoo.open import HUB_ORG_VARIABLE
 from alphanet_zoo.zoo.pins import PINS
-from alphanet_zoo.zoo.registry import HUB_ORG_VARIABLE, create_model
+from alphanet_zoo.zoo.registry import create_model
 
 PAPER = "Wang et al., 2021, arXiv:2102.07954"
 _TIMM_RESULTS = "timm, results/results-imagenet.csv, tag"

@@ -1,0 +1,190 @@
+"""From whatever identifies a network to the network: the one function behind every command and loader."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import sha256_of
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.train.checkpoint import latest_checkpoint
+from alphanet_zoo.zoo.convert import load_upstream
+from alphanet_zoo.zoo.families import shipped_family_of
+from alphanet_zoo.zoo.files import load_net
+from alphanet_zoo.zoo.hub import WEIGHTS_NAME, from_pretrained
+from alphanet_zoo.zoo.names import find_member, is_name
+from alphanet_zoo.zoo.pins import PINS
+from alphanet_zoo.zoo.shipped import load_member
+
+HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
+"""Environment variable: the Hub organisation that publishes the models by name."""
+
+RUN_CONFIG = "config.yaml"
+"""The file that marks the output folder of a training run."""
+
+_PICKLES = (".pt", ".pth", ".tar")
+_FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", ".onnx")
+
+Kind = Literal["model", "file", "folder", "run", "repository", "checkpoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedNet:
+    """A network and where it was found.
+
+    Attributes:
+        net: The network, in eval mode (in training mode if it comes from the checkpoint of an unfinished run).
+        kind: 'model' (a name with published or shipped weights), 'file' (safetensors), 'folder' (`save_pretrained`),
+            'run' (output of alphanet-train), 'repository' (Hugging Face Hub) or 'checkpoint' (the published one).
+        source: The name, path or repository that was opened.
+        file: The file that holds the weights; None if they were downloaded or ship with the package.
+        sha256: SHA-256 of ``file``; None without one.
+        step: Training step of the checkpoint, for a run that has not ended; else None.
+    """
+
+    net: AlphaNet
+    kind: Kind
+    source: str
+    file: Path | None = None
+    sha256: str | None = None
+    step: int | None = None
+
+    def __str__(self) -> str:
+        """What was found, for a log line."""
+        what = "supernet" if self.net.supernet else f"{self.net.arch.resolution}-pixel network"
+        origin = {
+            "model": "model", "file": "safetensors file", "folder": "save_pretrained folder", "run": "training run",
+            "repository": "Hub repository", "checkpoint": "published checkpoint",
+        }[self.kind]  # fmt: skip
+        at = "" if self.step is None else f", step {self.step}"
+        return f"{what} of {self.net.num_classes} classes from the {origin} {self.source}{at}"
+
+
+def open_net(
+    source: str | os.PathLike[str],
+    *,
+    ema: bool = False,
+    unfinished: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> OpenedNet:
+    """The network that a name, path or Hub repository stands for.
+
+    A path that exists is opened as what it is: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
+    folder of ``alphanet-train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
+    repository (``organisation/name``).
+
+    Args:
+        source: What to open.
+        ema: Of a run, take the averaged weights (``optim.ema_decay``).
+        unfinished: Of a run that has not ended, take the newest checkpoint.
+        cache_dir: The Hub cache; None is huggingface_hub's own.
+        revision: Revision of the Hub repository; None is the pinned one, or ``main``.
+
+    Raises:
+        UsageError: ``source`` is none of these, or an option does not apply to it.
+        AlphaNetError: It cannot be read or downloaded, or its digest differs.
+    """
+    if not os.fspath(source):
+        raise UsageError(
+            "The name or path of the network is empty. Pass a model's name, a file, a folder or a Hub repository."
+        )
+    path = Path(source)
+    if path.exists() or not isinstance(source, str) or path.is_absolute() or path.suffix.lower() in _FILE_ENDINGS:
+        if revision is not None:
+            raise UsageError(f"revision={revision!r} requires a Hub repository; {path} is local")
+        return _open_path(path, ema=ema, unfinished=unfinished)
+    if is_name(source):
+        return _open_name(source, cache_dir, revision)
+    return _open_repository(source, cache_dir, revision)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is the output of a training run."""
+    return (path / RUN_CONFIG).is_file() and not (path / WEIGHTS_NAME).exists()
+
+
+def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
+    """The network in a file or folder."""
+    if is_run(path):
+        return _open_run(path, ema=ema, unfinished=unfinished)
+    if path.is_dir():
+        if not (path / WEIGHTS_NAME).is_file():
+            raise UsageError(
+                f"{path} holds neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
+                "folder with one of them, or a .safetensors file."
+            )
+        file, net = path / WEIGHTS_NAME, AlphaNet.from_pretrained(path)
+        return OpenedNet(net, "folder", str(path), file, sha256_of(file))
+    pickled = path.suffix.lower() in _PICKLES
+    net = load_upstream(path) if pickled else load_net(path)
+    return OpenedNet(net, "checkpoint" if pickled else "file", str(path), path, sha256_of(path))
+
+
+def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
+    """The final network of a run or, if allowed, that of its newest checkpoint."""
+    file = path / "final" / ("ema.safetensors" if ema else WEIGHTS_NAME)
+    if file.is_file():
+        return OpenedNet(load_net(file), "run", str(path), file, sha256_of(file))
+    if (path / "final" / WEIGHTS_NAME).is_file():
+        raise UsageError(_no_average(path))
+    if not unfinished:
+        raise UsageError(
+            f"The run in {path} has not ended (final/{WEIGHTS_NAME} not found). Let alphanet-train finish it, or "
+            f"extract its newest checkpoint: alphanet-train export-supernet {path} -o FILE"
+        )
+    checkpoint = latest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        raise UsageError(f"The run in {path} has no checkpoint yet. Wait for the first one.")
+    prefix = "ema/" if ema else "model/"
+    tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
+    if not tensors:
+        raise UsageError(_no_average(path))
+    net = AlphaNet.from_config(checkpoint.state["net"])
+    net.load_state_dict(tensors)
+    return OpenedNet(net, "run", str(path), step=checkpoint.step)
+
+
+def _no_average(path: Path) -> str:
+    """The message for a run without averaged weights."""
+    return f"The run in {path} has no averaged weights (optim.ema_decay is null). Leave out --ema."
+
+
+def _open_name(name: str, cache_dir: str | os.PathLike[str] | None, revision: str | None) -> OpenedNet:
+    """The network of a model's name: shipped with the package, or published on the Hub."""
+    member = find_member(name)
+    shipped = shipped_family_of(member)
+    if shipped is None:
+        repository = published_repository(member.name)
+        opened = _open_repository(repository, cache_dir, revision)
+        return OpenedNet(opened.net, "model", repository)
+    if revision is not None:
+        raise UsageError(f"revision={revision!r} requires weights on the Hub; those of {name} ship with the package")
+    return OpenedNet(load_member(shipped, member), "model", member.name)
+
+
+def _open_repository(source: str, cache_dir: str | os.PathLike[str] | None, revision: str | None) -> OpenedNet:
+    """The network of a Hub repository."""
+    return OpenedNet(from_pretrained(source, cache_dir=cache_dir, revision=revision), "repository", source)
+
+
+def published_repository(name: str) -> str:
+    """The Hub repository with the published weights of a model.
+
+    Raises:
+        AlphaNetError: They are not published.
+    """
+    organisation = os.environ.get(HUB_ORG_VARIABLE, "").strip()
+    if organisation:
+        return f"{organisation}/{name}"
+    if name in PINS:
+        return PINS[name].repository
+    raise AlphaNetError(
+        f"The weights of {name} are not published yet (no request was sent). Pass --weights PATH (weights=PATH) for a "
+        "local file, such as one that alphanet-convert made from the authors' checkpoint; set "
+        f"{HUB_ORG_VARIABLE} or pass weights='organisation/name' for a Hub repository; or pass --weights random "
+        "(weights='random') for timing."
+    )
