@@ -24,14 +24,14 @@ from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
 from alphanet_export.verify.environment import Environment, current_environment, physical_cores
-from alphanet_export.verify.measure.interleaved import clock_for, interleave, ratio_interval
-from alphanet_export.verify.measure.latency import DoubleArray, bootstrap_interval
+from alphanet_export.verify.measure.interleaved import clock_for, interleave
 from alphanet_export.verify.report.contenders import Contender, network_costs
 from alphanet_export.verify.report.tables import DEFAULT_RUNTIMES, NETS
 from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval, median_ratio_interval
 from alphanet_zoo.files import replacing
 from alphanet_zoo.nn.model import AlphaNet
 
@@ -270,9 +270,9 @@ def _figures(times: DoubleArray, anchor: DoubleArray | None, rate: float) -> Fig
     """The figures of one model in one runtime."""
     median = float(np.median(times))
     if anchor is None:
-        return Figures(median, bootstrap_interval(times), None, None, rate)
+        return Figures(median, median_interval(times), None, None, rate)
     ratio = median / float(np.median(anchor))
-    return Figures(median, bootstrap_interval(times), ratio, ratio_interval(times, anchor), rate)
+    return Figures(median, median_interval(times), ratio, median_ratio_interval(times, anchor), rate)
 
 
 def _row(one: _Prepared, figures: Mapping[str, Figures]) -> Row:
