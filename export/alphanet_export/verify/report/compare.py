@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -208,7 +209,7 @@ def measure_table(
             for name, values in times.items():
                 rate = 1e3 * batch / float(np.median(batches[name]))
                 figures[name][runtime] = _figures(values, times[anchor] if anchor else None, rate)
-    rows = tuple(_row(one, figures[one.model.name]) for one in prepared)
+    rows = tuple(dataclasses.replace(one.row, figures=figures[one.model.name]) for one in prepared)
     return ComparisonTable(
         rows, tuple(runtimes), threads, batch, done, clock_for(threads).name, anchor, current_environment()
     )
@@ -216,15 +217,13 @@ def measure_table(
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A model with two ONNX files: one for a single image, one for any batch size."""
+    """A model, its two ONNX files (one for a single image, one for any batch size) and its row without measurements."""
 
     model: Contender
     net: nn.Module
     single: Path
     many: Path
-    macs: int
-    params: int
-    file_bytes: int
+    row: Row
 
 
 def _prepare(model: Contender, single: Path) -> _Prepared:
@@ -235,7 +234,8 @@ def _prepare(model: Contender, single: Path) -> _Prepared:
     single.write_bytes(content)
     many.write_bytes(_any_batch(content))
     macs, params = network_costs(net, model.size)
-    return _Prepared(model, net, single, many, macs, params, len(content))
+    facts = (model.name, model.ours, model.weights, model.size, macs, params, len(content), model.top1, model.source)
+    return _Prepared(model, net, single, many, Row(*facts, figures={}))
 
 
 def _frozen(net: nn.Module, size: int, *, dynamic_batch: bool = False) -> FrozenNet:
@@ -297,20 +297,3 @@ def _figures(times: DoubleArray, anchor: DoubleArray | None, rate: float) -> Fig
         return Figures(median, median_interval(times), None, None, rate)
     ratio = median / float(np.median(anchor))
     return Figures(median, median_interval(times), ratio, median_ratio_interval(times, anchor), rate)
-
-
-def _row(one: _Prepared, figures: Mapping[str, Figures]) -> Row:
-    """A row of the table."""
-    model = one.model
-    return Row(
-        name=model.name,
-        ours=model.ours,
-        weights=model.weights,
-        size=model.size,
-        macs=one.macs,
-        params=one.params,
-        file_bytes=one.file_bytes,
-        top1=model.top1,
-        source=model.source,
-        figures=figures,
-    )

@@ -171,24 +171,8 @@ class VerificationReport:
             "floors": {name: getattr(self, name) for name in ("min_top1", "max_latency_ms", "max_ratio", "any_graph")},
             "throughput": self.throughput,
         }
-        parts = {
-            "reference": (self.reference, Reference),
-            "data": (self.data, Data),
-            "parity": (self.parity, Parity),
-            "consistency": (self.consistency, Parity),
-            "accuracy": (self.accuracy, Accuracy),
-            "mcnemar": (self.mcnemar, McNemar),
-            "latency": (self.latency, Latency),
-            "startup": (self.startup, Startup),
-            "memory": (self.memory, Memory),
-            "energy": (self.energy, Energy),
-            "graph_health": (self.graph_health, GraphHealth),
-            "graph_rules": (self.graph_rules, GraphRules),
-            "timing_ratio": (self.timing_ratio, TimingRatio),
-            "stamp": (self.stamp, Stamp),
-            "environment": (self.environment, Environment),
-        }
-        result: dict[str, Any] = _plain({**facts, **{name: _part(*part) for name, part in parts.items()}})
+        parts = {name: _part(getattr(self, name), kind) for name, kind in _PARTS.items()}
+        result: dict[str, Any] = _plain({**facts, **parts})
         return result
 
     def to_json(self) -> str:
@@ -240,6 +224,23 @@ class VerificationReport:
         )
 
 
+_PARTS: dict[str, type[Any]] = {
+    "reference": Reference,
+    "data": Data,
+    "parity": Parity,
+    "consistency": Parity,
+    "accuracy": Accuracy,
+    "mcnemar": McNemar,
+    "latency": Latency,
+    "startup": Startup,
+    "memory": Memory,
+    "energy": Energy,
+    "graph_health": GraphHealth,
+    "graph_rules": GraphRules,
+    "timing_ratio": TimingRatio,
+    "stamp": Stamp,
+    "environment": Environment,
+}
 _MODEL_KEYS = ("name", "arch", "space", "num_classes", "macs", "params", "preprocessing", "calibration", "tools")
 
 
