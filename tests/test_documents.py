@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import alphanet_zoo as az
-from alphanet_zoo.cli.main import COMMANDS, main
+from alphanet_zoo.cli import main as cli
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
 from alphanet_zoo.train.config import valid_keys
 
@@ -73,7 +73,7 @@ def test_commands_shown_use_flags_that_exist(document: Path, capsys: pytest.Capt
     text = document.read_text().replace("\\\n", " ")
     for command, line in re.findall(r"^\s*alphanet ([\w-]+) ?(.*)$", text, re.MULTILINE):
         with pytest.raises(SystemExit):
-            main([command, "--help"])
+            cli.main([command, "--help"])
         known = capsys.readouterr().out
         for flag in re.findall(r"(?<!\S)(--?[a-z][\w-]*)", line.split("#")[0]):
             assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{command} has no {flag}"
@@ -83,7 +83,7 @@ def test_commands_shown_use_flags_that_exist(document: Path, capsys: pytest.Capt
 def test_commands_and_settings_named_in_the_text_exist(document: Path) -> None:
     text = document.read_text()
     for command in re.findall(r"`alphanet ([a-z][\w-]*)", text):
-        assert command in COMMANDS, command
+        assert command in cli.COMMANDS, command
     for key in re.findall(r"(?<![\w.])((?:data|distributed|finetune|guard|log|optim|sandwich|validation)\.\w+)=", text):
         assert key in set(valid_keys()), key
 
