@@ -105,7 +105,8 @@ def banned_phrases(text: str) -> list[str]:
 
 def _words(text: str) -> str:
     """The words of a text between single spaces; punctuation becomes words of its own."""
-    return f" {' '.join(re.sub(r'([^\w\s])', r' \1 ', text).split())} "
+    words = re.sub(r"([^\w\s])", r" \1 ", text).split()
+    return f" {' '.join(words)} "
 
 
 def test_banned_phrases_are_found() -> None:

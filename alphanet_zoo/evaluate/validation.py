@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from alphanet_zoo.data.batches import TrainingBatches, evaluation_batches
 from alphanet_zoo.data.draws import torch_seed
-from alphanet_zoo.data.loader import TrainingBatches, evaluation_batches
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource, open_source
 from alphanet_zoo.errors import UsageError

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from alphanet_export.build import Source
-from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import freeze, input_preprocessing
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
@@ -165,7 +165,7 @@ def test_a_supernet_is_a_reference_once_calibrated_alike(
 ) -> None:
     supernet = fill_live(build_supernet(ALPHANET_TINY, 10)).eval()
     digest = save_net(supernet, tmp_path / "supernet.safetensors")
-    images, arch = ImageFolder(folder / "images"), ALPHANET_TINY.smallest
+    images, arch = FolderSource(folder / "images"), ALPHANET_TINY.smallest
     batches = calibration_batches(images, input_preprocessing(supernet, arch.resolution), images=20)
     source = Source(supernet, "sub", "supernet.safetensors", digest, arch)
     write_export(freeze(supernet, batches, arch=arch), source, onnx=tmp_path / "sub.onnx", verify=False)
