@@ -1,52 +1,57 @@
-"""Errors that a user can mend, each with the exit code a command ends with.
+"""Exceptions that a user can act on. Each has the exit code of a command that ends with it.
 
-A plain ``ValueError`` means 2 as well: a value out of its domain.
+A plain ``ValueError`` (a value outside its domain) also ends a command with exit code 2.
 """
 
 from __future__ import annotations
 
 
 class AlphaNetError(Exception):
-    """Failed on contents or environment: corrupt, unreadable, digest, network, disk (exit 1)."""
+    """Invalid contents or a failing environment: corrupt file, wrong digest, network, disk (exit code 1)."""
 
     exit_code = 1
 
 
 class UsageError(AlphaNetError, ValueError):
-    """Wrong command line, config or argument; a named input that does not exist (exit 2)."""
+    """Wrong command line, config or argument, or an input that does not exist (exit code 2)."""
 
     exit_code = 2
 
 
 class ParityError(AlphaNetError):
-    """An exported file does not compute what its network computes (exit 3)."""
+    """An exported file does not compute what its network computes (exit code 3)."""
 
     exit_code = 3
 
 
 class AccuracyError(AlphaNetError):
-    """Accuracy is under its floor (exit 4)."""
+    """Accuracy is below its floor (exit code 4)."""
 
     exit_code = 4
 
 
 class TargetError(AlphaNetError, ValueError):
-    """A target in MACs or milliseconds cannot be met (exit 5); a window of MACs holds no arch."""
+    """A target in MACs or milliseconds is not met, or no arch has a cost within the limits (exit code 5)."""
 
     exit_code = 5
 
 
 class MissingDependencyError(AlphaNetError, ImportError):
-    """An optional dependency is missing (exit 6)."""
+    """An optional dependency is not installed (exit code 6)."""
 
     exit_code = 6
 
     def __init__(self, package: str, extra: str) -> None:
-        """Says which ``package`` is missing and which ``extra`` of ours brings it."""
+        """Creates the message.
+
+        Args:
+            package: The package that is missing.
+            extra: The extra of ``alphanet-zoo`` that installs it.
+        """
         super().__init__(f"{package} is not installed; add it with: pip install 'alphanet-zoo[{extra}]'")
 
 
 class MissingProgramError(AlphaNetError):
-    """A program of the system that an optional part needs is missing, such as a compiler (exit 6)."""
+    """A system program that an optional feature needs, such as a compiler, is not installed (exit code 6)."""
 
     exit_code = 6

@@ -1,14 +1,24 @@
-"""Writing a file wholly or not at all, and telling what is in it."""
+"""Atomic writing of files and folders, and digests of files."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from alphanet_zoo.errors import UsageError
+
+_LONGEST_NAME = 255
+"""Bytes of a file name that file systems accept."""
+_LONGEST_PART = 24
+"""Characters of a name that a temporary name repeats, at up to 4 bytes each."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -17,26 +27,70 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+    """Checks that a file or folder can be created at ``path`` or replace what is there. Writes nothing.
+
+    Args:
+        path: The file or folder to write. Missing parent folders are allowed.
+        folder: Whether ``path`` is a folder.
+
+    Raises:
+        UsageError: ``path`` exists and is of another kind, its name is too long, or it lies below a file or in a
+            folder without write permission.
+    """
+    place = Path(path)
+    if len(os.fsencode(place.name)) > _LONGEST_NAME:
+        raise UsageError(f"the name of {place} is longer than {_LONGEST_NAME} bytes; pass a shorter name")
+    _check_kind(place, folder=folder)
+    real = Path(os.path.realpath(place))
+    nearest = real if folder and real.is_dir() else next(parent for parent in real.parents if parent.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{place} lies below {nearest}, which is a file; pass another path")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{place} lies in {nearest}, which is not writable; pass another path")
+
+
+def _check_kind(path: Path, *, folder: bool) -> None:
+    """Raises a `UsageError` if ``path`` exists and is not a regular file (``folder``: not a folder)."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if folder and not stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is not a folder; pass the path of a folder")
+    if not folder and stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder; pass the path of a file")
+    if not folder and not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is a device, pipe or socket; pass the path of a regular file")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``; what is written there takes its place, or leaves no trace.
+    """Yields a temporary path beside ``path`` and moves that file to ``path`` if the block succeeds.
 
-    The file is fsynced and renamed, and its folder fsynced, when the block ends; where it raises, the temporary
-    file is removed and ``path`` is as it was. The folder is made where it is missing.
+    The file is flushed to disk and renamed when the block ends. If the block raises, the temporary file is removed
+    and ``path`` is unchanged. Missing parent folders are created. If ``path`` is a symbolic link, the file that it
+    points to is replaced.
+
+    Raises:
+        UsageError: ``path`` is a folder, device, pipe or socket.
+        OSError: The file cannot be written; ``filename`` is ``path``, not the temporary file.
     """
-    target = Path(path)
+    _check_kind(Path(path), folder=False)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=f".tmp{target.suffix}", dir=target.parent)
+    with _errors_naming(path):
+        handle, name = tempfile.mkstemp(*_temporary_name(target), target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with _errors_naming(path, temporary):
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            _sync(temporary)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
@@ -44,37 +98,77 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The same for a folder with all that is in it: gives an empty one beside ``path``.
+    """Yields an empty temporary folder beside ``path`` and moves it to ``path`` if the block succeeds.
 
-    A folder that was there is moved aside first, for a rename replaces no folder that is not empty.
+    An existing folder at ``path`` is replaced with all its contents. If the block raises, it is unchanged.
+
+    Raises:
+        UsageError: ``path`` exists and is not a folder.
+        OSError: The folder cannot be written.
     """
-    target = Path(path)
+    _check_kind(Path(path), folder=True)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    with _errors_naming(path):
+        work = Path(tempfile.mkdtemp(*_temporary_name(target), target.parent))
     new, old = work / "new", work / "old"
     try:
-        new.mkdir()
-        yield new
-        for file in (entry for entry in new.rglob("*") if entry.is_file()):
-            with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
-        if target.exists():
-            target.replace(old)
-        try:
-            new.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
+        with _errors_naming(path, work):
+            new.mkdir()
+            yield new
+            for file in (entry for entry in new.rglob("*") if entry.is_file()):
+                _sync(file)
+            if target.exists():  # A rename does not replace a folder that is not empty.
+                target.replace(old)
+            try:
+                new.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def _temporary_name(target: Path) -> tuple[str, str]:
+    """Suffix and prefix of a temporary file for ``target``; the ending is kept, because some writers need it."""
+    return f".tmp{target.suffix[:_LONGEST_PART]}", f".{target.stem[:_LONGEST_PART]}."
+
+
+@contextmanager
+def _errors_naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
+    """Makes errors about the temporary file, and disk errors without a file name, name the file asked for."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and os.strerror(errno.ENOSPC) in str(error):  # From shutil, or a library in C++ or Rust.
+            number = errno.ENOSPC
+        elif not isinstance(error, OSError) or not (temporary is None or _concerns(error, temporary)):
+            raise
+        raise OSError(number, os.strerror(number or 0), os.fspath(path)) from error
+
+
+def _concerns(error: OSError, temporary: Path) -> bool:
+    """Whether an error is about writing ``temporary`` (or a file in that folder)."""
+    names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if any(name == temporary or temporary in name.parents for name in names):
+        return True
+    return not names and error.errno in _DISK_ERRORS
+
+
+def _sync(file: Path) -> None:
+    """Flushes a file's content to disk."""
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk, if its file system and permissions allow that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -14,7 +14,6 @@ import torch
 from cifar_report import ablation_table, evaluation_table
 from cifar_work import LOSSES, Work, open_work, resume_me
 
-from alphanet_zoo.cli.search import search
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import ImageSource, split_hold_out
 from alphanet_zoo.errors import UsageError
@@ -22,6 +21,7 @@ from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.search.pareto import best_of_ranges
+from alphanet_zoo.search.run import search
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.space import SearchSpace

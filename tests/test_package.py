@@ -81,6 +81,7 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     templates = ROOT / "export/alphanet_export/verify/templates"
     assert {f"alphanet_export/verify/templates/{path.name}" for path in templates.iterdir()} <= names
     assert {"alphanet_zoo/nn/kernels.cpp", "alphanet_export/writers/web/index.html"} <= names
+    assert "alphanet = alphanet_zoo.cli.main:main" in entry_points
     for command in ("train", "search", "export", "verify", "convert"):
         assert f"alphanet-{command} = alphanet_zoo.cli.{command}:main" in entry_points
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]

@@ -1,1 +1,1 @@
-"""The commands: one thin file each."""
+"""The commands: one thin file for each subcommand of ``alphanet``."""

@@ -1,24 +1,29 @@
-"""What every command shares: its parser, its exit codes, its one line of error."""
+"""What all commands share: the parser, exit codes, output, error messages, and types of arguments."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from alphanet_zoo import __version__
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are `UsageError`, and which knows ``--debug`` and ``--version``."""
+    """An argument parser with ``--debug`` and ``--version`` whose errors are `UsageError`.
+
+    The parsed arguments have ``prog``, the name of the command as the user typed it.
+    """
 
     def __init__(self, prog: str, description: str, *, epilog: str | None = None) -> None:
-        """A parser for the command ``prog``."""
+        """Creates the parser of the command ``prog``."""
         super().__init__(
             prog=prog,
             description=description,
@@ -27,14 +32,19 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.add_argument("--version", action="version", version=f"{prog} {__version__}")
-        self.add_argument("--debug", action="store_true", help="show a traceback where something fails")
+        self.add_argument("--debug", action="store_true", help="print a traceback on errors")
+        self.set_defaults(prog=prog)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses a command line."""
+        return self.parse_args(argv)
 
     def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage: an error is one line."""
+        """Raises instead of printing the usage: an error message is one line."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """Keeps the words of a `UsageError` that an argument's type raises; argparse drops a ValueError's."""
+        """Keeps the message of a `UsageError` that an argument's type raises; argparse drops it."""
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
@@ -42,19 +52,30 @@ class CommandParser(argparse.ArgumentParser):
                 raise argparse.ArgumentError(action, str(error.__context__)) from error
             raise
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints help and version like all other output."""
+        if message:
+            _write(file or sys.stdout, message)
+
 
 def run_command(
     parser: CommandParser, action: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Parses ``argv``, runs ``action`` and returns the exit code; an error becomes one line on standard error.
+    """Parses ``argv``, runs ``action`` and returns the exit code. An error becomes one line on standard error.
 
-    Codes: 0 done; 1 failed on contents or environment; 2 wrong command line or config; 3 parity broken;
-    4 accuracy under its floor; 5 a target cannot be met; 6 an optional dependency missing; 130 interrupted.
-    With ``--debug`` the traceback comes before that line.
+    Exit codes: 0 success; 1 invalid contents or environment; 2 wrong command line or config; 3 parity broken;
+    4 accuracy below its floor; 5 a target not met; 6 an optional dependency missing; 130 interrupted.
+    With ``--debug`` a traceback precedes that line.
+
+    Args:
+        parser: The command's parser.
+        action: Does the work; returns an exit code, or None for 0.
+        argv: The arguments; None takes those of the process.
     """
+    open_missing_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return action(parser.parse_args(arguments)) or 0
+        return action(parser.parse(arguments)) or 0
     except KeyboardInterrupt:
         code, message = 130, "interrupted"
     except AlphaNetError as error:
@@ -64,55 +85,152 @@ def run_command(
         code, message = 2, str(error)
         _traceback_if("--debug" in arguments)
     except OSError as error:
-        code, message = 1, f"{type(error).__name__}: {error}"
-        if error.filename is not None and error.strerror:
-            message = f"{error.filename}: {error.strerror.lower()}; give a path that exists and may be read or written"
+        code, message = 1, _described(error)
         _traceback_if("--debug" in arguments)
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"
         _traceback_if("--debug" in arguments)
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    _write(sys.stderr, f"{parser.prog}: error: {' '.join(message.split())}\n")
     return code
 
 
+def say(text: str, *, required: bool = False) -> None:
+    """Prints a line to standard output.
+
+    A closed pipe ends the output silently. Characters that the terminal cannot display are printed as escapes. So
+    neither changes the exit code or the files of a command.
+
+    Args:
+        text: One or more lines, without the last newline.
+        required: Whether the output is the command's result, so that any other failure to print is an error.
+
+    Raises:
+        AlphaNetError: ``required``, and standard output cannot be written, for example because the disk is full.
+    """
+    error = _write(sys.stdout, f"{text}\n")
+    if error is None or error.errno in (errno.EPIPE, errno.EBADF):
+        return
+    message = f"cannot write to standard output: {error.strerror or error}"
+    if required:
+        raise AlphaNetError(message)
+    _write(sys.stderr, f"{message}\n")
+
+
+def note(prog: str, text: str) -> None:
+    """Prints one line to standard error, which begins with the command's name."""
+    _write(sys.stderr, f"{prog}: {text}\n")
+
+
+def deprecated(old: str, new: str) -> None:
+    """Prints that the spelling ``old`` of a command is replaced by ``new``."""
+    note(old.split()[0], f"note: '{old}' is deprecated and will be removed in the next release; use '{new}'")
+
+
+def open_missing_streams() -> None:
+    """Opens the null device as each standard stream that was closed when the process started.
+
+    Otherwise the next file to be opened would take the stream's number, and receive what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))
+
+
+def _write(stream: TextIO | None, text: str) -> OSError | None:
+    """Writes and flushes ``text``; returns the error if that fails. The stream then goes to the null device."""
+    if stream is None or stream.closed:
+        return None
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # Python flushes the stream again at exit, and that must not fail.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return error
+    return None
+
+
+def _described(error: OSError) -> str:
+    """The message of an error of the operating system: the path, what is wrong with it, and what to do."""
+    if error.filename is None or not error.strerror:
+        return f"{type(error).__name__}: {error}"
+    remedy = "pass a path that exists and that you may read or write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space there, or use another disk (for temporary files: set TMPDIR)"
+    return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}; {remedy}"
+
+
 def _traceback_if(wanted: bool) -> None:
-    """Prints the current exception's traceback where ``--debug`` asks for it."""
+    """Prints the traceback of the current exception if ``wanted``."""
     if wanted:
         import traceback
 
-        traceback.print_exc()
+        _write(sys.stderr, traceback.format_exc())
 
 
 def existing_path(text: str) -> Path:
     """An argparse type: a path that exists.
 
     Raises:
-        UsageError: It does not.
+        UsageError: It does not exist.
     """
     path = Path(text)
     if not text or not path.exists():
-        raise UsageError(f"{text!r} does not exist; give a file or folder that does")
+        raise UsageError(f"{text!r} does not exist; pass an existing file or folder")
     return path
 
 
-def check_place(path: Path, flag: str) -> None:
-    """Refuses a file to write that cannot be, before the work whose result it is to hold.
+def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
+    """Checks that a result can be written, before the work that produces it.
+
+    Args:
+        path: The file, or the folder, to write.
+        flag: The option that names it, for the message.
+        folder: Whether it is a folder.
 
     Raises:
-        UsageError: It lies below a file, or in a folder that may not be written.
+        UsageError: It cannot be written: see `alphanet_zoo.files.check_writable`.
     """
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not nearest.is_dir():
-        raise UsageError(f"{flag} {path} lies below {nearest}, which is a file; give another place")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {path} lies in {nearest}, which may not be written; give another place")
+    from alphanet_zoo.files import check_writable
+
+    try:
+        check_writable(path, folder=folder)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def check_places(places: Mapping[str, Path | None]) -> None:
+    """Checks every file that a command will write, before the work.
+
+    Args:
+        places: The files by the option that names them; None for an option that is not used.
+
+    Raises:
+        UsageError: A file cannot be written, or two options name the same file.
+    """
+    seen: dict[str, str] = {}
+    for flag, path in places.items():
+        if path is None:
+            continue
+        check_place(path, flag)
+        real = os.path.realpath(path)
+        if real in seen:
+            raise UsageError(f"{seen[real]} and {flag} both name {path}; pass two different files")
+        seen[real] = flag
 
 
 def parse_macs(text: str) -> tuple[float, float]:
-    """A budget such as ``444M``, ``0.5G`` or ``203389568``: (MACs, the worth of its last written digit).
+    """An argparse type: a budget such as ``444M``, ``0.5G`` or ``203389568``.
+
+    Returns:
+        The budget in MACs, and the value of one unit of its last written digit.
 
     Raises:
-        UsageError: Not a positive number with an optional K, M or G.
+        UsageError: It is not a positive number with an optional K, M or G.
     """
     number, scale = text.strip(), 1.0
     if number[-1:].upper() in ("K", "M", "G"):
@@ -120,7 +238,7 @@ def parse_macs(text: str) -> tuple[float, float]:
         number = number[:-1]
     digits = number.replace(".", "", 1)
     if not (digits.isascii() and digits.isdigit()) or float(number) <= 0:
-        raise UsageError(f"{text!r} is no budget of MACs; give a positive number such as 444M or 0.5G")
+        raise UsageError(f"{text!r} is not a budget of MACs; pass a positive number such as 444M or 0.5G")
     decimals = len(number.partition(".")[2])
     return float(number) * scale, scale / 10**decimals
 
@@ -129,11 +247,11 @@ def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not.
     """
     number = natural_int(text)
     if number < 1:
-        raise UsageError(f"{text!r} is not a positive integer; give 1 or more")
+        raise UsageError(f"{text!r} is not a positive integer; pass 1 or more")
     return number
 
 
@@ -141,7 +259,7 @@ def natural_int(text: str) -> int:
     """An argparse type: an integer of at least 0.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not.
     """
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"{text!r} is not a positive integer or zero")
@@ -152,7 +270,7 @@ def positive_float(text: str) -> float:
     """An argparse type: a finite number above 0.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not.
     """
     number = _as_float(text)
     if not 0 < number < math.inf:
@@ -164,7 +282,7 @@ def percentage(text: str) -> float:
     """An argparse type: a number from 0 to 100.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not.
     """
     number = _as_float(text)
     if not 0 <= number <= 100:
@@ -173,7 +291,7 @@ def percentage(text: str) -> float:
 
 
 def _as_float(text: str) -> float:
-    """The number in a text, NaN where there is none."""
+    """The number in ``text``, or NaN if there is none."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``alphanet-export``: a model or an arch to files that deploy, each of which has been checked."""
+"""``alphanet export``: from a model or an arch to files for deployment, each of which is checked."""
 
 from __future__ import annotations
 
@@ -6,65 +6,89 @@ import argparse
 import contextlib
 import gc
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphanet_export.formats import FORMATS, check_formats
-from alphanet_zoo.cli.command import run_command
-from alphanet_zoo.cli.export_folders import file_places, write_folders
-from alphanet_zoo.cli.export_int8 import int8_rows, write_int8_files
-from alphanet_zoo.cli.export_options import build_parser, check_arguments, output_files, wanted_formats
+from alphanet_zoo.cli.command import note, run_command, say
+from alphanet_zoo.cli.export_options import (
+    DEFAULT_MAX_DROP,
+    check_arguments,
+    folders_only,
+    make_parser,
+    output_files,
+    wanted_formats,
+)
 
 if TYPE_CHECKING:
     from alphanet_export.build import Source
     from alphanet_export.freeze import FrozenNet
+    from alphanet_export.quantize.writing import WrittenInt8
     from alphanet_export.write import Written
 
+__all__ = ["main", "make_parser", "run"]
 
-def export(args: argparse.Namespace) -> None:
-    """Runs the command."""
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Disables the search for reference cycles: a sixth of the time of this short command (benchmarks/RESULTS.md)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_collection()
+def run(args: argparse.Namespace) -> int:
+    """Builds the network, writes the files, and prints a summary."""
     check_arguments(args)
-    name, notes = None, []
-    if args.model is not None:
-        from alphanet_zoo.zoo.names import find_member
-
-        name = find_member(args.model).name
-    elif args.flops is not None:
-        from alphanet_export.select import select_member
-
-        budget, digit = args.flops
-        selection = select_member(budget, digit, args.family or "imagenet")
-        name = selection.member.name
-        notes += [selection.note] if selection.note else []
-    files = output_files(args.output, name or args.arch.stem, wanted_formats(args))
+    name, notes = _chosen(args)
+    files = output_files(args.output, name or args.arch.stem, wanted_formats(args), int8=args.quantize is not None)
 
     from alphanet_export.build import named_source, supernet_source
-    from alphanet_export.write import write_export
 
     if name is None:
         source = supernet_source(args.arch, args.supernet, args.num_classes)
     else:
         source = named_source(name, args.weights, args.num_classes)
-    size, resolution = args.img_size, (source.arch or source.net.arch).resolution
-    check_formats(files, dynamic_batch=args.dynamic_batch, resizes=size not in (None, resolution))
+    resolution = (source.arch or source.net.arch).resolution
+    check_formats(files, dynamic_batch=args.dynamic_batch, resizes=args.img_size not in (None, resolution))
     frozen = _frozen(args, source)
     if args.quantize is None:
-        with file_places(args, files) as places:
-            written = write_export(frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify,
-                                   seed=args.seed)  # fmt: skip
-            written = write_folders(args, written, places, files)
-        checked, sizes = {"parity": _parity(written)}, written.sizes
+        written, sizes = _write(args, frozen, source, files)
+        checked = {"parity": _parity(written)}
     else:
-        int8 = write_int8_files(args, frozen, source, files)
-        checked, sizes = int8_rows(int8), int8.sizes
-    for note in notes + _remarks(frozen):
-        print(f"alphanet-export: note: {note}", file=sys.stderr)
-    print(_summary(frozen, source, checked, sizes))
+        int8 = _write_int8(args, frozen, source, files)
+        checked, sizes = _int8_rows(int8), int8.sizes
+        notes += [f"{each}: {text}" for each, log in int8.logs.items() for text in log.notes()]
+    for text in notes + _remarks(frozen):
+        note(args.prog, f"note: {text}")
+    say(_summary(frozen, source, checked, sizes))
+    return 0
+
+
+def _chosen(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """The name of the model (None for an arch), and notes on the choice."""
+    if args.model is not None:
+        from alphanet_zoo.zoo.names import find_member
+
+        return find_member(args.model).name, []
+    if args.flops is not None:
+        from alphanet_export.select import select_member
+
+        budget, digit = args.flops
+        selection = select_member(budget, digit, args.family or "imagenet")
+        return selection.member.name, [selection.note] if selection.note else []
+    return None, []
 
 
 def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
-    """The frozen net, calibrated where images are given."""
+    """The frozen network, calibrated if there are images."""
     from alphanet_export.freeze import freeze, input_preprocessing
     from alphanet_zoo.data.calibration import PUBLISHED_IMAGES, calibration_batches
     from alphanet_zoo.data.folder import FolderSource
@@ -83,18 +107,59 @@ def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
     return freeze(net, batches, arch=source.arch, img_size=args.img_size, dynamic_batch=args.dynamic_batch)
 
 
+def _write(
+    args: argparse.Namespace, frozen: FrozenNet, source: Source, files: Mapping[str, Path]
+) -> tuple[Written, Mapping[Path, int]]:
+    """Writes the files and folders; returns what was measured, and the sizes of what the user asked for."""
+    from alphanet_export.write import write_export
+
+    with contextlib.ExitStack() as stack:
+        places, sizes = dict(files), dict[Path, int]()
+        if folders_only(args):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alphanet-export-")))
+            places = {name: folder / path.name for name, path in files.items()}
+        written = write_export(
+            frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed
+        )
+        if not folders_only(args):
+            sizes.update(written.sizes)
+        if args.web is not None:
+            from alphanet_export.writers.to_web import write_web
+
+            sizes[Path(args.web)] = sum(write_web(places["onnx"], args.web, args.ort_web).values())
+        if args.model_repository is not None:
+            from alphanet_export.writers.serving import write_repository
+
+            made = write_repository(places["onnx"], args.model_repository, max_batch=args.max_batch)
+            sizes[next(path.parent for path in made if path.name == "config.pbtxt")] = sum(made.values())
+    return written, sizes
+
+
+def _write_int8(args: argparse.Namespace, frozen: FrozenNet, source: Source, files: Mapping[str, Path]) -> WrittenInt8:
+    """Quantizes and writes."""
+    from alphanet_export.quantize.writing import write_int8
+    from alphanet_zoo.data.folder import FolderSource
+
+    return write_int8(
+        frozen, FolderSource(args.calib_data), source, **files,
+        max_drop=DEFAULT_MAX_DROP if args.max_drop is None else args.max_drop, reduce_range=args.reduce_range,
+        opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
+        labels_by_position=args.labels_by_position,
+    )  # fmt: skip
+
+
 def _remarks(frozen: FrozenNet) -> list[str]:
-    """What a user of this file should know beside the summary."""
+    """Notes on the network's statistics."""
     if frozen.net.calibration == "random":
-        return ["the weights are random, made up for timing; what the file says of images means nothing"]
+        return ["the weights are random, for measuring time; the results for images are meaningless"]
     if frozen.net.calibration in ("checkpoint", "sliced"):
-        return ["the batch-norm statistics are the published checkpoint's, as they are; the published accuracy was "
-                "measured after calibration: --calib-data FOLDER does that"]  # fmt: skip
+        return ["the batch-norm statistics are those of the published checkpoint; the published accuracy was measured "
+                "after calibration, which --calib-data FOLDER does"]  # fmt: skip
     return []
 
 
 def _summary(frozen: FrozenNet, source: Source, checked: Mapping[str, str], sizes: Mapping[Path, int]) -> str:
-    """What was exported, for a person."""
+    """What was exported, as text."""
     from alphanet_export.metadata import facts
 
     values, size = facts(frozen, source), frozen.preprocessing.input_size
@@ -114,31 +179,28 @@ def _summary(frozen: FrozenNet, source: Source, checked: Mapping[str, str], size
 
 
 def _parity(written: Written) -> str:
-    """What is known of whether the files compute what the net computes."""
-    parts = [f"{FORMATS[name].title} was not run (macOS alone can), its graph was checked" for name in written.unrun]
+    """Whether the files compute what the network computes, as text."""
+    parts = [f"{FORMATS[name].title} was not run (it requires macOS); its graph was checked" for name in written.unrun]
     errors = [f"{parity.max_relative_error:.1e} in {FORMATS[name].title}" for name, parity in written.parities.items()]
     if errors:
         images = next(iter(written.parities.values())).images
-        parts.insert(0, f"largest relative error {', '.join(errors)}, on {images} made-up images")
+        parts.insert(0, f"largest relative error {', '.join(errors)}, on {images} synthetic images")
     return "; ".join(parts) or "not measured (--skip-verify)"
 
 
+def _int8_rows(written: WrittenInt8) -> dict[str, str]:
+    """The accuracy of int8, and the parity of the float32 graph, as lines of the summary."""
+    rows = {"parity": "not measured (--skip-verify)"}
+    if written.parity is not None:
+        rows["parity"] = f"largest relative error {written.parity.max_relative_error:.1e} before int8, in ONNX Runtime"
+    for name, log in written.logs.items():
+        rows[name] = f"int8: {log.verdict}"
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``alphanet-export``; returns its exit code."""
-    with _no_collection():
-        return run_command(build_parser(), export, argv)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Spares a short command the search for reference cycles: a sixth of its time (benchmarks/RESULTS.md)."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    """``alphanet-export``; returns its exit code."""
+    return run_command(make_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line of ``alphanet-export``, checked before anything heavy is loaded."""
+"""The options of ``alphanet export``, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -6,146 +6,236 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from alphanet_export.formats import FORMATS, check_formats, parse_formats
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, natural_int, parse_macs, positive_int
-from alphanet_zoo.cli.export_folders import check_folder_options, folder_options
-from alphanet_zoo.cli.export_int8 import check_int8_options, int8_options
+from alphanet_export.formats import FORMATS, INT8_LOG_ENDING, check_formats, parse_formats
+from alphanet_zoo.cli.command import (
+    CommandParser,
+    check_place,
+    existing_path,
+    natural_int,
+    parse_macs,
+    percentage,
+    positive_int,
+)
 from alphanet_zoo.errors import UsageError
 
-_EPILOG = """examples:
-  alphanet-export --flops 444M --onnx                      the most accurate model within 444 M MACs
-  alphanet-export --model alphanet_a4 --weights a4.safetensors -o build/
-  alphanet-export --model alphanet_a4 --weights random     for timing: the weights are made up
-  alphanet-export --arch arch.json --supernet supernet.safetensors --calib-data train/ -o subnet.onnx
-  alphanet-export --model alphanet_a4 --weights a4.safetensors --format onnx,openvino,executorch,coreml,pt2,aoti
-  alphanet-export --model alphanet_a4 --weights a4.safetensors --quantize int8 --calib-data train/ -o a4.onnx
-  alphanet-export --model alphanet_a4 --weights a4.safetensors --web page/ --model-repository models/
+EPILOG = """examples:
+  %(prog)s --flops 444M --onnx                      the most accurate model within 444 M MACs
+  %(prog)s --model alphanet_a4 --weights a4.safetensors -o build/
+  %(prog)s --model alphanet_a4 --weights random     for measuring time: the weights are random
+  %(prog)s --arch arch.json --supernet supernet.safetensors --calib-data train/ -o subnet.onnx
+  %(prog)s --model alphanet_a4 --weights a4.safetensors --format onnx,openvino,executorch,coreml,pt2,aoti
+  %(prog)s --model alphanet_a4 --weights a4.safetensors --quantize int8 --calib-data train/ -o a4.onnx
+  %(prog)s --model alphanet_a4 --weights a4.safetensors --web page/ --model-repository models/
 """
 
 MAX_IMAGE_SIZE = 4096
-"""The largest side of an exported input, in pixels: beyond it a slip of the keyboard is likelier than an image."""
+"""Maximum side of an exported input, in pixels; larger values are assumed to be typing errors."""
+DEFAULT_MAX_DROP = 0.5
+"""Points of top-1 that int8 may lose."""
+INT8_FORMATS = ("onnx", "openvino")
+"""The formats that can be int8."""
 
 
-def build_parser() -> CommandParser:
+def make_parser(prog: str = "alphanet-export") -> CommandParser:
     """The command's parser."""
-    description = "Writes a model to files, and shows that each computes what PyTorch does."
-    parser = CommandParser("alphanet-export", description, epilog=_EPILOG)
-    what = parser.add_argument_group("what to export (one of them)").add_mutually_exclusive_group(required=True)
+    description = "Write a model to files for deployment, and check that each computes what PyTorch computes."
+    parser = CommandParser(prog, description, epilog=EPILOG)
+    what = parser.add_argument_group("what to export (one of these)").add_mutually_exclusive_group(required=True)
     what.add_argument("--flops", type=parse_macs, metavar="BUDGET",
-                      help="the most accurate published model within this many MACs (multiply-accumulates, which the "
-                           "field calls FLOPs), compared at the last digit written: 444M, 0.5G")  # fmt: skip
+                      help="the most accurate published model within this many MACs (multiply-accumulates, called "
+                           "FLOPs in the literature), compared at the last digit written: 444M, 0.5G")  # fmt: skip
     what.add_argument("--model", metavar="NAME", help="a model by name, such as alphanet_a4")
-    what.add_argument(
-        "--arch", type=existing_path, metavar="JSON", help="a subnet of --supernet, in the published form"
-    )
+    what.add_argument("--arch", type=existing_path, metavar="JSON", help="the arch of a subnet of --supernet, in the "
+                      "published form")  # fmt: skip
     _add_weights(parser)
-    _add_output(parser)
-    int8_options(parser)
-    folder_options(parser)
+    _add_files(parser)
+    _add_int8(parser)
+    _add_folders(parser)
     return parser
 
 
 def _add_weights(parser: CommandParser) -> None:
-    """The options on weights and statistics."""
-    group = parser.add_argument_group("weights and statistics")
-    group.add_argument("--family", metavar="NAME", help="family that --flops chooses from (default: imagenet)")
-    group.add_argument("--weights", metavar="PATH|REPO|random",
-                       help="a .safetensors file, a save_pretrained folder, a Hub repository, or made-up values for "
-                            "timing (default: the published weights)")  # fmt: skip
-    group.add_argument("--supernet", type=existing_path, metavar="CKPT",
-                       help="with --arch: a supernet's .safetensors, the folder of an alphanet-train run, or the "
-                            "published checkpoint")  # fmt: skip
-    group.add_argument("--num-classes", type=positive_int, metavar="N", help="classes that the weights must have")
-    group.add_argument("--calib-data", type=existing_path, metavar="FOLDER",
-                       help="training images, a folder a class, to take batch norm's statistics from; needed where "
-                            "the weights come without statistics of their own")  # fmt: skip
-    group.add_argument("--calib-images", type=positive_int, metavar="N",
-                       help="how many of them, in batches of 256 (default: 16384, as published)")  # fmt: skip
-    group.add_argument("--calib-augment", action=argparse.BooleanOptionalAction, default=None,
-                       help="vary them as the published training does (default: in the ImageNet space)")  # fmt: skip
+    """Adds the options of weights and batch-norm statistics."""
+    add = parser.add_argument_group("weights and batch-norm statistics").add_argument
+    add("--family", metavar="NAME", help="the family that --flops chooses from (default: imagenet)")
+    add("--weights", metavar="PATH|REPO|random",
+        help="a .safetensors file, a save_pretrained folder, a Hub repository, or random weights for measuring "
+             "time (default: the published weights)")  # fmt: skip
+    add("--supernet", type=existing_path, metavar="CKPT",
+        help="with --arch: a supernet's .safetensors file, the folder of a training run, or the published "
+             "checkpoint")  # fmt: skip
+    add("--num-classes", type=positive_int, metavar="N", help="number of classes that the weights must have")
+    add("--calib-data", type=existing_path, metavar="FOLDER",
+        help="training images, one folder per class, to compute batch-norm statistics from; required if the weights "
+             "have none of their own")  # fmt: skip
+    add("--calib-images", type=positive_int, metavar="N",
+        help="number of these images, in batches of 256 (default: 16384, as published)")  # fmt: skip
+    add("--calib-augment", action=argparse.BooleanOptionalAction, default=None,
+        help="augment them as in the published training (default: in the ImageNet space)")  # fmt: skip
 
 
-def _add_output(parser: CommandParser) -> None:
-    """The options on the files."""
-    group = parser.add_argument_group("files")
-    group.add_argument("--format", type=parse_formats, default=(), metavar="LIST",
-                       help=f"what to write, with commas between: {', '.join(FORMATS)} (default: onnx)")  # fmt: skip
-    group.add_argument("--onnx", action="store_true", help="the same as --format onnx")
-    group.add_argument("--pt2", action="store_true", help="the same as --format pt2: PyTorch's ExportedProgram")
-    group.add_argument("-o", "--output", metavar="PATH",
-                       help="a file, or a folder, existing or ending in / (default: <model>.* here)")  # fmt: skip
-    group.add_argument("--img-size", type=positive_int, metavar="PIXELS",
-                       help="side of the input; another than the arch's resolution is resized in the graph, as "
-                            "published with 224 (default: the resolution)")  # fmt: skip
-    group.add_argument("--dynamic-batch", action="store_true", help="take any number of images (default: one)")
-    group.add_argument("--opset", type=positive_int, metavar="N", help="ONNX opset (default: 18)")
-    group.add_argument("--skip-verify", action="store_true", help="do not compare the files with PyTorch")
-    group.add_argument("--seed", type=natural_int, default=0, metavar="N",
-                       help="of the calibration's draws and the images that parity is measured on")  # fmt: skip
+def _add_files(parser: CommandParser) -> None:
+    """Adds the options of the files."""
+    add = parser.add_argument_group("files").add_argument
+    add("--format", type=parse_formats, default=(), metavar="LIST",
+        help=f"formats, separated by commas: {', '.join(FORMATS)} (default: onnx)")  # fmt: skip
+    add("--onnx", action="store_true", help="the same as --format onnx")
+    add("--pt2", action="store_true", help="the same as --format pt2: PyTorch's ExportedProgram")
+    add("-o", "--output", metavar="PATH",
+        help="a file, or a folder that exists or ends in / (default: <model>.* in this folder)")  # fmt: skip
+    add("--img-size", type=positive_int, metavar="PIXELS",
+        help="side of the input; if it is not the arch's resolution, the graph resizes, as published with 224 "
+             "(default: the resolution)")  # fmt: skip
+    add("--dynamic-batch", action="store_true", help="accept any number of images (default: one)")
+    add("--opset", type=positive_int, metavar="N", help="ONNX opset, 18 to 24 (default: 18)")
+    add("--skip-verify", action="store_true", help="do not compare the files with PyTorch")
+    add("--seed", type=natural_int, default=0, metavar="N",
+        help="seed of the calibration images and of the images that parity is measured on (default: 0)")  # fmt: skip
+
+
+def _add_int8(parser: CommandParser) -> None:
+    """Adds the options of int8."""
+    add = parser.add_argument_group("int8 (docs/quantize.md)").add_argument
+    add("--quantize", choices=("int8",),
+        help="write int8: QDQ for ONNX Runtime, or NNCF for OpenVINO. --calib-data is used for calibration and to "
+             "measure accuracy; nothing is written if accuracy drops too much")  # fmt: skip
+    add("--max-drop", type=percentage, metavar="POINTS",
+        help=f"points of top-1 that int8 may lose (default: {DEFAULT_MAX_DROP})")  # fmt: skip
+    add("--labels-by-position", action="store_true",
+        help="class i of --data and --calib-data is output i of the network, whatever their names (default: matched by "
+             "name, unless the network has no labels)")  # fmt: skip
+    add("--reduce-range", action=argparse.BooleanOptionalAction, default=None,
+        help="7-bit weights, for CPUs without VNNI, whose 8-bit kernels saturate (default: as this CPU "
+             "needs)")  # fmt: skip
+
+
+def _add_folders(parser: CommandParser) -> None:
+    """Adds the options of folders that contain the ONNX file."""
+    add = parser.add_argument_group("folders with the ONNX file (used alone, they write no file here)").add_argument
+    add("--web", metavar="DIR", help="write a web page that classifies images in the browser, with its serve.py")
+    add("--ort-web", type=Path, metavar="PATH",
+        help="with --web: the unpacked npm package onnxruntime-web (default: npm downloads it)")  # fmt: skip
+    add("--model-repository", metavar="DIR",
+        help="write an entry of a Triton or KServe model repository: DIR/<model>/config.pbtxt and the "
+             "file")  # fmt: skip
+    add("--max-batch", type=positive_int, metavar="N",
+        help="with --model-repository and --dynamic-batch: maximum number of images that the server batches "
+             "(default: 32)")  # fmt: skip
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuses options that do not go together.
+    """Refuses combinations of options that cannot work.
 
     Raises:
         UsageError: Names them.
         MissingDependencyError: A format needs a package that is not installed.
-        MissingProgramError: A format needs a compiler that is not installed.
+        MissingProgramError: A format needs a compiler, or ``--web`` needs npm, and it is not installed.
     """
+    formats = wanted_formats(args)
     _check_source(args)
     _check_statistics(args)
-    _check_files(args)
+    _check_files(args, formats)
+    _check_folders(args, formats)
+    _check_int8(args, formats)
 
 
 def _check_source(args: argparse.Namespace) -> None:
-    """The options on what to export."""
+    """Checks the options on what to export."""
     if (args.arch is None) != (args.supernet is None):
-        raise UsageError("--arch and --supernet go together: a subnet's arch, and the supernet with its weights")
+        raise UsageError("--arch and --supernet require each other: the arch of a subnet, and the supernet's weights")
     if args.arch is not None and args.weights is not None:
-        raise UsageError("--weights goes with --model or --flops; with --arch the weights are --supernet's")
+        raise UsageError("--weights requires --model or --flops; with --arch the weights are those of --supernet")
     if args.family is not None and args.flops is None:
-        raise UsageError("--family goes with --flops")
+        raise UsageError("--family requires --flops")
 
 
 def _check_statistics(args: argparse.Namespace) -> None:
-    """The options on calibration."""
+    """Checks the options of calibration."""
     if args.calib_data is None and (args.calib_images is not None or args.calib_augment is not None):
-        raise UsageError("--calib-images and --calib-augment go with --calib-data")
+        raise UsageError("--calib-images and --calib-augment require --calib-data")
     if args.calib_data is not None and not args.calib_data.is_dir():
-        raise UsageError(f"{args.calib_data} is no folder; give one with a folder a class, each with its images")
+        raise UsageError(f"{args.calib_data} is not a folder; pass one that has a folder of images for each class")
     if args.calib_data is not None and args.weights == "random":
-        raise UsageError("--weights random is for timing; leave --calib-data out")
+        raise UsageError("--weights random is for measuring time; leave --calib-data out")
 
 
-def _check_files(args: argparse.Namespace) -> None:
-    """The options on the files, as far as they can be checked without the arch."""
-    formats = wanted_formats(args)
+def _check_files(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Checks the options of the files, as far as possible without the arch."""
     if args.img_size is not None and args.img_size > MAX_IMAGE_SIZE:
-        raise UsageError(f"--img-size {args.img_size} is more than this network can mean; give up to {MAX_IMAGE_SIZE}")
+        raise UsageError(f"--img-size {args.img_size} is too large; pass at most {MAX_IMAGE_SIZE}")
     if args.opset is not None and "onnx" not in formats:
-        raise UsageError(f"--opset goes with --format onnx, not with --format {','.join(formats)}")
+        raise UsageError(f"--opset requires --format onnx; --format is {','.join(formats)}")
     if args.opset is not None and not 18 <= args.opset <= 24:
-        raise UsageError(f"opset {args.opset} is not supported; give 18 to 24")
+        raise UsageError(f"opset {args.opset} is not supported; pass 18 to 24")
     check_formats(formats, dynamic_batch=args.dynamic_batch)
-    check_folder_options(args, formats)
-    check_int8_options(args, formats)
+
+
+def _check_folders(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Checks ``--web`` and ``--model-repository``."""
+    if args.ort_web is not None and args.web is None:
+        raise UsageError("--ort-web requires --web")
+    if args.max_batch is not None and (args.model_repository is None or not args.dynamic_batch):
+        raise UsageError("--max-batch requires --model-repository and --dynamic-batch")
+    for flag, folder in (("--web", args.web), ("--model-repository", args.model_repository)):
+        if folder is None:
+            continue
+        if "onnx" not in formats:
+            raise UsageError(f"{flag} requires the ONNX file; add onnx to --format, or leave --format out")
+        if not folder:
+            raise UsageError(f"{flag} is empty; pass a folder")
+        check_place(Path(folder), flag, folder=True)
+    if args.web is not None:
+        from alphanet_export.writers.ort_web import check_ort_web
+
+        check_ort_web(args.ort_web)
+
+
+def _check_int8(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Checks the options of int8."""
+    if args.quantize is None:
+        if args.max_drop is not None or args.reduce_range is not None:
+            raise UsageError("--max-drop and --reduce-range require --quantize int8")
+        return
+    if args.calib_data is None:
+        raise UsageError("--quantize int8 requires images for calibration and accuracy; pass --calib-data FOLDER")
+    others = [name for name in formats if name not in INT8_FORMATS]
+    if others:
+        raise UsageError(f"--quantize int8 supports --format {' and '.join(INT8_FORMATS)}, not {others[0]}")
+    if args.web is not None or args.model_repository is not None:
+        raise UsageError("--quantize int8 does not support --web and --model-repository; pass a file with -o")
+    if "openvino" in formats:
+        from alphanet_export.packages import require_package
+
+        require_package("nncf", "openvino")
 
 
 def wanted_formats(args: argparse.Namespace) -> tuple[str, ...]:
-    """The formats asked for, in the order of `FORMATS`; ONNX where none is."""
+    """The formats asked for, in the order of `FORMATS`; ONNX by default."""
     asked = {*args.format, *(name for name in ("onnx", "pt2") if getattr(args, name))}
     return tuple(name for name in FORMATS if name in (asked or {"onnx"}))
 
 
-def output_files(output: str | None, name: str, formats: Iterable[str]) -> dict[str, Path]:
+def folders_only(args: argparse.Namespace) -> bool:
+    """Whether only folders are asked for, and no file beside them."""
+    asked = args.format or args.onnx or args.pt2 or args.output is not None
+    return not asked and (args.web is not None or args.model_repository is not None)
+
+
+def output_files(output: str | None, name: str, formats: Iterable[str], *, int8: bool = False) -> dict[str, Path]:
     """The path of each format that ``-o`` means for a model called ``name``.
 
+    Args:
+        output: The value of ``-o``.
+        name: Name of the model, for a folder.
+        formats: Keys of `FORMATS`.
+        int8: Whether a log of the quantization is written beside each file.
+
     Raises:
-        UsageError: The name's ending is not that of a format asked for, or the path cannot be.
+        UsageError: The ending is not that of one of the formats, or a file cannot be written.
     """
     wanted = [FORMATS[each] for each in formats]
     if output == "":
-        raise UsageError("-o is empty; give a file or a folder")
+        raise UsageError("-o is empty; pass a file or a folder")
     path = Path(output or ".")
     longest = max((f.ending for f in wanted if path.name.lower().endswith(f.ending)), key=len, default=None)
     is_package = longest is not None and path.suffix.lower() == ".mlpackage"
@@ -155,6 +245,11 @@ def output_files(output: str | None, name: str, formats: Iterable[str]) -> dict[
         base = path.with_name(path.name[: -len(longest)])
     else:
         endings = " or ".join(each.ending for each in wanted)
-        raise UsageError(f"-o {output} is no folder and does not end in {endings}; end a new folder's name with /")
-    check_place(base, "-o")
-    return {each.name: each.path(base) for each in wanted}
+        raise UsageError(f"-o {output} is not a folder and does not end in {endings}; end a new folder's name with /")
+    targets = {each.name: each.path(base) for each in wanted}
+    for each in wanted:
+        target = targets[each.name]
+        logs = [target.with_name(target.name + INT8_LOG_ENDING)] if int8 else []
+        for file in (*each.files(target), *logs):
+            check_place(file, "-o", folder=file.suffix == ".mlpackage")
+    return targets

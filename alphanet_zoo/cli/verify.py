@@ -1,4 +1,4 @@
-"""``alphanet-verify``: from an exported file to a report."""
+"""``alphanet verify``: from an exported file to a report."""
 
 from __future__ import annotations
 
@@ -12,110 +12,109 @@ from alphanet_export.verify.report import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
+    check_places,
+    deprecated,
     existing_path,
     percentage,
     positive_float,
     positive_int,
     run_command,
+    say,
 )
-from alphanet_zoo.cli.verify_server import refuse_server_options, server_command, server_options
-from alphanet_zoo.cli.verify_table import refuse_table_options, table_command, table_options
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
-  alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val \
-    --labels-by-position --min-top1 79.5
-  alphanet-verify best.onnx --reference best.safetensors --report report.html
-  alphanet-verify alphanet_a0.onnx --threads 1 --max-latency-ms 40
-  alphanet-verify new.onnx --vs old.onnx --max-ratio 1.02
-  alphanet-verify --all --threads 1 -o table.html
-  alphanet-verify alphanet_a4.onnx --server http://localhost:8000
+  %(prog)s alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val \\
+      --labels-by-position --min-top1 79.5
+  %(prog)s best.onnx --reference best.safetensors --report report.html
+  %(prog)s alphanet_a0.onnx --threads 1 --max-latency-ms 40
+  %(prog)s new.onnx --vs old.onnx --max-ratio 1.02
 
-The report also goes to <stem>.verify.json beside the file. Exit codes: 3 where the file does not compute what its
-reference computes, else 4 where top-1 is below --min-top1, else 5 where ONNX Runtime fuses less of the graph than it
-must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package."""
+The report is also written to <stem>.verify.json beside the file. Exit codes: 3 if the file does not compute what
+its reference computes; else 4 if top-1 is below --min-top1; else 5 if ONNX Runtime fuses less of the graph than it
+must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package.
 
-_NEEDS = (
+See also: alphanet verify-server for a model server, alphanet compare for a table of models."""
+
+_REQUIRED = (
     ("weights", "reference"),
     ("calib_data", "reference"),
     ("min_top1", "data"),
     ("limit", "data"),
     ("max_ratio", "vs"),
 )
+"""Options, and the option that each requires."""
 _OTHERS = {Path(f"model{each.ending}").suffix for each in FORMATS.values()} - {".onnx"}
-"""Endings of the files of `alphanet-export` that ONNX Runtime does not run."""
+"""Endings of exported files that ONNX Runtime does not read."""
 
 
-def make_parser() -> CommandParser:
+def make_parser(prog: str = "alphanet-verify") -> CommandParser:
     """The command's parser."""
     parser = CommandParser(
-        "alphanet-verify",
+        prog,
         "Measure an exported ONNX file: parity with PyTorch, accuracy, latency, peak memory, graph.",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("model", type=existing_path, nargs="?", metavar="MODEL.onnx", help="a file that alphanet-export wrote")
+    parser.add_argument("model", type=existing_path, metavar="MODEL.onnx", help="a file that alphanet export wrote")
     _add_measures(parser)
     _add_times(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html, .md or .json")
-    group.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes (default <stem>.verify.json)")
-    group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata, last, "
-                       "once it has passed")  # fmt: skip
-    server_options(parser)
-    table_options(parser)
+    group.add_argument("--report", type=Path, metavar="PATH", help="also write a report: .html, .md or .json")
+    group.add_argument("--json", type=Path, metavar="PATH", help="file of the JSON report (default: "
+                       "<stem>.verify.json beside the model)")  # fmt: skip
+    group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata if it "
+                       "passes")  # fmt: skip
     return parser
 
 
 def _add_measures(parser: CommandParser) -> None:
-    """Adds the options of what is measured, and how."""
+    """Adds the options of parity and accuracy."""
     add = parser.add_argument_group("parity").add_argument
-    add("--reference", metavar="NAME|PATH", help="the network it was exported from: a model's name, a .safetensors "
-        "file, a save_pretrained folder or the published checkpoint; without it, parity with PyTorch is not "
-        "measured")  # fmt: skip
-    add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is a name")
-    add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on at export, where the "
-        "reference was not calibrated on them")  # fmt: skip
+    add("--reference", metavar="NAME|PATH", help="the network that the file was exported from: the name of a model, a "
+        ".safetensors file, a save_pretrained folder or the published checkpoint (default: parity with PyTorch is "
+        "not measured)")  # fmt: skip
+    add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is the name of a model")
+    add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on when it was exported, if "
+        "the reference was not calibrated on them")  # fmt: skip
     add(
         "--tolerance",
         type=positive_float,
         metavar="ERROR",
-        help="largest relative error of the logits (default 2e-5; int8: signal to noise)",
+        help="maximum relative error of the logits (default: 2e-5; int8: by signal-to-noise ratio)",
     )
     add = parser.add_argument_group("accuracy").add_argument
-    add("--data", metavar="FOLDER", help="images, one folder a class: for accuracy, and for parity in place of 8 "
-        "synthetic ones")  # fmt: skip
-    add("--limit", type=positive_int, metavar="N", help="take N of the images, spread evenly")
-    add("--parity-only", action="store_true", help="take --data for parity alone; its folders need not be the model's "
+    add("--data", metavar="FOLDER", help="images, one folder per class: for accuracy, and for parity instead of 8 "
+        "synthetic images")  # fmt: skip
+    add("--limit", type=positive_int, metavar="N", help="use N of the images, evenly spread")
+    add("--parity-only", action="store_true", help="use --data for parity only; its folders need not be the model's "
         "classes")  # fmt: skip
     add("--labels-by-position", action="store_true", help="class i of --data is output i of the model, whatever their "
         "names (default: matched by name, unless the model has no labels)")  # fmt: skip
-    add("--min-top1", type=percentage, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
+    add("--min-top1", type=percentage, metavar="PERCENT", help="minimum top-1; below it the exit code is 4")
 
 
 def _add_times(parser: CommandParser) -> None:
-    """Adds the options of times and of the graph."""
+    """Adds the options of latency and of the graph."""
     add = parser.add_argument_group("times").add_argument
-    add("--threads", type=positive_int, metavar="N", help="threads within an operator (default: the physical cores)")
-    add("--batch", type=positive_int, metavar="N", help="images a run (default 1; with --all 8, for throughput)")
-    add("--repeats", type=positive_int, default=50, metavar="N", help="runs to time, at least (default 50)")
-    add("--seconds", type=positive_float, default=3.0, metavar="S", help="time to spend, at least (default 3)")
-    add("--starts", type=positive_int, default=3, metavar="N", help="fresh processes to time the start of (default 3)")
-    add("--max-latency-ms", type=positive_float, metavar="MS", help="target of the median, else the exit code is 5")
-    add("--vs", type=existing_path, metavar="OTHER.onnx", help="time it in turns with another file: their ratio")
-    add("--max-ratio", type=positive_float, metavar="RATIO", help="target of that ratio, else the exit code is 5")
-    add("--any-graph", action="store_true", help="report, without failing, where ONNX Runtime fuses less than it must")
+    add("--threads", type=positive_int, metavar="N", help="threads per operator (default: the physical cores)")
+    add("--batch", type=positive_int, default=1, metavar="N", help="images per run (default: 1)")
+    add("--repeats", type=positive_int, default=50, metavar="N", help="minimum number of timed runs (default: 50)")
+    add("--seconds", type=positive_float, default=3.0, metavar="S", help="minimum time to measure (default: 3)")
+    add("--starts", type=positive_int, default=3, metavar="N", help="new processes whose start is timed (default: 3)")
+    add("--max-latency-ms", type=positive_float, metavar="MS", help="maximum median; above it the exit code is 5")
+    add("--vs", type=existing_path, metavar="OTHER.onnx", help="measure the ratio of times to another file, both "
+        "measured alternately")  # fmt: skip
+    add("--max-ratio", type=positive_float, metavar="RATIO", help="maximum ratio; above it the exit code is 5")
+    add("--any-graph", action="store_true", help="report missing fusions of ONNX Runtime without failing")
 
 
-def verify_command(arguments: argparse.Namespace) -> int:
-    """Measures, prints and stores the report, and fails where it does."""
-    if arguments.all:
-        return table_command(arguments)
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, writes the report, prints it, and raises if the file failed."""
     _check(arguments)
-    if arguments.server is not None:
-        return server_command(arguments)
     from alphanet_export.verify.verification import Settings, default_json_path, stamp_report, verify_model
 
+    json_path = arguments.json or default_json_path(arguments.model)
+    check_places({"--json": json_path, "--report": arguments.report})
     settings = Settings(
         limit=arguments.limit,
         parity_only=arguments.parity_only,
@@ -124,15 +123,13 @@ def verify_command(arguments: argparse.Namespace) -> int:
         min_top1=arguments.min_top1,
         max_latency_ms=arguments.max_latency_ms,
         threads=arguments.threads,
-        batch=arguments.batch or 1,
+        batch=arguments.batch,
         repeats=arguments.repeats,
         seconds=arguments.seconds,
         starts=arguments.starts,
         max_ratio=arguments.max_ratio,
         any_graph=arguments.any_graph,
     )
-    json_path = arguments.json or default_json_path(arguments.model)
-    check_place(json_path, "--json")
     report = verify_model(
         arguments.model,
         reference=arguments.reference,
@@ -142,60 +139,62 @@ def verify_command(arguments: argparse.Namespace) -> int:
         versus=arguments.vs,
         settings=settings,
     )
-    stamped = arguments.stamp and not report.failures
-    if stamped:
+    changed = []
+    if arguments.stamp and not report.failures:
         report = stamp_report(report)
-    sys.stdout.write(report.to_text())
-    if stamped:
-        print(f"stamped {arguments.model}")
+        changed.append(f"stamped {arguments.model}")
     for path in filter(None, (json_path, arguments.report)):
         report.write(path)
-        print(f"wrote {path}")
-    sys.stdout.flush()
+        changed.append(f"wrote {path}")
+    say(report.to_text() + "\n".join(changed))
     report.check()
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    return run_command(make_parser(), verify_command, argv)
-
-
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses a command line that cannot work, before anything heavy is loaded."""
-    refuse_table_options(arguments)
-    refuse_server_options(arguments)
-    if arguments.model is None:
-        raise UsageError("MODEL.onnx is required: a file that alphanet-export wrote; or give --all for the table")
     if arguments.model.suffix.lower() in _OTHERS:
         raise UsageError(
-            f"alphanet-verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
+            f"alphanet verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
             "was exported, and alphanet_export.verify.measure.runtime_parity does so again, from Python"
         )
     if arguments.model.is_dir():
-        raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")
-    for flag, needed in _NEEDS:
-        if getattr(arguments, flag) is not None and getattr(arguments, needed) is None:
-            raise UsageError(f"--{flag.replace('_', '-')} needs --{needed}")
+        raise UsageError(f"{str(arguments.model)!r} is a folder; pass an ONNX file that alphanet export wrote")
+    for flag, required in _REQUIRED:
+        if getattr(arguments, flag) is not None and getattr(arguments, required) is None:
+            raise UsageError(f"--{flag.replace('_', '-')} requires --{required}")
     if arguments.vs is not None and arguments.vs.is_dir():
-        raise UsageError(f"--vs {str(arguments.vs)!r} is a folder; give an ONNX file")
+        raise UsageError(f"--vs {str(arguments.vs)!r} is a folder; pass an ONNX file")
     if arguments.parity_only and (arguments.data is None or arguments.min_top1 is not None):
-        raise UsageError("--parity-only needs --data, and goes without --min-top1")
+        raise UsageError("--parity-only requires --data, and cannot be used with --min-top1")
     for flag in ("data", "calib_data"):
         folder = getattr(arguments, flag)
         if folder is not None and not Path(folder).is_dir():
-            raise UsageError(f"{folder!r} is no folder; give one with a folder of images for each class")
+            raise UsageError(f"{folder!r} is not a folder; pass one that has a folder of images for each class")
     if arguments.repeats < 2:
-        raise UsageError("--repeats is 1; give at least 2")
+        raise UsageError("--repeats is 1; pass at least 2")
     for flag, endings in (("report", PAGE_ENDINGS), ("json", (".json",))):
         path = getattr(arguments, flag)
-        if path is None:
-            continue
-        if path.suffix.lower() not in endings:
+        if path is not None and path.suffix.lower() not in endings:
             raise UsageError(f"--{flag} {str(path)!r} must end in {', '.join(endings)}")
-        if path.is_dir():
-            raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
-        check_place(path, f"--{flag}")
+    check_places({"--json": arguments.json, "--report": arguments.report})
+    if arguments.stamp:
+        check_place(arguments.model, "--stamp")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``alphanet-verify``; returns its exit code."""
+    from alphanet_zoo.cli.main import main as alphanet
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--all" in arguments:
+        deprecated("alphanet-verify --all", "alphanet compare")
+        return alphanet(["compare", *(word for word in arguments if word != "--all")])
+    flags = [word.partition("=")[0] for word in arguments]
+    if "--server" in flags:
+        deprecated("alphanet-verify --server", "alphanet verify-server")
+        return alphanet(["verify-server", *arguments])
+    return run_command(make_parser(), run, arguments)
 
 
 if __name__ == "__main__":

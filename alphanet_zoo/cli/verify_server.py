@@ -1,41 +1,49 @@
-"""The options and the work of ``alphanet-verify MODEL.onnx --server``."""
+"""``alphanet verify-server``: compares the results of a running model server with an exported file."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser
+from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, positive_float, positive_int, say
 from alphanet_zoo.errors import UsageError
 
-_FILE_ONLY = ("reference", "weights", "calib_data", "parity_only", "labels_by_position", "min_top1", "threads", "batch",
-              "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "stamp")  # fmt: skip
+EPILOG = """examples:
+  %(prog)s alphanet_a4.onnx --server http://localhost:8000
+  %(prog)s alphanet_a4.onnx --server http://localhost:8000 --data imagenet/val --limit 100
+
+Exit codes: 3 if the server computes something else than the file; 1 if it cannot be reached, or answers with an
+error; 2 for a wrong command line."""
 
 
-def server_options(parser: CommandParser) -> None:
-    """Adds the options of a server."""
-    add = parser.add_argument_group(
-        "a running server (with --data, --limit, --tolerance and --json; nothing else is measured)"
-    ).add_argument
-    add("--server", metavar="URL", help="compare the logits of a KServe v2 server (http://host:port) with the file's")
-    add("--server-model", metavar="NAME", help="what the server calls the model (default: the name in the file)")
+def make_parser(prog: str = "alphanet verify-server") -> CommandParser:
+    """The command's parser."""
+    parser = CommandParser(
+        prog, "Compare the logits of a KServe v2 server, such as Triton, with those of an exported file.", epilog=EPILOG
+    )
+    add = parser.add_argument
+    add("model", type=existing_path, metavar="MODEL.onnx", help="the file that the server should run")
+    add("--server", required=True, metavar="URL", help="address of the server: http://host:port")
+    add("--server-model", metavar="NAME", help="name of the model on the server (default: the name in the file)")
+    add("--data", metavar="FOLDER", help="images, one folder per class (default: 8 synthetic images)")
+    add("--limit", type=positive_int, metavar="N", help="use N of the images, evenly spread")
+    add("--tolerance", type=positive_float, metavar="ERROR", help="maximum relative error of logits (default: 2e-5)")
+    add("--json", type=Path, metavar="PATH", help="also write the result to this .json file")
+    return parser
 
 
-def refuse_server_options(arguments: argparse.Namespace) -> None:
-    """Refuses options that do not go together.
-
-    Raises:
-        UsageError: Names them.
-    """
-    if arguments.server is None and arguments.server_model is not None:
-        raise UsageError("--server-model goes with --server")
-    given = [name for name in _FILE_ONLY if getattr(arguments, name) not in (None, False)]
-    if arguments.server is not None and given:
-        raise UsageError(f"--{given[0].replace('_', '-')} measures the file alone; leave it or --server out")
-
-
-def server_command(arguments: argparse.Namespace) -> int:
-    """Compares, prints, stores where ``--json`` says, and fails where the server differs."""
+def run(arguments: argparse.Namespace) -> int:
+    """Compares, writes the result, prints it, and raises if the server differs."""
+    if arguments.model.is_dir():
+        raise UsageError(f"{str(arguments.model)!r} is a folder; pass an ONNX file that alphanet export wrote")
+    if arguments.limit is not None and arguments.data is None:
+        raise UsageError("--limit requires --data")
+    if arguments.data is not None and not Path(arguments.data).is_dir():
+        raise UsageError(f"{arguments.data!r} is not a folder; pass one that has a folder of images for each class")
+    if arguments.json is not None:
+        if arguments.json.suffix.lower() != ".json":
+            raise UsageError(f"--json {str(arguments.json)!r} must end in .json")
+        check_place(arguments.json, "--json")
     from alphanet_export.verify.measure.parity import TOLERANCE
     from alphanet_export.verify.measure.server_parity import verify_server
 
@@ -47,10 +55,10 @@ def server_command(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         tolerance=arguments.tolerance or TOLERANCE,
     )
-    sys.stdout.write(report.to_text())
+    lines = [report.to_text().rstrip("\n")]
     if arguments.json is not None:
         report.write(arguments.json)
-        print(f"wrote {arguments.json}")
-    sys.stdout.flush()
+        lines.append(f"wrote {arguments.json}")
+    say("\n".join(lines))
     report.check()
     return 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.recipes import recipe_text, shipped_recipes
 from alphanet_zoo.schema import Count, Section
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.train.sections import (
@@ -100,12 +100,6 @@ def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iter
             yield f"{prefix}{name}"
 
 
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("alphanet_zoo.recipes")
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-
-
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config of a run.
 
@@ -130,7 +124,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     """The YAML mapping of a shipped recipe or of a file."""
     path, names = Path(recipe), shipped_recipes()
     if recipe in names:
-        text = (resources.files("alphanet_zoo.recipes") / f"{recipe}.yaml").read_text("utf-8")
+        text = recipe_text(recipe)
     elif path.is_file():
         text = path.read_text("utf-8", errors="replace")
     else:

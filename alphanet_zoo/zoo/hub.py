@@ -275,16 +275,30 @@ def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
         message = f"{repository} is gated: accept its conditions on the Hub, then give token= or set HF_TOKEN"
         raise AlphaNetError(message) from error
     except errors.RepositoryNotFoundError as error:
-        message = f"{repository} does not exist on the Hub, or is private: check its name, give token= or set HF_TOKEN"
+        message = (
+            f"{_not_local(repository, action)}{repository} does not exist on the Hub, or is private: check its name, "
+            "pass token= or set HF_TOKEN"
+        )
         raise AlphaNetError(message) from error
     except errors.RevisionNotFoundError as error:
         raise AlphaNetError(f"{repository} has no such revision on the Hub: give another one") from error
     except errors.LocalEntryNotFoundError as error:
         reason = type(error.__cause__).__name__ if error.__cause__ else "offline"
-        message = f"cannot {action} {repository}: not in the cache, and the Hub is out of reach ({reason})"
+        message = (
+            f"{_not_local(repository, action)}cannot {action} {repository}: not in the cache, and the Hub is out of "
+            f"reach ({reason})"
+        )
         raise AlphaNetError(message) from error
     except errors.EntryNotFoundError as error:
         raise AlphaNetError(_lacks(repository, name)) from error
     except Exception as error:  # HTTP, TLS, proxy, Xet and disk errors have no common base across its versions
         cause = error.__cause__ or error
-        raise AlphaNetError(f"cannot {action} {repository}: {type(cause).__name__}: {cause}") from error
+        message = f"cannot {action} {repository}: {type(cause).__name__}: {cause}"
+        raise AlphaNetError(f"{_not_local(repository, action)}{message}") from error
+
+
+def _not_local(repository: str, action: str) -> str:
+    """Why a name is taken for a repository of the Hub: a mistyped path of a folder looks like one."""
+    if action.startswith("upload"):
+        return ""
+    return f"no local file or folder is called {repository!r}, so it is taken for a Hub repository: "

@@ -75,6 +75,9 @@ FORMATS = {
 }  # fmt: skip
 """The formats by name, in the order they are written."""
 
+INT8_LOG_ENDING = ".quantization.json"
+"""Ending of the log that is written beside an int8 file, after the file's name."""
+
 
 def parse_formats(text: str) -> tuple[str, ...]:
     """The names in a list such as ``onnx,openvino``, without repeats, in the order of `FORMATS`.

@@ -1,4 +1,4 @@
-"""Files that were made aside take their places, all of them or none."""
+"""Moves exported files from a temporary folder to where the user wants them: all of them or none."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from alphanet_export.formats import FORMATS
 from alphanet_zoo.files import replacing, replacing_folder
 
 Move = tuple[Path, Path]
-"""Where a file or a folder is, and where it goes."""
+"""The path of a temporary file or folder, and the path it is moved to."""
 
 
 def moves_of(name: str, staged: Path, target: Path) -> list[Move]:
-    """The files of the format ``name``."""
+    """The moves of all files of the format ``name``, which is a key of `FORMATS`."""
     return list(zip(FORMATS[name].files(staged), FORMATS[name].files(target), strict=True))
 
 
 def place(moves: Iterable[Move]) -> dict[Path, int]:
-    """Copies every file beside its place before any takes it; gives the bytes of each, or of all in a folder.
+    """Copies every file to its disk before any replaces its target.
+
+    Returns:
+        The size of each file in bytes; of a folder, the sum over its files.
 
     Raises:
-        OSError: The disk is full or not writable; nothing has changed.
+        UsageError: A target exists and is not a regular file (or folder).
+        OSError: The disk is full or not writable; its ``filename`` is the target. No target has changed.
     """
     sizes = {}
     with ExitStack() as stack:

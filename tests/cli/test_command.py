@@ -33,7 +33,7 @@ def test_budgets(text: str, expected: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0M", "-1", "nan", "inf", "M", "4 44M", "1e9", "444MB", "٣M", ".", "1..2G"])
 def test_bad_budgets_are_refused(text: str) -> None:
-    with pytest.raises(errors.UsageError, match="no budget of MACs"):
+    with pytest.raises(errors.UsageError, match="not a budget of MACs"):
         parse_macs(text)
 
 
@@ -95,7 +95,7 @@ def test_numbers(kind: str, good: dict[str, float], bad: list[str]) -> None:
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check_place(tmp_path / "new" / "deep" / "x.json", "-o")
-    with pytest.raises(errors.UsageError, match=r"--json .*x.json lies below .*file, which is a file"):
+    with pytest.raises(errors.UsageError, match=r"--json: .*x.json lies below .*file, which is a file"):
         check_place(tmp_path / "file" / "x.json", "--json")
 
 
@@ -104,7 +104,7 @@ def test_an_error_of_the_system_names_the_path(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / "no" / "x").write_text("")
 
     assert run_command(CommandParser("tool", "A tool."), action, []) == 1
-    remedy = "give a path that exists and may be read or written"
+    remedy = "pass a path that exists and that you may read or write"
     assert capsys.readouterr().err == f"tool: error: {tmp_path}/no/x: no such file or directory; {remedy}\n"
 
 

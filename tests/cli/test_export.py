@@ -167,7 +167,7 @@ def test_bad_contents(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture
         (2, [*subnet(inputs), "--weights", "random"], "--weights"),
         (2, [*subnet(inputs), "--num-classes", "11"], "10 classes"),
         (2, [*subnet(inputs), "--calib-data", str(inputs / "empty")], "no images"),
-        (2, [*subnet(inputs), "--calib-data", str(inputs / "small.json")], "no folder"),
+        (2, [*subnet(inputs), "--calib-data", str(inputs / "small.json")], "not a folder"),
         (2, [*subnet(inputs), "-o", str(inputs / "small.json" / "net.onnx")], "is a file"),
         (2, subnet(inputs, arch="outside"), "resolution is 13"),
         (1, subnet(inputs, arch="broken"), "broken.json"),

@@ -63,11 +63,11 @@ def test_bad_words(
     words: list[str], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = [
-        (["--ort-web", "ort"], 2, "--ort-web goes with --web"),
+        (["--ort-web", "ort"], 2, "--ort-web requires --web"),
         (["--web", "page", "--ort-web", "none"], 2, "node_modules/onnxruntime-web"),
-        (["--web", ""], 2, "--web ''"),
-        (["--web", str(inputs / "small.json" / "page")], 2, "is or lies below a file"),
-        (["--model-repository", str(inputs / "small.json")], 2, "is or lies below a file"),
+        (["--web", ""], 2, "--web is empty"),
+        (["--web", str(inputs / "small.json" / "page")], 2, "small.json, which is a file"),
+        (["--model-repository", str(inputs / "small.json")], 2, "small.json is not a folder"),
         (["--model-repository", "models", "--format", "pt2"], 2, "add onnx to --format"),
         (["--model-repository", "models", "--max-batch", "4"], 2, "--dynamic-batch"),
         (["--web", "page"], 6, "give its folder with --ort-web"),

@@ -67,7 +67,7 @@ def test_the_front_is_written(folder, tmp_path, capsys):
     pairs = [(entry["macs"], entry["accuracy"]) for entry in front]
     assert len(front) > 1 and pairs == sorted(pairs) and len({accuracy for _, accuracy in pairs}) == len(pairs)
     assert json.loads((tmp_path / "best.json").read_text()) == front[-1]["arch"]
-    assert "of 8 scored subnets" in capsys.readouterr().out
+    assert "of 8 evaluated subnets" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_file_and_a_table_is_possible(folder, tmp_path):
@@ -91,7 +91,7 @@ def test_a_window_is_kept_and_a_picture_drawn(folder, tmp_path):
     ("more", "named"),
     [
         (["--min-flops", "2M", "--max-flops", "1M"], "above --max-flops"),
-        (["--max-flops", "0"], "no budget"),
+        (["--max-flops", "0"], "not a budget"),
         (["--evaluations", "0"], "not a positive integer"),
         (["--seed", "-1"], "--seed"),
         (["--data", "/nowhere"], "does not exist"),
@@ -119,12 +119,12 @@ def test_the_folder_of_a_run_stands_for_its_weights(folder, tmp_path, capsys):
     assert "has not ended" in capsys.readouterr().err
     (run / "final" / "model.safetensors").write_bytes((folder / "static.safetensors").read_bytes())
     assert main(arguments(folder, tmp_path / "front.json", supernet=run)) == 2
-    assert "holds a single net" in capsys.readouterr().err
+    assert "is a static network" in capsys.readouterr().err
 
 
 def test_a_single_net_is_no_supernet(folder, tmp_path, capsys):
     assert main(arguments(folder, tmp_path / "front.json", supernet="static.safetensors")) == 2
-    assert "holds a single net" in capsys.readouterr().err
+    assert "is a static network" in capsys.readouterr().err
 
 
 def test_help_loads_no_torch_and_says_what_flops_are():

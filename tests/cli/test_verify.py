@@ -206,30 +206,24 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ((), "MODEL.onnx is required"),
+        ((), "required: MODEL.onnx"),
         (("{none}",), "does not exist"),
         (("{images}",), "is a folder"),
         (("{tiny}", "--nonsense"), "--nonsense"),
-        (("{tiny}", "--min-top1", "90"), "--min-top1 needs --data"),
-        (("{tiny}", "--limit", "5"), "--limit needs --data"),
-        (("{tiny}", "--parity-only"), "--parity-only needs --data"),
-        (("{tiny}", "--data", "{images}", "--parity-only", "--min-top1", "9"), "goes without --min-top1"),
-        (("{tiny}", "--max-ratio", "1"), "--max-ratio needs --vs"),
+        (("{tiny}", "--min-top1", "90"), "--min-top1 requires --data"),
+        (("{tiny}", "--limit", "5"), "--limit requires --data"),
+        (("{tiny}", "--parity-only"), "--parity-only requires --data"),
+        (("{tiny}", "--data", "{images}", "--parity-only", "--min-top1", "9"), "cannot be used with --min-top1"),
+        (("{tiny}", "--max-ratio", "1"), "--max-ratio requires --vs"),
         (("{tiny}", "--vs", "{none}"), "does not exist"),
         (("{tiny}", "--vs", "{images}"), "is a folder"),
         (("{tiny}", "--starts", "0"), "not a positive integer"),
-        (("{tiny}", "--runtimes", "pytorch"), "--runtimes goes with --all"),
-        (("{tiny}", "-o", "table.html"), "--output goes with --all"),
-        (("--all", "{tiny}"), "MODEL.onnx goes with one file"),
-        (("--all", "--stamp"), "--stamp goes with one file"),
-        (("--all", "--runtimes", "tensorflow"), "give some of pytorch,"),
-        (("--all", "--runtimes", "pytorch,pytorch"), "each once"),
-        (("--all", "-o", "table.pdf"), "ends in"),
-        (("--all", "-o", "{tiny}/table.md"), "which is a file"),
-        (("--all", "--models", "resnet50"), "no model of the table is called 'resnet50'"),
-        (("{tiny}", "--weights", "random"), "--weights needs --reference"),
-        (("{tiny}", "--calib-data", "{images}"), "--calib-data needs --reference"),
-        (("{tiny}", "--data", "{none}"), "is no folder"),
+        (("{tiny}", "--runtimes", "pytorch"), "unrecognized arguments: --runtimes"),
+        (("{tiny}", "--repeats", "1"), "at least 2"),
+        (("{tiny}", "--json", "same.json", "--report", "./same.json"), "--json and --report both name"),
+        (("{tiny}", "--weights", "random"), "--weights requires --reference"),
+        (("{tiny}", "--calib-data", "{images}"), "--calib-data requires --reference"),
+        (("{tiny}", "--data", "{none}"), "is not a folder"),
         (("{tiny}", "--data", "{images}", "--min-top1", "101"), "not a percentage"),
         (("{tiny}", "--data", "{images}", "--min-top1", "nan"), "not a percentage"),
         (("{tiny}", "--data", "{images}", "--limit", "0"), "not a positive integer"),
@@ -243,7 +237,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--json", "report.txt"), "must end in"),
         (("{tiny}", "--json", "{tiny}/x.json"), "which is a file"),
         (("{tiny}", "--report", "{tiny}/x.html"), "which is a file"),
-        (("{xml}",), "alphanet-verify reads ONNX files"),
+        (("{xml}",), "alphanet verify reads ONNX files"),
         (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
         (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "holds alphanet_a0 (203.4 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
@@ -272,31 +266,11 @@ def test_a_wrong_command_line_exits_2_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_timm_the_table_exits_6(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    code = main(["--all", "--models", "fbnetv3_b"])
-    assert code == 6 and "pip install 'alphanet-zoo[bench]'" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_table_compares_us_with_timm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("timm")
-    argv = ("--all", "--models", "alphanet_a0,mobilenetv3_large_100", "--runtimes", "onnxruntime", "--threads", "1")
-    code = main([*argv, "--seconds", "0.1", "--repeats", "5", "-o", str(tmp_path / "table.json")])
-    captured = capsys.readouterr()
-    assert code == 0 and "measured with random weights" in captured.out and "exporting alphanet_a0" in captured.err
-    ours, theirs = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert (round(ours["macs"] / 1e6, 2), ours["top1"]) == (203.39, 77.87)
-    assert (round(theirs["macs"] / 1e6), theirs["params"], theirs["top1"]) == (217, 5_483_032, 75.766)
-    assert ours["figures"]["onnxruntime"]["median_ms"] > 0
-
-
 def test_help_and_bad_usage_load_no_torch() -> None:
     script = (
         "import sys; from alphanet_zoo.cli.verify import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "assert main(['x.onnx', '--batch', '0']) == main(['.', '--limit', '3']) == 2\n"
-        "assert main(['--all', '--runtimes', 'x']) == main(['--all', '--vs', '.']) == 2\n"
         "assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -62,7 +62,7 @@ def test_the_command_trains_and_validates_a_supernet(loss, root, tmp_path, capsy
         assert figures["mean_average_precision"] > 0.9 and (figures["labels_measured"], figures["images"]) == (3, 30)
     printed = capsys.readouterr().out
     assert "largest: mean average precision 9" in printed or "largest: mean average precision 100.0%" in printed
-    assert "next: alphanet-train export-supernet" in printed
+    assert "next: alphanet export-supernet" in printed
     assert load_net(tmp_path / "run" / "final" / "model.safetensors").pretrained_cfg["label_names"] == tuple(LABELS)
 
 

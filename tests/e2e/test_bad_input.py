@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
@@ -17,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import alphanet_zoo as az
+from alphanet_zoo.cli.main import COMMANDS, main
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
@@ -119,13 +119,13 @@ SEARCH = "search --supernet super.safetensors --data images --calib-data images"
 
 WRONG = [
     ("export", 2, "one of the arguments"),
-    ("export --flops ''", 2, "no budget of MACs"),
-    ("export --flops 0 --onnx", 2, "no budget of MACs"),
+    ("export --flops ''", 2, "not a budget of MACs"),
+    ("export --flops 0 --onnx", 2, "not a budget of MACs"),
     ("export --flops -1 --onnx", 2, "--flops"),
-    ("export --flops=-1 --onnx", 2, "no budget of MACs"),
-    ("export --flops nan --onnx", 2, "no budget of MACs"),
-    ("export --flops inf --onnx", 2, "no budget of MACs"),
-    ("export --flops 444X --onnx", 2, "no budget of MACs"),
+    ("export --flops=-1 --onnx", 2, "not a budget of MACs"),
+    ("export --flops nan --onnx", 2, "not a budget of MACs"),
+    ("export --flops inf --onnx", 2, "not a budget of MACs"),
+    ("export --flops 444X --onnx", 2, "not a budget of MACs"),
     ("export --flops 1M --onnx", 5, "alphanet_a0"),
     ("export --flops 203M --family nonesuch", 2, "nonesuch"),
     ("export --flops 444M --onnx", 1, "published"),
@@ -147,7 +147,7 @@ WRONG = [
     (f"{A4} --weights random -o tiny.onnx/a4.onnx", 2, "tiny.onnx"),
     (f"{A4} --weights random --calib-data images", 2, "random"),
     (f"{A4} --weights random --no-such-flag", 2, "--no-such-flag"),
-    ("export --arch arch.json", 2, "go together"),
+    ("export --arch arch.json", 2, "require each other"),
     ("export --arch missing.json --supernet super.safetensors", 2, "missing.json"),
     ("export --arch arch.json --supernet missing.safetensors", 2, "missing.safetensors"),
     ("export --arch outside.json --supernet super.safetensors --calib-data images", 2, "width[1] is 99"),
@@ -201,6 +201,19 @@ WRONG = [
     ("train --config digits optim.lr=fast", 2, "optim.lr"),
     ("train --config digits seed=-1", 2, "seed"),
     ("train --config digits output", 2, "key=value"),
+    ("train nonesuch", 2, "nonesuch"),
+    ("train digits images", 2, "key=value"),
+    ("train optim.lr=1", 2, "recipe is required"),
+    ("resume images", 2, "config.yaml not found"),
+    ("resume missing", 2, "missing"),
+    ("recipes digit", 2, "did you mean digits?"),
+    ("compare --runtimes tensorflow", 2, "tensorflow"),
+    ("verify-server tiny.onnx", 2, "--server"),
+    ("verify-data missing", 2, "missing"),
+    ("verify-data images --threads -1", 2, "threads"),
+    ("export-supernet images -o out.safetensors", 2, "images"),
+    ("export-supernet missing -o out.safetensors", 2, "missing"),
+    ("serch --data images", 2, "did you mean search?"),
     (f"{SEARCH}", 2, "--output"),
     (f"{SEARCH} -o front.txt", 2, "front.txt"),
     (f"{SEARCH} -o front.json --evaluations 0", 2, "'0'"),
@@ -218,10 +231,10 @@ def test_wrong_command_line(
 ) -> None:
     command, *arguments = shlex.split(line)
     before = everything(place)
-    main = importlib.import_module(f"alphanet_zoo.cli.{command}").main
-    assert main(arguments) == code
+    assert main([command, *arguments]) == code
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"alphanet-{command}: error: ") and words in captured.err
+    prefix = f"alphanet {command}: error: " if command in COMMANDS else "alphanet: error: "
+    assert captured.err.startswith(prefix) and words in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
     assert everything(place) == before
     assert not recwarn.list
@@ -242,8 +255,16 @@ def test_a_real_process_ends_alike(place: Path) -> None:
     assert everything(place) == before
 
 
+def test_a_mistyped_folder_is_not_only_called_a_repository(place: Path) -> None:
+    command = [sys.executable, "-m", "alphanet_zoo", *shlex.split(A4), "--weights", "build/typo"]
+    done = subprocess.run(
+        command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "no local file or folder is called 'build/typo', so it is taken for a Hub repository" in done.stderr
+
+
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    main = importlib.import_module("alphanet_zoo.cli.export").main
-    assert main(["--flops", "1M", "--debug"]) == 5
+    assert main(["export", "--flops", "1M", "--debug"]) == 5
     error = capsys.readouterr().err
-    assert error.startswith("Traceback") and error.splitlines()[-1].startswith("alphanet-export: error: ")
+    assert error.startswith("Traceback") and error.splitlines()[-1].startswith("alphanet export: error: ")

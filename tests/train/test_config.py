@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.train.config import TrainConfig, load_config, shipped_recipes, valid_keys
+from alphanet_zoo.recipes import shipped_recipes
+from alphanet_zoo.train.config import TrainConfig, load_config, valid_keys
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alphanet_zoo.recipes import shipped_recipes
 from alphanet_zoo.space.presets import ALPHANET, SPACES
-from alphanet_zoo.train.config import load_config, shipped_recipes
+from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.optim import peak_learning_rate
 

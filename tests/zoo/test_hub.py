@@ -330,3 +330,4 @@ def test_a_hub_out_of_reach_names_the_repository(tmp_path: Path) -> None:
     with HubClient(gone, tmp_path) as client:
         answer = client(LOAD, repo="someone/net", arguments={"cache_dir": str(tmp_path)})
     assert answer["code"] == 1 and "someone/net" in answer["message"] and "out of reach" in answer["message"]
+    assert "no local file or folder is called 'someone/net', so it is taken for a Hub repository" in answer["message"]

@@ -22,6 +22,7 @@ from alphanet_export.quantize.bias import bias_shifts, with_corrected_biases
 from alphanet_export.quantize.layers import FOLLOWERS, LAYER_OPERATORS, Layer, find_layers, nodes_of
 from alphanet_export.quantize.ranges import METHODS, find_range, histograms
 from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.writers.to_onnx import lower_ir_version
 
 
 class OnnxQdq(Toolchain):
@@ -70,6 +71,7 @@ class OnnxQdq(Toolchain):
     def write(self, model: bytes, path: Path, metadata: Mapping[str, str]) -> None:
         """Writes an ``.onnx`` file."""
         proto = onnx.load_model_from_string(model)
+        lower_ir_version(proto)
         helper.set_model_props(proto, dict(metadata))
         onnx.checker.check_model(proto)
         path.write_bytes(proto.SerializeToString(deterministic=True))

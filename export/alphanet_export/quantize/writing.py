@@ -13,7 +13,7 @@ from typing import Any
 import onnx as onnx_package
 
 from alphanet_export.build import Source
-from alphanet_export.formats import FORMATS
+from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import PREFIX, describe
 from alphanet_export.onnx_model import open_model
@@ -28,8 +28,6 @@ from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.sources import ImageSource
-
-LOG_ENDING = ".quantization.json"
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def write_int8(
             record = Path(name) / f"{each}.json"
             record.write_text(json.dumps(log.to_dict(), indent=1, allow_nan=False) + "\n", "utf-8")
             moves += moves_of(each, staged, target)
-            moves.append((record, target.with_name(target.name + LOG_ENDING)))
+            moves.append((record, target.with_name(target.name + INT8_LOG_ENDING)))
             logs[each] = log
         return WrittenInt8(place(moves), logs, parity)
 

@@ -24,7 +24,7 @@ from alphanet_export.onnx_model import open_model, open_session, run_logits
 from alphanet_export.verify.measure.kserve import KServeClient
 from alphanet_export.verify.measure.server_parity import verify_server
 from alphanet_export.writers.serving import write_repository
-from alphanet_zoo.cli.verify import main
+from alphanet_zoo.cli.main import main
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from tests.export.exported import corrupted, tiny_onnx
 from tests.export.verify.measure.servers import python_with, wait_until_ready
@@ -120,7 +120,7 @@ def test_triton_computes_what_the_file_computes(name: str, server: str, files: P
 
 
 def test_the_command_tells_the_two_apart(server: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(files / "fixed.onnx"), "--server", server]
+    words = ["verify-server", str(files / "fixed.onnx"), "--server", server]
     assert main([*words, "--server-model", "fixed"]) == 0 and main([*words, "--server-model", "other"]) == 3
     assert "triton" in capsys.readouterr().out
 
