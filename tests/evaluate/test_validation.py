@@ -2,12 +2,12 @@ import json
 
 import pytest
 import torch
+from alphanet_zoo.evaluate.validation import Validator
 
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.train.build import image_cfg
