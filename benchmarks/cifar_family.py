@@ -15,7 +15,8 @@ from cifar_report import ablation_table, evaluation_table
 from cifar_work import LOSSES, Work, open_work, resume_me
 
 from alphanet_zoo.cli.search import search
-from alphanet_zoo.data.preprocess import ImageFolder, split_folder
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import ImageSource, split_hold_out
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
 from alphanet_zoo.files import sha256_of
@@ -186,16 +187,16 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def training_folders(work: Work) -> tuple[ImageFolder, ImageFolder]:
+def training_folders(work: Work) -> tuple[ImageSource, ImageSource]:
     """The training images that were learnt from, and those held out."""
-    return split_folder(ImageFolder(work.data / "train"), stored_config(work.results).data.hold_out)
+    return split_hold_out(FolderSource(work.data / "train"), stored_config(work.results).data.hold_out)
 
 
 def test_evaluator(work: Work, supernet: AlphaNet, calibration_images: int) -> SubnetEvaluator:
     """Calibrates on training images and scores on the test images."""
-    training = ImageFolder(work.data / "train")
+    training = FolderSource(work.data / "train")
     return SubnetEvaluator(
-        supernet, training, ImageFolder(work.data / "val"), batch_size=BATCH, calibration_images=calibration_images
+        supernet, training, FolderSource(work.data / "val"), batch_size=BATCH, calibration_images=calibration_images
     )
 
 
@@ -211,7 +212,7 @@ def probes(space: SearchSpace) -> dict[str, ArchSpec]:
 
 def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
     """What is told of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
-    from alphanet_export.verify.measure.accuracy import wilson_interval
+    from alphanet_zoo.evaluate.statistics import wilson_interval
 
     low, high = wilson_interval(hits.correct, hits.images)
     return {

@@ -25,9 +25,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from alphanet_zoo.data.augment import ImageNetTransform, normalise
-from alphanet_zoo.data.decode import decode_file
 from alphanet_zoo.data.draws import generator
-from alphanet_zoo.data.preprocess import IMAGE_ENDINGS
+from alphanet_zoo.data.folder import list_images
+from alphanet_zoo.data.images import read_image
 
 SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Maker = Callable[[int, list[Path]], Tensor]
@@ -47,7 +47,7 @@ def ours(epoch: int, files: list[Path]) -> Tensor:
     """A batch as the loader and the training process make it together."""
     batch = torch.empty((len(files), SIZE, SIZE, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     for i, path in enumerate(files):
-        batch[i] = _OURS(decode_file(path), generator(0, "augment", epoch, i))
+        batch[i] = _OURS(read_image(path), generator(0, "augment", epoch, i))
     return normalise(batch, MEAN, STD)
 
 
@@ -80,7 +80,7 @@ def image_files(data: Path, stack: ExitStack) -> list[Path]:
         with tarfile.open(data) as archive:
             archive.extractall(folder, filter="data")
         data = folder
-    return sorted(path for path in data.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    return list_images(data)
 
 
 def main() -> None:

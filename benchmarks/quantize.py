@@ -21,7 +21,6 @@ import onnxruntime
 import torch
 
 from alphanet_export.build import Source, open_net
-from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
 from alphanet_export.metadata import describe
 from alphanet_export.onnx_model import open_model
@@ -35,7 +34,10 @@ from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.verify.environment import cpu_name
 from alphanet_export.verify.measure.parity import synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import spread
 from alphanet_zoo.errors import AccuracyError
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -71,8 +73,8 @@ def measure(frozen: FrozenNet, args: argparse.Namespace, scratch: Path) -> None:
     scratch.write_bytes(content)
     model = open_model(scratch)
     data = Path(args.data)
-    images = quant_images(model, ImageFolder(data / "train"), calibration=args.calibration, held_out=args.held_out)
-    batches = list(ImageFolder(data / args.eval).batches(model.preprocessing, 64, args.images))
+    images = quant_images(model, FolderSource(data / "train"), calibration=args.calibration, held_out=args.held_out)
+    batches = list(evaluation_batches(spread(FolderSource(data / args.eval), args.images), model.preprocessing, 64))
     pixels = np.concatenate([part.numpy() for part, _ in batches])
     classes = np.concatenate([labels.numpy() for _, labels in batches])
     macs = count_macs(frozen.net.arch, frozen.net.space, frozen.net.num_classes) / 1e6
@@ -139,7 +141,7 @@ def main() -> None:
           "McNemar p | same class % | time, int8 / float32 | CPU s |\n" + "|---" * 11 + "|")  # fmt: skip
     for arch in spread_archs(supernet.space, args.archs, supernet.num_classes):
         preprocessing = input_preprocessing(supernet, arch.resolution)
-        batches = calibration_batches(ImageFolder(Path(args.data) / "train"), preprocessing, images=args.bn_images)
+        batches = calibration_batches(FolderSource(Path(args.data) / "train"), preprocessing, images=args.bn_images)
         try:
             measure(freeze(supernet, batches, arch=arch), args, args.scratch)
         finally:

@@ -34,7 +34,7 @@ from alphanet_export.runtimes.interface import Runtime
 from alphanet_export.runtimes.opening import open_runtime
 from alphanet_export.runtimes.torch_runtime import torch_threads
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.interleaved import clock_for, interleave
 from alphanet_export.verify.measure.parity import Parity, synthetic_images
 from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
 from alphanet_export.writers.to_aoti import write_aoti
@@ -42,7 +42,9 @@ from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_export.writers.to_pt2 import write_program
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.evaluate.statistics import median_ratio_interval
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.zoo.registry import create_model
 from export import plain_onnx
@@ -116,7 +118,7 @@ def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None)
         if name != REFERENCE and "int8" not in name:
             images: Iterable[Tensor] = [synthetic_images(8, frozen.preprocessing.input_size)]
             if data:
-                images = (batch for batch, _ in ImageFolder(data).batches(frozen.preprocessing, 20))
+                images = (batch for batch, _ in evaluation_batches(FolderSource(data), frozen.preprocessing, 20))
             found[name] = measure_runtime_parity(runtime, frozen.net, images)
     return found
 
@@ -139,7 +141,7 @@ def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> 
             name,
             float(np.median(values)),
             float(np.median(values) / np.median(plain)),
-            ratio_interval(values, plain),
+            median_ratio_interval(values, plain),
             macs / float(np.median(values)) / peak,
             parity.get(name),
         )

@@ -1,4 +1,4 @@
-"""The documents say what the code says."""
+"""The documents agree with the code, their links and commands work, and their language is plain."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import pytest
 import yaml
 
 import alphanet_zoo as az
+from alphanet_zoo.cli import main as cli
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
+from alphanet_zoo.train.config import valid_keys
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/RESULTS.md"]
+
+BANNED = (
+    "goes with", "come from nowhere", "comes from nowhere", "learnt from by", "is no run", "rooms", "the house",
+    "made up", "made-up", "images a second", "images a step", "; give", "where there is none", "of ours",
+)  # fmt: skip
+"""Phrases that do not belong in technical documentation."""
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
@@ -45,20 +53,68 @@ def test_model_card_parses_as_hugging_face_parses_it() -> None:
     assert card.data.eval_results
 
 
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
         if "://" not in target:
-            assert (document.parent / target).exists(), target
+            linked = document.parent / target if target else document
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_commands_shown_use_flags_that_exist(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = document.read_text().replace("\\\n", " ")
-    for command, line in re.findall(r"^\s*alphanet-(\w+) (.*)$", text, re.MULTILINE):
-        module = __import__(f"alphanet_zoo.cli.{command}", fromlist=["main"])
+    for command, line in re.findall(r"^\s*alphanet ([\w-]+) ?(.*)$", text, re.MULTILINE):
         with pytest.raises(SystemExit):
-            module.main(["--help"])
+            cli.main([command, "--help"])
         known = capsys.readouterr().out
         for flag in re.findall(r"(?<!\S)(--?[a-z][\w-]*)", line.split("#")[0]):
             assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{command} has no {flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_commands_and_settings_named_in_the_text_exist(document: Path) -> None:
+    text = document.read_text()
+    for command in re.findall(r"`alphanet ([a-z][\w-]*)", text):
+        assert command in cli.COMMANDS, command
+    for key in re.findall(r"(?<![\w.])((?:data|distributed|finetune|guard|log|optim|sandwich|validation)\.\w+)=", text):
+        assert key in set(valid_keys()), key
+
+
+PLAIN = [
+    ROOT / "alphanet_zoo/evaluate/statistics.py",
+    *(ROOT / "export/alphanet_export/verify/report").glob("*.py"),
+    *(ROOT / "export/alphanet_export/verify/templates").iterdir(),
+    *(ROOT / "export/alphanet_export/writers/web").iterdir(),
+]
+"""Files that must be free of them."""
+
+
+def banned_phrases(text: str) -> list[str]:
+    """The banned phrases in a text or in source code, also if a line break or a string's end divides them."""
+    joined = _words(re.sub(r'"\s*\n\s*f?"', "", text.lower()))
+    return [phrase for phrase in BANNED if _words(phrase) in joined]
+
+
+def _words(text: str) -> str:
+    """The words of a text between single spaces; punctuation becomes words of its own."""
+    words = re.sub(r"([^\w\s])", r" \1 ", text).split()
+    return f" {' '.join(words)} "
+
+
+def test_banned_phrases_are_found() -> None:
+    assert banned_phrases("Its statistics come\n  from nowhere; give others") == ["come from nowhere", "; give"]
+    assert banned_phrases('raise ValueError("Images are made "\n    f"up")') == ["made up"]
+    assert banned_phrases("The household; given images per second") == []
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *(path for path in PLAIN if path.is_file())], ids=lambda path: path.name)
+def test_prose_is_free_of_banned_phrases(path: Path) -> None:
+    assert banned_phrases(path.read_text(encoding="utf-8")) == []

@@ -75,7 +75,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
         import torch
 
         from alphanet_zoo.data.digits import write_digits
-        from alphanet_zoo.data.preprocess import ImageFolder
+        from alphanet_zoo.data.folder import FolderSource
         from alphanet_zoo.evaluate.subnets import SubnetEvaluator
         from alphanet_zoo.zoo.files import load_net
     torch.set_num_threads(1)  # So small a net gains nothing from a second thread, and loses where the machine is busy.
@@ -83,7 +83,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
         data = write_digits(output / "data")
         supernet_file = _train(output, data, arguments.max_steps)
     with clock.stage("search on validation images"):
-        train, validation = ImageFolder(data / "train"), ImageFolder(data / "val")
+        train, validation = FolderSource(data / "train"), FolderSource(data / "val")
         evaluator = SubnetEvaluator(load_net(supernet_file), train, validation)
         evaluated = _search(evaluator, arguments.evaluations)
         chosen = choose(evaluated, arguments.max_flops[0])
@@ -92,7 +92,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
     with clock.stage("verify the file on test images"):
         _verify(output, supernet_file, data)
     with clock.stage("measure on test images"):
-        rows = _measure(evaluator, ImageFolder(data / "test"), chosen)
+        rows = _measure(evaluator, FolderSource(data / "test"), chosen)
     _write_front(output, evaluated, rows)
     _print_table(rows, clock)
     return _check(rows)
@@ -200,7 +200,7 @@ def _write_front(output: Path, evaluated: Sequence[dict[str, Any]], rows: Sequen
 
 def _print_table(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the figures and the wall times."""
-    from alphanet_export.verify.measure.accuracy import wilson_interval
+    from alphanet_zoo.evaluate.statistics import wilson_interval
 
     print(
         f"\n{'subnet':<9} {'MACs (M)':>9} {'params (k)':>11} {'val top-1 %':>12} {'test top-1 % (95 % interval)':>30}"

@@ -65,16 +65,16 @@ def export(args: argparse.Namespace) -> None:
 
 def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
     """The frozen net, calibrated where images are given."""
-    from alphanet_export.calibration_data import PUBLISHED_IMAGES, calibration_batches
     from alphanet_export.freeze import freeze, input_preprocessing
-    from alphanet_zoo.data.preprocess import ImageFolder
+    from alphanet_zoo.data.calibration import PUBLISHED_IMAGES, calibration_batches
+    from alphanet_zoo.data.folder import FolderSource
     from alphanet_zoo.space.presets import ALPHANET
 
     net, arch = source.net, source.arch or source.net.arch
     batches = None
     if args.calib_data is not None:
         batches = calibration_batches(
-            ImageFolder(args.calib_data),
+            FolderSource(args.calib_data),
             input_preprocessing(net, args.img_size or arch.resolution),
             images=args.calib_images or PUBLISHED_IMAGES,
             seed=args.seed,

@@ -29,6 +29,9 @@ def int8_options(parser: CommandParser) -> None:
                             "--calib-data, and written only where the accuracy is kept")  # fmt: skip
     group.add_argument("--max-drop", type=percentage, metavar="POINTS",
                        help=f"points of top-1 that int8 may lose (default: {DEFAULT_MAX_DROP})")  # fmt: skip
+    group.add_argument("--labels-by-position", action="store_true",
+                       help="class i of --calib-data is output i of the net, whatever their names (default: matched "
+                            "by name, unless the net has no labels)")  # fmt: skip
     group.add_argument("--reduce-range", action=argparse.BooleanOptionalAction, default=None,
                        help="weights of 7 bits, for CPUs without VNNI, whose 8-bit kernels saturate (default: as "
                             "this CPU needs)")  # fmt: skip
@@ -42,8 +45,8 @@ def check_int8_options(args: argparse.Namespace, formats: tuple[str, ...]) -> No
         MissingDependencyError: NNCF is wanted and not installed.
     """
     if args.quantize is None:
-        if args.max_drop is not None or args.reduce_range is not None:
-            raise UsageError("--max-drop and --reduce-range go with --quantize int8")
+        if args.max_drop is not None or args.reduce_range is not None or args.labels_by_position:
+            raise UsageError("--max-drop, --labels-by-position and --reduce-range require --quantize int8")
         return
     if args.calib_data is None:
         raise UsageError("--quantize int8 needs images to calibrate on and to judge by; give --calib-data FOLDER")
@@ -63,12 +66,13 @@ def write_int8_files(
 ) -> WrittenInt8:
     """Quantises and writes; notes on the files go to standard error."""
     from alphanet_export.quantize.writing import write_int8
-    from alphanet_zoo.data.preprocess import ImageFolder
+    from alphanet_zoo.data.folder import FolderSource
 
     written = write_int8(
-        frozen, ImageFolder(args.calib_data), source, **files,
+        frozen, FolderSource(args.calib_data), source, **files,
         max_drop=DEFAULT_MAX_DROP if args.max_drop is None else args.max_drop, reduce_range=args.reduce_range,
         opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
+        labels_by_position=args.labels_by_position,
     )  # fmt: skip
     for name, log in written.logs.items():
         for note in log.notes():

@@ -58,6 +58,8 @@ def make_parser() -> CommandParser:
         metavar="N",
         help="validation images to take, spread over the classes (default: all)",
     )
+    add("--labels-by-position", action="store_true", help="class i of the images is output i of the supernet, whatever "
+        "their names (default: matched by name, unless the supernet has no labels)")  # fmt: skip
     add("--batch-size", type=positive_int, default=128, metavar="N", help="images a batch (default: 128)")
     add("--seed", type=natural_int, default=0, help="seed of the search (default: 0)")
     add("-o", "--output", required=True, metavar="FILE", help="the front: a .json list, or a .csv table")
@@ -79,17 +81,18 @@ def search_command(arguments: argparse.Namespace) -> int:
         if place is not None:
             check_place(Path(place), flag)
     from alphanet_export.build import open_net
-    from alphanet_zoo.data.preprocess import ImageFolder, split_folder
+    from alphanet_zoo.data.folder import FolderSource
+    from alphanet_zoo.data.sources import split_hold_out
     from alphanet_zoo.evaluate.subnets import SubnetEvaluator
 
     supernet = open_net(arguments.supernet)
     if not supernet.supernet:
         raise UsageError(f"{arguments.supernet} holds a single net; give a supernet, such as alphanet-train writes")
-    training = ImageFolder(arguments.calib_data)
+    training = FolderSource(arguments.calib_data)
     calibration, validation = (
-        (training, ImageFolder(arguments.data))
+        (training, FolderSource(arguments.data))
         if arguments.hold_out is None
-        else split_folder(training, arguments.hold_out)
+        else split_hold_out(training, arguments.hold_out)
     )
     evaluator = SubnetEvaluator(
         supernet,
@@ -98,6 +101,7 @@ def search_command(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         calibration_images=arguments.calib_images,
         validation_images=arguments.limit,
+        labels_by_position=arguments.labels_by_position,
     )
     evaluated = search(evaluator, low, high, arguments.evaluations, arguments.seed)
     front = [entry for entry in evaluated if entry["front"]]

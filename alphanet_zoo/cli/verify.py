@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alphanet_export.formats import FORMATS
-from alphanet_export.verify.report.tables import PAGE_ENDINGS
+from alphanet_export.verify.report import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
@@ -23,7 +23,8 @@ from alphanet_zoo.cli.verify_table import refuse_table_options, table_command, t
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
-  alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val --min-top1 79.5
+  alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val \
+    --labels-by-position --min-top1 79.5
   alphanet-verify best.onnx --reference best.safetensors --report report.html
   alphanet-verify alphanet_a0.onnx --threads 1 --max-latency-ms 40
   alphanet-verify new.onnx --vs old.onnx --max-ratio 1.02
@@ -87,6 +88,8 @@ def _add_measures(parser: CommandParser) -> None:
     add("--limit", type=positive_int, metavar="N", help="take N of the images, spread evenly")
     add("--parity-only", action="store_true", help="take --data for parity alone; its folders need not be the model's "
         "classes")  # fmt: skip
+    add("--labels-by-position", action="store_true", help="class i of --data is output i of the model, whatever their "
+        "names (default: matched by name, unless the model has no labels)")  # fmt: skip
     add("--min-top1", type=percentage, metavar="PERCENT", help="floor of top-1, else the exit code is 4")
 
 
@@ -116,6 +119,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     settings = Settings(
         limit=arguments.limit,
         parity_only=arguments.parity_only,
+        labels_by_position=arguments.labels_by_position,
         tolerance=arguments.tolerance,
         min_top1=arguments.min_top1,
         max_latency_ms=arguments.max_latency_ms,

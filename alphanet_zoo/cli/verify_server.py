@@ -8,8 +8,8 @@ import sys
 from alphanet_zoo.cli.command import CommandParser
 from alphanet_zoo.errors import UsageError
 
-_FILE_ONLY = ("reference", "weights", "calib_data", "parity_only", "min_top1", "threads", "batch", "max_latency_ms",
-              "vs", "max_ratio", "any_graph", "report", "stamp")  # fmt: skip
+_FILE_ONLY = ("reference", "weights", "calib_data", "parity_only", "labels_by_position", "min_top1", "threads", "batch",
+              "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "stamp")  # fmt: skip
 
 
 def server_options(parser: CommandParser) -> None:

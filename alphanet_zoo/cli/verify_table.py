@@ -6,15 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from alphanet_export.verify.report.tables import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
+from alphanet_export.verify.report import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
 from alphanet_zoo.cli.command import CommandParser, check_place
 from alphanet_zoo.errors import UsageError
 
 DEFAULT_BATCH = 8
 _TABLE_ONLY = ("runtimes", "models", "output")
-_FILE_ONLY = ("model", "reference", "weights", "calib_data", "tolerance", "data", "limit", "parity_only", "min_top1",
-              "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "json", "stamp", "server",
-              "server_model")  # fmt: skip
+_FILE_ONLY = ("model", "reference", "weights", "calib_data", "tolerance", "data", "limit", "parity_only",
+              "labels_by_position", "min_top1", "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "json",
+              "stamp", "server", "server_model")  # fmt: skip
 
 
 def table_options(parser: CommandParser) -> None:
@@ -44,8 +44,7 @@ def refuse_table_options(arguments: argparse.Namespace) -> None:
 def table_command(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes the table."""
     runtimes = _checked(arguments)
-    from alphanet_export.verify.report.contenders import contenders
-    from alphanet_export.verify.report.table import measure_table
+    from alphanet_export.verify.report.compare import contenders, measure_table
 
     table = measure_table(
         contenders((arguments.models or "*").split(",")),

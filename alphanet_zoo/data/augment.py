@@ -1,7 +1,7 @@
-"""What training does to an image, as a function of the image and of a generator that is its own.
+"""The training transforms: each is a function of the image and of a random generator that is used for it alone.
 
-A transform goes from uint8 to uint8; `normalise` makes a whole batch of its images a network's input, on the device
-where it is trained, so that a quarter of the bytes travels there.
+A transform goes from uint8 to uint8. `normalise` turns a whole batch of its images into a network's input, on the
+training device, so that a quarter of the bytes is copied there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from alphanet_zoo.data.autoaugment import CIFAR10, IMAGENET, Policy, apply_operations, draw_operations
 from alphanet_zoo.data.config import DataConfig
@@ -26,19 +25,19 @@ Window = tuple[int, int, bool]
 
 
 class Transform(Protocol):
-    """A part that is the same in every epoch, which may be done once, and one that is drawn."""
+    """A part that is the same in every epoch, which can be done once, and a random part."""
 
     @property
     def fixed(self) -> Callable[[Tensor], Tensor] | None:
-        """``(3, H, W)`` uint8 to ``(3, S, S)`` uint8; None where nothing can be done ahead."""
+        """From ``(3, H, W)`` uint8 to ``(3, S, S)`` uint8; None if nothing can be done ahead."""
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Varies what ``fixed`` gives; ``(3, S, S)`` uint8."""
+        """Varies the result of ``fixed``; ``(3, S, S)`` uint8."""
 
 
 @dataclass(frozen=True)
 class ImageNetTransform:
-    """A random crop resized (bicubic, antialiased), a flip, and AutoAugment's ImageNet policy where asked.
+    """A random crop resized (bicubic, antialiased), a flip, and AutoAugment's ImageNet policy if requested.
 
     Source: docs/specification.md, section 6.
     """
@@ -50,7 +49,7 @@ class ImageNetTransform:
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """See `Transform`."""
         top, left, height, width = draw_crop(image.shape[1], image.shape[2], rng)
-        # The batch of one goes in front of rows of pixels, so that torch takes the cut, too, for channels-last memory.
+        # The batch dimension is added in front of rows of pixels, so that torch sees the cut as channels-last, too.
         batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
         cut = batch[:, :, top : top + height, left : left + width]
         crop = F.interpolate(cut, (self.size, self.size), mode="bicubic", antialias=True)[0]
@@ -59,7 +58,7 @@ class ImageNetTransform:
 
 @dataclass(frozen=True)
 class CifarTransform:
-    """A random crop after a black border of 4 pixels, a flip, and AutoAugment's CIFAR-10 policy where asked.
+    """A random crop after a black border of 4 pixels, a flip, and AutoAugment's CIFAR-10 policy if requested.
 
     Images of another size than ``size`` are resized to it first (bicubic, antialiased).
     """
@@ -89,28 +88,26 @@ class CifarTransform:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The resize and crop of the evaluation, and nothing else; `draw_affine` moves whole batches of them."""
+    """The resize and crop of the evaluation; `warp` moves whole batches of them by what `draw_affine` draws."""
 
     geometry: Preprocessing
     border: int = 0
 
     def fixed(self, image: Tensor) -> Tensor:
         """See `Transform`."""
-        size, resize, interpolation = self.geometry.input_size, self.geometry.resize_size, self.geometry.interpolation
-        plain = Preprocessing(size, resize, interpolation, (0.0,) * 3, (1.0,) * 3)
-        return (plain(TF.to_pil_image(image)) * 255.0).round().to(torch.uint8)
+        return self.geometry.pixels(image)
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """See `Transform`."""
         return image
 
     def window(self, rng: np.random.Generator) -> Window:
-        """All of the image, as a call leaves it."""
+        """All of the image, as a call returns it."""
         return 0, 0, False
 
 
 def make_transform(config: DataConfig, preprocessing: Preprocessing) -> Transform:
-    """The transform that the config names, to its ``image_size``; ``preprocessing`` gives the centre crop's ratio."""
+    """The config's transform, to its ``image_size``; ``preprocessing`` sets the ratio of the centre crop."""
     if config.transform == "imagenet":
         return ImageNetTransform(config.image_size, config.autoaugment)
     if config.transform == "cifar":
@@ -126,7 +123,7 @@ def draw_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, i
     Returns:
         Top, left, height, width.
 
-    Source: Szegedy et al., 2015, arXiv:1409.4842, section 6, with the constants that ImageNet training took since.
+    Source: Szegedy et al., 2015, arXiv:1409.4842, section 6, with the constants that ImageNet training has used since.
     """
     low, high = 3 / 4, 4 / 3
     for area, ratio, top, left in rng.random((10, 4)).tolist():
@@ -140,7 +137,7 @@ def draw_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, i
 
 
 def _flip_and_augment(image: Tensor, draws: np.ndarray[tuple[int], Any], policy: Policy | None) -> Tensor:
-    """A flip of every other image, then what AutoAugment draws."""
+    """A flip of half of the images, then what AutoAugment draws."""
     flip, *uniforms = draws.tolist()
     if flip < 0.5:
         image = image.flip(2)
@@ -156,7 +153,7 @@ def draw_affine(config: DataConfig, rng: np.random.Generator) -> np.ndarray[tupl
 
 
 def warp(images: Tensor, thetas: Tensor) -> Tensor:
-    """Samples ``(N, 3, S, S)`` images at affinely moved places, bilinearly; the border's pixels go on beyond it.
+    """Samples ``(N, 3, S, S)`` images at affinely moved places, bilinearly; the border's pixels are repeated beyond it.
 
     Args:
         images: Float images.
@@ -170,7 +167,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Scales ``(N, 3, H, W)`` greys from 0 to 255 to [0, 1], subtracts ``mean`` and divides by ``std``.
 
     Returns:
-        Float32, channels-last in memory where the images are.
+        Float32; channels-last in memory if the images are.
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=images.device)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)

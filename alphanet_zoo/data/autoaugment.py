@@ -1,7 +1,7 @@
-"""AutoAugment on uint8 tensors: what an image gets is drawn first, as plain values, and applied then.
+"""AutoAugment on uint8 tensors: the operations of an image are drawn first, as plain values, and then applied.
 
-Operations that map each grey of a channel to another are tables of 256 bytes, and geometry is Pillow's, because both
-are several times faster than torchvision's tensor kernels; the rest is torchvision's.
+Operations that map each value of a channel to another are tables of 256 bytes, and Pillow moves pixels, because both
+are several times faster than torchvision's tensor kernels. The other operations are torchvision's.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ IMAGENET: Policy = (
     (("color", 0.6, 4), ("contrast", 1.0, 8)),
     (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
 )
-"""Policy v0 for ImageNet: pairs of (operation, probability, level from 0 to 9); some have no use for their level.
+"""Policy v0 for ImageNet: pairs of (operation, probability, level from 0 to 9); some operations do not use their level.
 
 Source: Cubuk et al., 2019, arXiv:1805.09501, table 9.
 """
@@ -86,18 +86,19 @@ _SIGNED = {
     "shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0,
     "brightness": 0.9, "color": 0.9, "contrast": 0.9, "sharpness": 0.9,
 }  # fmt: skip
-"""Magnitude at level 9 of operations that go either way: tangent, share of the side, degrees, or change of a factor."""
+"""Magnitude at level 9 of operations with either sign: tangent, share of the side, degrees, or change of a factor."""
 
 _GREYS = np.arange(256)
 _RAMP = torch.arange(256, dtype=torch.uint8).view(1, 1, 256).expand(3, -1, -1).contiguous()
 
 
 def draw_operations(policy: Policy, uniforms: Sequence[float]) -> Operations:
-    """The operations that one image gets.
+    """The operations of one image.
 
     Args:
         policy: `IMAGENET` or `CIFAR10`.
-        uniforms: Five draws from [0, 1): which pair, and for each of the two whether, and in which direction.
+        uniforms: Five draws from [0, 1): which pair, and for each of its two operations whether it is applied and its
+            sign.
     """
     drawn = []
     for i, (name, probability, level) in enumerate(policy[int(uniforms[0] * len(policy))]):
@@ -108,7 +109,7 @@ def draw_operations(policy: Policy, uniforms: Sequence[float]) -> Operations:
 
 
 def _magnitude(name: str, level: int, sign: float) -> float:
-    """What a level from 0 to 9 means: see `_SIGNED`; bits that stay; the threshold's grey."""
+    """The magnitude of a level from 0 to 9: see `_SIGNED`; bits that remain; the threshold."""
     if name in _SIGNED:
         return sign * _SIGNED[name] * level / 9
     if name == "posterize":
@@ -121,10 +122,10 @@ def apply_operations(image: Tensor, operations: Operations) -> Tensor:
 
     Args:
         image: ``(3, H, W)`` uint8.
-        operations: As `draw_operations` gives them.
+        operations: As `draw_operations` returns them.
 
     Returns:
-        ``(3, H, W)`` uint8; the same tensor where there is nothing to do.
+        ``(3, H, W)`` uint8; the same tensor if there are no operations.
     """
     for name, magnitude in operations:
         image = _apply(image, name, magnitude)
@@ -181,7 +182,7 @@ def autocontrast_tables(histograms: Counts) -> Tables:
 
 
 def _map_channels(image: Tensor, tables_of: Callable[[Counts], Tables]) -> Tensor:
-    """Maps the greys of each channel by the table that its histogram gives; the channels end up one by one."""
+    """Maps the values of each channel by the table of its histogram; the result is channels-first in memory."""
     planes = image.contiguous()
     counts = torch.stack([torch.bincount(plane.view(-1), minlength=256) for plane in planes])
     tables = tables_of(counts.numpy())
@@ -197,7 +198,7 @@ def _map_all(image: Tensor, table: Tensor) -> Tensor:
 
 
 def _move(image: Tensor, name: str, magnitude: float) -> Tensor:
-    """Takes each pixel from the one nearest to where it was before the move; black where that is outside."""
+    """Takes each pixel from the one nearest to where it was before the move; black if that is outside."""
     height, width = image.shape[1:]
     moved = Image.fromarray(image.permute(1, 2, 0).numpy()).transform(
         (width, height), Image.Transform.AFFINE, _origins(name, magnitude, width, height), Image.Resampling.NEAREST

@@ -1,8 +1,8 @@
-"""Decoding, cropping and augmentation with NVIDIA DALI, on the GPU or the CPU: an optional engine of the loader.
+"""Decoding, cropping and augmentation with NVIDIA DALI, on the GPU or the CPU: an optional engine of the batches.
 
 Order, crops and flips are those of the default engine. AutoAugment is DALI's own: its draws come from a generator that
-the pipeline keeps, so with it a resumed run is not the same to the bit, and neither is another number of processes.
-Tested with DALI 2.4 on the CPU; on a GPU it has not been run by its authors.
+the pipeline keeps, so a resumed run, or one with another number of processes, does not get the same bits with it.
+Tested with DALI 2.4 on the CPU; its authors have not run it on a GPU.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from alphanet_zoo.data.augment import draw_crop
-from alphanet_zoo.data.batch import Batch
-from alphanet_zoo.data.decode import read_file, read_header
+from alphanet_zoo.data.batches import Batch
 from alphanet_zoo.data.draws import generator, torch_seed
-from alphanet_zoo.data.image_folder import FolderSource
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.images import read_file, read_header
 from alphanet_zoo.data.reader import BatchReader
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 
@@ -25,13 +25,13 @@ from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageErro
 def dali_batches(
     reader: BatchReader, mean: tuple[float, ...], std: tuple[float, ...], start: int, end: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The batches of the steps from ``start`` up to ``end``, made on the device where they are learnt from.
+    """The batches of the steps from ``start`` up to ``end``, made on the training device.
 
     A broken image stops the run: DALI decodes whole batches.
 
     Raises:
         MissingDependencyError: DALI is not installed.
-        UsageError: The source is no folder.
+        UsageError: The source is not a folder.
         AlphaNetError: An image is broken.
     """
     try:
@@ -39,7 +39,7 @@ def dali_batches(
     except ImportError as error:
         raise MissingDependencyError("nvidia-dali", "dali") from error
     if not isinstance(reader.source, FolderSource):
-        raise UsageError("data.engine=dali wants data.source=folder; give data.engine=torch")
+        raise UsageError("data.engine=dali requires data.source=folder; use data.engine=torch")
     pipeline = _pipeline(reader, mean, std, start, end, device)
     try:
         for step, output in zip(range(start, end), DALIGenericIterator([pipeline], ["images", "labels"]), strict=False):
@@ -53,7 +53,7 @@ def dali_batches(
 def _pipeline(
     reader: BatchReader, mean: tuple[float, ...], std: tuple[float, ...], start: int, end: int, device: torch.device
 ) -> Any:
-    """The built pipeline; its inputs are what `_inputs` gives step by step."""
+    """The built pipeline; its inputs are those of `_inputs`, step by step."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.auto_aug import auto_augment
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits as folders of PNG files: real images that come with a package."""
+"""Scikit-learn's handwritten digits as folders of PNG files: real images that need no download."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from PIL import Image
 from alphanet_zoo.errors import MissingDependencyError
 
 SPLITS = {"train": 1197, "val": 300, "test": 300}
-"""Images of each split; its classes are even to one image."""
+"""Number of images of each split; the classes are balanced to one image."""
 
 
 def write_digits(root: str | Path) -> Path:
     """Writes 1,797 scans of digits as ``root/<train|val|test>/<0..9>/<number>.png``.
 
-    The scans have 8 x 8 pixels of 17 greys; each gets a blank border of one pixel, so that the usual centre crop of
-    seven eighths loses nothing. The split is fixed and stratified. Does nothing where ``root`` exists; it appears
-    whole or not at all.
+    The scans have 8 x 8 pixels of 17 grey levels. Each gets a blank border of one pixel, so that the usual centre crop
+    of seven eighths loses nothing. The split is fixed and stratified. If ``root`` exists, nothing is done; otherwise
+    the whole folder is written, or nothing.
 
     Args:
-        root: The folder to make.
+        root: The folder to create.
 
     Returns:
         ``root`` as a path.
@@ -59,7 +59,7 @@ def write_digits(root: str | Path) -> Path:
 
 
 def split_indices(labels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, list[int]]:
-    """The fixed stratified split: the images, class by class in a shuffled order, dealt out evenly.
+    """The fixed stratified split: the images of each class, in a shuffled order, are divided evenly.
 
     Args:
         labels: ``(N,)`` class of each image.

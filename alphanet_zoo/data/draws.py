@@ -1,4 +1,4 @@
-"""Every random draw of a run as a function of what it is for: nothing keeps a generator's state."""
+"""Every random draw of a run as a function of its purpose and counters: no generator's state is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
-    """The seed sequence of one draw; purposes are told apart by their CRC-32."""
+    """The seed sequence of one draw; the CRC-32 of the purpose is part of it."""
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
 
 
@@ -17,7 +17,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 
     Args:
         seed: The run's seed, from 0.
-        purpose: What is drawn; two purposes never share their numbers.
+        purpose: What is drawn; different purposes have independent numbers.
         counters: Step, or epoch and sample index.
     """
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, counters)))

@@ -1,14 +1,13 @@
-"""A folder of images checked file by file, and a manifest that tells later whether one has changed.
+"""Checks every image in a folder, and writes a manifest with which later changes are found.
 
-The manifest is JSON lines, one a file in the order of their paths: ``path`` (from the folder, with slashes), ``bytes``,
-``sha256``, ``width``, ``height``.
+The manifest has one line of JSON per file, in the order of the paths: ``path`` (below the folder, with slashes),
+``bytes``, ``sha256``, ``width``, ``height``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,22 +16,22 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from alphanet_zoo.data.decode import decode_image, read_file
-from alphanet_zoo.data.preprocess import IMAGE_ENDINGS
+from alphanet_zoo.data.folder import list_images
+from alphanet_zoo.data.images import decode_image, read_file
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
 
 MANIFEST = "manifest.jsonl"
 
 _CHUNK = 4096
-"""Files that wait for a thread at one time."""
+"""Files that are queued for the threads at a time."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the manifest says of one file; ``width`` and ``height`` in pixels."""
+    """The manifest's line of one file; ``width`` and ``height`` of the upright image, in pixels."""
 
     path: str
     bytes: int
@@ -43,12 +42,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in a folder.
+    """The result of a check.
 
     Attributes:
-        files: Image files in it.
-        problems: One line a file that is damaged, changed, missing or not in the manifest, in the order of paths.
-        entries: The files as the manifest describes them; damaged ones are not among them.
+        files: Number of image files in the folder.
+        problems: One line per file that is damaged, changed, missing or not in the manifest, in the order of the paths.
+        entries: The manifest's lines of the other files.
     """
 
     files: int
@@ -69,7 +68,7 @@ def verify_images(root: str | Path, *, threads: int = 1, progress: bool = False)
 
 
 def write_manifest(root: str | Path, *, threads: int = 1, progress: bool = False) -> DataReport:
-    """`verify_images`, and where all are whole, ``root/manifest.jsonl``; a manifest of damaged files is of no use."""
+    """As `verify_images`; also writes ``root/manifest.jsonl`` if no file is damaged."""
     report = verify_images(root, threads=threads, progress=progress)
     if not report.problems:
         with replacing(Path(root) / MANIFEST) as temporary:
@@ -78,7 +77,7 @@ def write_manifest(root: str | Path, *, threads: int = 1, progress: bool = False
 
 
 def check_manifest(root: str | Path, *, threads: int = 1, progress: bool = False) -> DataReport:
-    """Compares a folder with its manifest: nothing missing, added or changed. A file of the same SHA-256 is as it was.
+    """Compares a folder with its manifest, by size and SHA-256: files that are missing, added or changed.
 
     Raises:
         UsageError: No such folder, no images in it, or no manifest.
@@ -101,7 +100,7 @@ def read_manifest(root: str | Path) -> list[Entry]:
     """The entries of ``root/manifest.jsonl``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such file.
         AlphaNetError: It cannot be read.
     """
     path = Path(root) / MANIFEST
@@ -117,13 +116,12 @@ def read_manifest(root: str | Path) -> list[Entry]:
 
 
 def _image_files(root: Path) -> list[Path]:
-    """All image files below a folder, by their endings, in the order of their paths."""
+    """All image files below a folder (see `list_images`), in the order of their paths."""
     if not root.is_dir():
-        raise UsageError(f"no such folder: {root}; give the folder of images")
-    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-    files = [path for path in found if path.suffix.lower() in IMAGE_ENDINGS]
+        raise UsageError(f"no such folder: {root}; pass the folder of images")
+    files = list_images(root)
     if not files:
-        raise UsageError(f"{root} holds no images; give a folder with images in it, at any depth")
+        raise UsageError(f"{root} holds no images; pass a folder with images in it, at any depth")
     return sorted(files, key=lambda path: _relative(root, path))
 
 
@@ -133,7 +131,7 @@ def _relative(root: Path, path: Path) -> str:
 
 
 def _examine(root: Path, path: Path) -> Entry | str:
-    """A file's entry, or what is wrong with it."""
+    """A file's entry, or its problem."""
     name = _relative(root, path)
     try:
         content = read_file(path)
@@ -144,7 +142,7 @@ def _examine(root: Path, path: Path) -> Entry | str:
 
 
 def _compare(path: Path, entry: Entry) -> str | None:
-    """In what a file differs from its entry, or None."""
+    """How a file differs from its entry; None if it does not."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:
@@ -155,7 +153,7 @@ def _compare(path: Path, entry: Entry) -> str | None:
 
 
 def _on_each(action: Callable[[Path], Result], files: Sequence[Path], threads: int, progress: bool) -> list[Result]:
-    """The action's results in the files' order; decoding and hashing leave the interpreter's lock to other threads."""
+    """The action's results in the files' order; decoding and hashing release the interpreter's lock."""
     results: list[Result] = []
     with (
         ThreadPoolExecutor(threads) as pool,

@@ -1,25 +1,32 @@
-"""From an image file to a network's input, as the published evaluation does it."""
+"""The evaluation transform: from a decoded image to the input of a network."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
-from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.errors import UsageError
 
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+_FILTERS = {
+    "nearest": (Image.Resampling.NEAREST, 0.5),
+    "nearest-exact": (Image.Resampling.NEAREST, 0.5),
+    "box": (Image.Resampling.BOX, 0.5),
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "hamming": (Image.Resampling.HAMMING, 1.0),
+    "bicubic": (Image.Resampling.BICUBIC, 2.0),
+    "lanczos": (Image.Resampling.LANCZOS, 3.0),
+}
+"""Pillow's filter of each interpolation, and its support in output pixels."""
+
+LONGEST_SIDE = 8
+"""Of images whose long side is more than this times the short side, only the crop is resized."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Preprocessing:
     Args:
         input_size: Side of the crop, in pixels.
         resize_size: Short side after the resize, in pixels.
-        interpolation: 'bicubic', 'bilinear' or 'nearest'.
-        mean: Subtracted, one a channel.
-        std: Divided by, one a channel.
+        interpolation: 'bicubic', 'bilinear', 'nearest', or another of Pillow's filters.
+        mean: Subtracted, one value per channel.
+        std: Divided by, one value per channel.
 
     Source: docs/specification.md, section 4, "Published evaluation".
     """
@@ -43,22 +50,22 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Normalises lists to tuples and checks the values."""
+        """Converts lists to tuples and checks the values."""
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if self.input_size < 1 or self.resize_size < self.input_size:
             raise ValueError(
                 f"preprocessing resizes the short side to {self.resize_size} and crops {self.input_size}; "
-                "give positive sizes, the crop no larger"
+                "both must be positive, and the crop no larger than the short side"
             )
-        if self.interpolation not in {mode.value for mode in InterpolationMode}:
-            raise ValueError(f"interpolation is {self.interpolation!r}; give bicubic, bilinear or nearest")
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"interpolation is {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must have three values each, std positive")
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
-        """What a ``pretrained_cfg`` (timm's keys) describes."""
+        """The transform that a ``pretrained_cfg`` (timm's keys) describes."""
         size = int(cfg["input_size"][-1])
         return cls(size, round(size / float(cfg["crop_pct"])), cfg["interpolation"], cfg["mean"], cfg["std"])
 
@@ -79,126 +86,78 @@ class Preprocessing:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def for_size(self, input_size: int) -> Preprocessing:
-        """The same for another crop, with this one's ratio of short side to crop."""
+        """The same transform to another crop size, with the same ratio of short side to crop."""
         resize_size = round(input_size * self.resize_size / self.input_size)
         return Preprocessing(input_size, resize_size, self.interpolation, self.mean, self.std)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """A PIL image of any mode to a float32 tensor ``(3, input_size, input_size)``."""
-        rgb = image.convert("RGB")
-        rgb = TF.resize(rgb, [self.resize_size], InterpolationMode(self.interpolation), antialias=True)
-        rgb = TF.center_crop(rgb, [self.input_size, self.input_size])
-        tensor = TF.to_dtype(TF.pil_to_tensor(rgb), torch.float32, scale=True)
-        normalised: Tensor = TF.normalize(tensor, list(self.mean), list(self.std))
-        return normalised
+    def __call__(self, image: Tensor) -> Tensor:
+        """The input of a network, normalised.
 
+        Args:
+            image: ``(3, H, W)`` uint8, as `alphanet_zoo.data.images.decode_image` returns it.
 
-class ImageFolder:
-    """Images in one folder a class, classes and files in the order of their names.
+        Returns:
+            ``(3, input_size, input_size)`` float32.
+        """
+        return self.normalise(self.pixels(image))
 
-    Attributes:
-        root: The folder.
-        classes: Names of its folders.
-        samples: Path and class index of every image, at any depth below its class's folder.
+    def pixels(self, image: Tensor) -> Tensor:
+        """The resized and cropped image, before normalisation.
 
-    Raises:
-        UsageError: No such folder, or no image in it.
-    """
+        Time and memory are bounded by the sizes of the image and of the crop, whatever the image's shape: of an image
+        with a ratio of sides above `LONGEST_SIDE`, only the part that the crop shows is resized. Its pixels can then
+        differ by one grey level from those of a resize of the whole image; with 'nearest', a few are a neighbour's.
 
-    def __init__(self, root: str | Path) -> None:
-        """Lists the images below ``root``; reads none."""
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise UsageError(f"no such folder: {self.root}; give one with a folder a class, each with its images")
-        self.classes = sorted(path.name for path in self.root.iterdir() if path.is_dir())
-        self.samples = [
-            (path, index)
-            for index, name in enumerate(self.classes)
-            for path in sorted((self.root / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-        ]
-        if not self.samples:
-            raise UsageError(f"{self.root} holds no images; give a folder with a folder a class, each with its images")
+        Args:
+            image: ``(3, H, W)`` uint8.
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.samples)
-
-    def batches(
-        self, preprocessing: Preprocessing, batch_size: int, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images ``(N, 3, S, S)`` and labels ``(N,)``, in order; the last batch may be smaller.
-
-        ``limit`` takes that many images spread evenly over the folder, so that all classes are seen.
+        Returns:
+            ``(3, input_size, input_size)`` uint8.
 
         Raises:
-            AlphaNetError: An image cannot be read; the message names the file.
+            UsageError: ``image`` is not such a tensor.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; give at least 1")
-        count = len(self.samples) if limit is None else min(limit, len(self.samples))
-        chosen = [self.samples[i * len(self.samples) // count] for i in range(count)]
-        for start in range(0, count, batch_size):
-            batch = chosen[start : start + batch_size]
-            images = torch.stack([preprocessing(read_image(path)) for path, _ in batch])
-            yield images, torch.tensor([label for _, label in batch])
+        if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise UsageError(f"an image is {image.dtype} of shape {tuple(image.shape)}; pass uint8 of shape (3, H, W)")
+        height, width = image.shape[1:]
+        short, long = min(height, width), max(height, width)
+        # As torchvision computes and rounds both.
+        new_long = int(self.resize_size * long / short)
+        new = (self.resize_size, new_long) if width <= height else (new_long, self.resize_size)
+        left, top = (round((side - self.input_size) / 2.0) for side in new)
+        picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        if long > LONGEST_SIDE * short:
+            crop = self._resize_crop(picture, new, left, top)
+        else:
+            resized = picture if new == (width, height) else picture.resize(new, _FILTERS[self.interpolation][0])
+            crop = resized.crop((left, top, left + self.input_size, top + self.input_size))
+        return torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Scales ``(..., 3, S, S)`` uint8 to [0, 1], subtracts the mean and divides by the deviation; float32.
 
-def split_folder(folder: ImageFolder, held_out: int) -> tuple[ImageFolder, ImageFolder]:
-    """A folder without the images that training with ``data.hold_out`` keeps out, and those.
+        The operations and their order are torchvision's (``to_dtype`` with ``scale``, ``normalize``), to the same bits.
+        """
+        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return pixels.to(torch.float32).mul_(1.0 / 255.0).sub_(mean).div_(std)
 
-    Args:
-        folder: All training images.
-        held_out: How many are held out.
+    def _resize_crop(self, picture: Image.Image, new: tuple[int, int], left: int, top: int) -> Image.Image:
+        """The crop at (left, top) of a picture resized to ``new``, of which nothing else is computed.
 
-    Raises:
-        UsageError: The folder has no more than that.
-    """
-    labels = np.array([label for _, label in folder.samples], dtype=np.int64)
-    parts = []
-    for chosen in split_labels(labels, held_out, str(folder.root)):
-        part = copy.copy(folder)
-        part.samples = [folder.samples[i] for i in chosen]
-        parts.append(part)
-    return parts[0], parts[1]
-
-
-def split_labels(
-    labels: npt.NDArray[np.int64], held_out: int, name: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A fixed random choice of images, even over the classes to one image, and the rest.
-
-    Args:
-        labels: ``(N,)`` class of each image.
-        held_out: How many are chosen, from 1 to N - 1.
-        name: What the error calls the images.
-
-    Returns:
-        Ascending indices of the rest, and of the chosen ones.
-
-    Raises:
-        UsageError: There are no more images than ``held_out``.
-    """
-    if not 0 < held_out < len(labels):
-        raise UsageError(
-            f"{name} has {len(labels)} images, and {held_out} are to be held out; give 1 to fewer than all"
+        The part of the picture that the crop depends on is cut out at whole pixels first. Rows are resized before
+        columns; Pillow's own choice depends on the sizes of the whole.
+        """
+        resample, support = _FILTERS[self.interpolation]
+        window, box = [], []
+        for length, resized, start in zip(picture.size, new, (left, top), strict=True):
+            scale = length / resized
+            low, high = start * scale, (start + self.input_size) * scale
+            margin = support * max(scale, 1.0) + 1.0
+            first, last = max(math.floor(low - margin), 0), min(math.ceil(high + margin), length)
+            window.append((first, last))
+            box.append((low - first, min(high, last) - first))
+        (x0, x1), (y0, y1) = window
+        rows = picture.crop((x0, y0, x1, y1)).resize(
+            (self.input_size, y1 - y0), resample, box=(box[0][0], 0, box[0][1], y1 - y0)
         )
-    shuffled = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    chosen = by_class[np.arange(held_out) * len(labels) // held_out]
-    return np.setdiff1d(np.arange(len(labels)), chosen), np.sort(chosen)
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image in a file, decoded, in RGB.
-
-    Raises:
-        AlphaNetError: It is damaged, no image, or announces more pixels than PIL deems safe.
-    """
-    try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            image = Image.open(path)
-        with image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise AlphaNetError(f"cannot read the image {path}: {error}; remove or replace it") from error
+        return rows.resize((self.input_size,) * 2, resample, box=(0, box[1][0], self.input_size, box[1][1]))

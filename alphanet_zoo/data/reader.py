@@ -1,29 +1,101 @@
-"""Raw batches, made in this process or in a worker: which images a step shows, decoded or kept, and what each gets."""
+"""Raw batches, made in this process or in a worker: which images a step shows, decoded or kept, and how each varies."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from alphanet_zoo.data.augment import CentreCrop, CifarTransform, Window, draw_affine, make_transform
-from alphanet_zoo.data.batch import RawBatch
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.data.draws import generator
 from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.data.resident import ResidentImages, Windows
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which prepared images are kept in memory."""
+"""Prepared images are kept in memory if they take at most this many bytes."""
 
 _SUBSTITUTES = 16
 
 
+class Windows(NamedTuple):
+    """Which part of which images a batch shows.
+
+    Attributes:
+        images: ``(N,)`` int64 indices of the images.
+        corners: ``(N, 2)`` int64 top and left of each crop, in the image with its border.
+        flips: ``(N,)`` bool, whether the crop is flipped from left to right.
+    """
+
+    images: Tensor
+    corners: Tensor
+    flips: Tensor
+
+
+class RawBatch(NamedTuple):
+    """What a worker returns: a quarter of the bytes of an `alphanet_zoo.data.batches.Batch`.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        indices: Which images were asked for.
+        images: ``(N, 3, S, S)`` uint8, channels-last in memory; or the windows to cut, if the images are on the device.
+        labels: ``(N,)``; those of the substitutes of broken images.
+        thetas: ``(N, 2, 3)`` affine moves that remain to be made, or None.
+        broken: Index and error message of each broken image.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    images: Tensor | Windows
+    labels: Tensor
+    thetas: Tensor | None
+    broken: tuple[tuple[int, str], ...]
+
+
+class ResidentImages:
+    """Small images kept on the training device, where whole batches of them are cut and flipped.
+
+    What happens to an image is drawn from the seed, the epoch and its index, as for every engine, and gives the same
+    bits.
+
+    Args:
+        images: ``(N, 3, S, S)`` uint8, on the CPU.
+        border: Black pixels that a window may show on each side of an image.
+    """
+
+    def __init__(self, images: Tensor, border: int) -> None:
+        """Copies nothing yet; the first `take` on a device does."""
+        self._images, self._border = images, border
+
+    def take(self, windows: Windows, device: torch.device) -> Tensor:
+        """The windows' pixels.
+
+        Args:
+            windows: Of a batch, on the CPU.
+            device: Where the images stay from now on.
+
+        Returns:
+            ``(N, 3, S, S)`` uint8 on ``device``, channels-last in memory.
+        """
+        self._images = self._images.to(device)
+        chosen, corners, flips = (part.to(device, non_blocking=True) for part in windows)
+        bordered = F.pad(self._images[chosen], [self._border] * 4)
+        along = torch.arange(self._images.shape[-1], device=device)
+        rows = corners[:, :1] + along
+        columns = corners[:, 1:] + torch.where(flips[:, None], along.flip(0), along)
+        batch = torch.arange(len(chosen), device=device)
+        # The three index tensors broadcast to (N, S, S); the channels, sliced between them, come last.
+        pixels = bordered[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        return pixels.permute(0, 3, 1, 2)
+
+
 class BatchReader(Dataset["RawBatch | AlphaNetError"]):
-    """Makes the raw batch of any step, in this process or in a worker.
+    """Makes the raw batch of any step.
 
     Args:
         config: Batch size and transform.
@@ -31,16 +103,16 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         preprocessing: Geometry of the centre crop that the `affine` transform starts from.
         seed: The run's seed.
         rank: Which slice of every global batch is made, from 0.
-        world: How many equal slices there are.
+        world: Number of equal slices.
     """
 
     def __init__(
         self, config: DataConfig, source: ImageSource, preprocessing: Preprocessing, seed: int, rank: int, world: int
     ) -> None:
-        """Prepares all images at once where that can be done once for all epochs and they fit in memory."""
+        """Prepares all images now, if they fit in memory and a part of the transform is the same in every epoch."""
         self.config, self.source, self.seed, self.rank = config, source, seed, rank
         self.batch_size = config.batch_size // world
-        self.steps_per_epoch = len(source.labels) // config.batch_size
+        self.steps_per_epoch = len(source) // config.batch_size
         self._transform = make_transform(config, preprocessing)
         self._windowed: CentreCrop | CifarTransform | None = None
         if config.engine == "device" and isinstance(self._transform, CentreCrop | CifarTransform):
@@ -48,17 +120,17 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         self._kept: Tensor | None = None
         self._kept_broken: dict[int, str] = {}
         self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
-        size = len(source.labels) * 3 * config.image_size**2
+        size = len(source) * 3 * config.image_size**2
         if self._transform.fixed is not None and size <= MEMORY_LIMIT:
             self._keep()
         elif self._windowed is not None:
             raise UsageError(
                 f"{source.name} takes {size:,} bytes, more than data.engine=device keeps ({MEMORY_LIMIT:,}); "
-                "give data.engine=torch"
+                "use data.engine=torch"
             )
 
     def __getitem__(self, step: int) -> RawBatch | AlphaNetError:
-        """The raw batch of one step, or what went wrong (a worker's exception would arrive as a traceback's text)."""
+        """The raw batch of one step, or the error (an exception of a worker would arrive as a traceback's text)."""
         epoch, indices = self.indices(step)
         size, side, broken = self.batch_size, self.config.image_size, dict[int, str]()
         images = torch.empty((size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -81,7 +153,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         return RawBatch(epoch, indices, pixels, self.source.labels[shown], thetas, tuple(broken.items()))
 
     def indices(self, step: int) -> tuple[int, tuple[int, ...]]:
-        """The epoch of a step, from 0, and which images it shows here."""
+        """The epoch of a step, from 0, and the images of this process in it."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, generator(self.seed, "order", epoch).permutation(len(self))
@@ -89,7 +161,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         return epoch, tuple(map(int, self._order[1][first : first + self.batch_size]))
 
     def _load(self, epoch: int, index: int, broken: dict[int, str]) -> tuple[Tensor, int]:
-        """A prepared image and its index; where it is broken, a substitute's, drawn from (seed, epoch, index)."""
+        """A prepared image and its index; of a broken one, a substitute drawn from (seed, epoch, index)."""
         try:
             return self._prepared(index), index
         except AlphaNetError as error:
@@ -104,10 +176,10 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self.source.labels)
+        return len(self.source)
 
     def resident(self) -> ResidentImages | None:
-        """The images for the device, where the config's engine keeps them there."""
+        """The images for the device, if the config's engine keeps them there."""
         if self._windowed is None:
             return None
         assert self._kept is not None
@@ -123,7 +195,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         return self._kept[index]
 
     def _keep(self) -> None:
-        """Prepares every image, and remembers which are broken."""
+        """Prepares every image, and records which are broken."""
         side = self.config.image_size
         kept = torch.zeros((len(self), 3, side, side), dtype=torch.uint8)
         for index in range(len(self)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class CalibrationPlan:
 
     @classmethod
     def of_record(cls, record: Calibration) -> CalibrationPlan | None:
-        """The plan in a calibration record; None if the record has none (files of version 0.1.0).
+        """The plan in a calibration record; None if the record has none (older versions).
 
         Raises:
             ValueError: The plan is damaged.
@@ -59,29 +59,57 @@ class CalibrationPlan:
         """Plain values, ready for JSON; `of_record` reads them back."""
         return {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
 
-    def calibrate(self, net: AlphaNet, source: ImageSource, *, stopped: Callable[[], bool] = bool) -> AlphaNet:
-        """Sets the statistics of a static net; its ``calibration`` is then the record, this plan included.
+    def images_of(self, source: ImageSource, *, keep: bool = False) -> CalibrationImages:
+        """The prepared images of a source; ``keep`` holds them in memory for the next network."""
+        return CalibrationImages(self, source, keep=keep)
+
+
+class CalibrationImages:
+    """The batches of a plan, read from a source; iterates over ``(batch_size, 3, S, S)`` tensors.
+
+    Args:
+        plan: The plan.
+        source: Training images.
+        keep: Hold the batches in memory after they were read once.
+
+    Attributes:
+        selection: SHA-256 of the decoded images in their order, after the batches were read; it does not depend on how
+            they are prepared.
+    """
+
+    def __init__(self, plan: CalibrationPlan, source: ImageSource, *, keep: bool = False) -> None:
+        """Reads nothing."""
+        self.plan, self.selection, self._keep = plan, "", keep
+        self._source, self._kept = source, list[Tensor]()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The batches, in the plan's order."""
+        if self._kept:
+            yield from self._kept
+            return
+        read, plan, kept = _Recorded(self._source), self.plan, list[Tensor]()
+        for batch in calibration_batches(
+            read, plan.preprocessing, images=plan.images, batch_size=plan.batch_size, seed=plan.seed,
+            augment=plan.augment,
+        ):  # fmt: skip
+            kept += [batch] * self._keep
+            yield batch
+        self.selection, self._kept = read.digest.hexdigest(), kept
+
+    def calibrate(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> AlphaNet:
+        """Sets the statistics of a static net; its ``calibration`` is then the record, the plan included.
 
         Args:
             net: A static net; it is changed and returned in eval mode.
-            source: Training images.
             stopped: Asked after every batch whether to end early; the statistics are then of no use.
 
         Raises:
             AlphaNetError: An image cannot be read.
         """
-        read = _Recorded(source)
-        calibrate(net, _until(stopped, self.batches(read)))
+        calibrate(net, _until(stopped, self))
         assert isinstance(net.calibration, dict)
-        net.calibration = {**net.calibration, "selection": read.digest.hexdigest(), "plan": self.to_dict()}
+        net.calibration = {**net.calibration, "selection": self.selection, "plan": self.plan.to_dict()}
         return net
-
-    def batches(self, source: ImageSource) -> Iterator[Tensor]:
-        """The batches ``(batch_size, 3, S, S)`` of training images."""
-        return calibration_batches(
-            source, self.preprocessing,
-            images=self.images, batch_size=self.batch_size, seed=self.seed, augment=self.augment,
-        )  # fmt: skip
 
 
 def default_augment(space: SearchSpace) -> bool:
@@ -103,10 +131,10 @@ def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> Alph
     plan = CalibrationPlan.of_record(record)
     if plan is None or not isinstance(record, Mapping):
         raise UsageError(
-            "The calibration record has no plan (it was written by version 0.1.0), so the statistics cannot be computed "
-            "again. Export the network again, or pass a reference that is calibrated already."
+            "The calibration record has no plan (an older version wrote it), so the statistics cannot be computed again. "
+            "Export the network again, or pass a reference that is calibrated already."
         )
-    plan.calibrate(net, source)
+    plan.images_of(source).calibrate(net)
     found = net.calibration
     assert isinstance(found, Mapping)
     if found["selection"] != record["selection"]:
@@ -122,7 +150,7 @@ def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> Alph
     return net
 
 
-def _until(stopped: Callable[[], bool], batches: Iterator[Tensor]) -> Iterator[Tensor]:
+def _until(stopped: Callable[[], bool], batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """The batches up to the one after which it is time to stop."""
     for batch in batches:
         yield batch

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES
 from alphanet_zoo.data.classes import match_classes
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
-from alphanet_zoo.evaluate.calibration import CalibrationPlan, default_augment
+from alphanet_zoo.evaluate.calibration import CalibrationImages, CalibrationPlan, default_augment
 from alphanet_zoo.evaluate.statistics import wilson_interval
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -69,7 +67,7 @@ class Answers:
 class Evaluator:
     """Judges networks on fixed images; the same network on the same images always gets the same count.
 
-    Preprocessed images are kept in memory up to `CACHE_LIMIT`, per input size.
+    Prepared images are kept in memory, `CACHE_LIMIT` bytes at most.
 
     Args:
         validation: Labelled images; None if only `calibrated` is used.
@@ -103,22 +101,42 @@ class Evaluator:
         self._images, self._calibration_batch, self._seed, self._augment = images, calibration_batch, seed, augment
         self._batch_size, self._by_position = batch_size, labels_by_position
         self._share = {"rank": rank, "world_size": world_size}
-        self._kept: dict[Any, list[Any]] = {}
+        self._kept: dict[Preprocessing, list[tuple[Tensor, Tensor]]] = {}
+        self._calibrations: dict[CalibrationPlan, CalibrationImages] = {}
         self._kept_bytes = 0
 
-    def plan(self, net: AlphaNet, arch: ArchSpec | None = None) -> CalibrationPlan:
-        """The calibration plan of a subnet of ``net``; ``arch`` None is the net's own."""
+    def plan(self, net: AlphaNet, arch: ArchSpec | None = None, input_size: int | None = None) -> CalibrationPlan:
+        """The calibration plan of a subnet.
+
+        Args:
+            net: The supernet or network.
+            arch: The subnet; None is the net's own arch.
+            input_size: Side of the input in pixels; None is the arch's resolution.
+        """
         augment = default_augment(net.space) if self._augment is None else self._augment
-        size = (arch or net.arch).resolution
+        size = input_size or (arch or net.arch).resolution
         return CalibrationPlan(input_of(net, size), self._images, self._calibration_batch, self._seed, augment)
 
     def calibrated(
-        self, net: AlphaNet, arch: ArchSpec | None = None, *, stopped: Callable[[], bool] = bool
+        self,
+        net: AlphaNet,
+        arch: ArchSpec | None = None,
+        *,
+        input_size: int | None = None,
+        stopped: Callable[[], bool] = bool,
     ) -> AlphaNet:
-        """A static copy of a subnet, calibrated, on the device of ``net``; ``stopped`` as in `CalibrationPlan`."""
+        """A static copy of a subnet, calibrated, on the device of ``net``.
+
+        ``stopped`` as in `CalibrationImages.calibrate`, the other arguments as in `plan`.
+        """
         assert self.calibration is not None
-        plan, static = self.plan(net, arch), net.extract(arch or net.arch)
-        return plan.calibrate(static, self.calibration, stopped=stopped)
+        plan = self.plan(net, arch, input_size)
+        if plan not in self._calibrations:
+            size = min(self._images, len(self.calibration)) * 3 * plan.preprocessing.input_size**2 * 4
+            keep = self._kept_bytes + size <= CACHE_LIMIT
+            self._kept_bytes += size * keep
+            self._calibrations[plan] = plan.images_of(self.calibration, keep=keep)
+        return self._calibrations[plan].calibrate(net.extract(arch or net.arch), stopped=stopped)
 
     def answers(
         self,
@@ -145,7 +163,7 @@ class Evaluator:
         assert self.validation is not None
         outputs = self.outputs(num_classes, labels)
         best, classes = [], []
-        for pixels, truth in self._batches(preprocessing):
+        for pixels, truth in self.batches(preprocessing):
             if stopped():
                 break
             logits = predict(pixels)
@@ -173,11 +191,7 @@ class Evaluator:
         )
 
     def batches(self, preprocessing: Preprocessing) -> Iterable[tuple[Tensor, Tensor]]:
-        """Preprocessed validation images and their labels, in order, kept if they fit in memory."""
-        return self._batches(preprocessing)
-
-    def _batches(self, preprocessing: Preprocessing) -> Iterable[tuple[Tensor, Tensor]]:
-        """See `batches`."""
+        """Preprocessed validation images ``(N, 3, S, S)`` and their labels, in order; kept if they fit in memory."""
         assert self.validation is not None
         if preprocessing in self._kept:
             return self._kept[preprocessing]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from alphanet_zoo.data.batch import Batch
+from alphanet_zoo.data.batches import Batch
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from alphanet_zoo.data.batch import Batch
+from alphanet_zoo.data.batches import Batch, TrainingBatches
 from alphanet_zoo.data.draws import torch_seed
-from alphanet_zoo.data.loader import TrainingBatches
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.synced_norm import synchronise

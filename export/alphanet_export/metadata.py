@@ -12,7 +12,7 @@ from alphanet_export.freeze import FrozenNet
 from alphanet_zoo import __version__
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
-from alphanet_zoo.space.presets import ALPHANET
+from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
 PREFIX = "alphanet."
 PUBLISHED_INPUT = 224
@@ -57,11 +57,16 @@ def tool_versions() -> dict[str, str]:
 
 
 def label_names(net: AlphaNet) -> list[str] | None:
-    """The classes' names: the net's own, or those of ImageNet for a net of the ImageNet space with 1000 classes."""
+    """The names of the classes, or None if they are not known.
+
+    They are the net's own, or ImageNet's if the classifier is that of the published weights. They are never derived
+    from the number of classes.
+    """
     own = net.pretrained_cfg.get("label_names")
     if own:
         return [str(label) for label in own]
-    return imagenet_labels() if net.space == ALPHANET and net.num_classes == 1000 else None
+    published = net.pretrained_cfg.get("origin_url") == PUBLISHED_CFG["imagenet"]["origin_url"]
+    return imagenet_labels() if published and net.num_classes == 1000 and net.calibration != "training" else None
 
 
 def imagenet_labels() -> list[str]:

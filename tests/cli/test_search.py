@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.cli.search import main
-from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
@@ -23,7 +25,7 @@ from alphanet_zoo.zoo.files import save_net
 def fitted_supernet(images):
     """A made-up supernet whose classifier fits the largest subnet's features, so that subnets differ in accuracy."""
     supernet = fill_live(build_supernet(TINY, 2))
-    pixels, labels = next(images.batches(Preprocessing.from_cfg(supernet.pretrained_cfg), len(images)))
+    pixels, labels = next(evaluation_batches(images, Preprocessing.from_cfg(supernet.pretrained_cfg), len(images)))
     largest = calibrate(supernet.extract(TINY.largest), [pixels])
     features = largest.forward_head(largest.forward_features(pixels), pre_logits=True)
     centre = features.mean(0)
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             pattern = rng.integers(0, 200, (16, 16)) + 50 * (index % 2)
             Image.fromarray(pattern.astype(np.uint8)).save(path)
-    save_net(fitted_supernet(ImageFolder(root / "train")), root / "supernet.safetensors")
+    save_net(fitted_supernet(FolderSource(root / "train")), root / "supernet.safetensors")
     save_net(fill_live(AlphaNet(TINY.smallest, TINY, 2)), root / "static.safetensors")
     return root
 

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from alphanet_export.build import Source
-from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import freeze, input_preprocessing
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
@@ -125,9 +125,9 @@ def test_two_files_are_timed_in_turns(folder: Path, capsys: pytest.CaptureFixtur
     argv = (folder / "tiny.onnx", "--vs", folder / "any.onnx", "--json", tmp_path / "r.json")
     code, out, err = run(capsys, *argv, "--max-ratio", "0.001", "--report", tmp_path / "r.html")
     ratio = json.loads((tmp_path / "r.json").read_text())["timing_ratio"]
-    assert code == 5 and "above the target of 0.001" in err and "Against any.onnx" in out
+    assert code == 5 and "above the target of 0.001" in err and "Compared with any.onnx" in out
     assert ratio["other"] == "any.onnx" and ratio["rounds"] >= 5 and ratio["ratio_interval"][0] <= ratio["ratio"]
-    assert "Against any.onnx" in (tmp_path / "r.html").read_text()
+    assert "Compared with any.onnx" in (tmp_path / "r.html").read_text()
 
 
 def test_a_verification_is_stamped_once_it_passed(
@@ -138,7 +138,7 @@ def test_a_verification_is_stamped_once_it_passed(
     code, out, _ = run(capsys, file, "--stamp", "--max-latency-ms", "1e-6")
     assert code == 5 and file.read_bytes() == tiny_onnx()
     code, out, _ = run(capsys, file, "--stamp")
-    assert code == 0 and "of this very graph and weights" in out
+    assert code == 0 and "matches this graph and these weights" in out
     (entry,) = [entry for entry in onnx.load(file).metadata_props if entry.key == "alphanet.verification"]
     figures = json.loads((tmp_path / "mine.verify.json").read_text())
     assert json.loads(entry.value)["graph_sha256"] == figures["graph_sha256"]
@@ -165,7 +165,7 @@ def test_a_supernet_is_a_reference_once_calibrated_alike(
 ) -> None:
     supernet = fill_live(build_supernet(ALPHANET_TINY, 10)).eval()
     digest = save_net(supernet, tmp_path / "supernet.safetensors")
-    images, arch = ImageFolder(folder / "images"), ALPHANET_TINY.smallest
+    images, arch = FolderSource(folder / "images"), ALPHANET_TINY.smallest
     batches = calibration_batches(images, input_preprocessing(supernet, arch.resolution), images=20)
     source = Source(supernet, "sub", "supernet.safetensors", digest, arch)
     write_export(freeze(supernet, batches, arch=arch), source, onnx=tmp_path / "sub.onnx", verify=False)
@@ -184,7 +184,7 @@ def test_a_folder_of_save_pretrained_is_a_reference(
 ) -> None:
     tiny_net().save_pretrained(tmp_path / "saved")
     code, out, _ = run(capsys, folder / "tiny.onnx", "--reference", tmp_path / "saved", "--json", tmp_path / "r.json")
-    assert code == 0 and "PASSED: it computes what the PyTorch reference computes" in out
+    assert code == 0 and "PASSED: outputs match the PyTorch reference" in out
 
 
 def test_a_file_with_external_data_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_variation_is_a_function_of_its_generator_and_leaves_the_global_one_al
 def test_the_centre_crop_is_the_evaluations():
     geometry = Preprocessing(32, 40, "bicubic", MEAN, STD)
     batch = CentreCrop(geometry).fixed(IMAGE)[None]
-    torch.testing.assert_close(normalise(batch, MEAN, STD)[0], geometry(Image.fromarray(PIXELS)), rtol=0, atol=2e-6)
+    torch.testing.assert_close(normalise(batch, MEAN, STD)[0], geometry(IMAGE), rtol=0, atol=2e-6)
 
 
 def test_the_config_names_the_transform():
@@ -141,10 +141,10 @@ def test_affine_draws_stay_within_the_config():
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"transform": "cifar", "shift": 0.1, "zoom": 0.1}, "shift, zoom have no effect in transform cifar"),
-        ({"autoaugment": True}, "autoaugment has no effect in transform affine"),
-        ({"engine": "dali"}, "engine dali takes source=folder and transform=imagenet"),
-        ({"engine": "dali", "transform": "imagenet", "source": "cifar10"}, "engine dali takes source=folder"),
+        ({"transform": "cifar", "shift": 0.1, "zoom": 0.1}, "shift, zoom have no effect with transform=cifar"),
+        ({"autoaugment": True}, "autoaugment has no effect with transform=affine"),
+        ({"engine": "dali"}, "engine=dali requires source=folder, transform=imagenet"),
+        ({"engine": "dali", "transform": "imagenet", "source": "cifar10"}, "engine=dali requires source=folder"),
     ],
 )
 def test_settings_that_would_have_no_effect_are_refused(settings, complaint):

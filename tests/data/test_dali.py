@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 BATCHES = """
 import sys
 import numpy as np
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.data.config import DataConfig
-from alphanet_zoo.data.loader import TrainingBatches
 from alphanet_zoo.data.preprocess import Preprocessing
 
 root, output = sys.argv[1:]
@@ -47,7 +47,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ImageFolder with parts of two photographs, of different sizes: 10 to learn from and 4 to validate on."""
+    """Folders with parts of two photographs, of different sizes: 10 to learn from and 4 to validate on."""
     folder = tmp_path_factory.mktemp("photographs")
     for name, photograph in zip(("temple", "flower"), load_sample_images().images, strict=True):
         for index in range(7):

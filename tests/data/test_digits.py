@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from alphanet_zoo.data.digits import SPLITS, split_indices, write_digits
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.folder import FolderSource, list_images
 from alphanet_zoo.errors import MissingDependencyError
 
 
@@ -15,7 +15,7 @@ def root(tmp_path_factory):
 
 
 def test_every_scan_is_in_one_split(root):
-    names = {split: {path.name for path, _ in ImageFolder(root / split).samples} for split in SPLITS}
+    names = {split: {path.name for path in list_images(root / split)} for split in SPLITS}
     assert {split: len(found) for split, found in names.items()} == SPLITS == {"train": 1197, "val": 300, "test": 300}
     assert len(set().union(*names.values())) == 1797
 
@@ -24,12 +24,12 @@ def test_the_images_are_the_scans_with_a_blank_border(root):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    folder = ImageFolder(root / "val")
+    folder = FolderSource(root / "val")
     assert folder.classes == [str(digit) for digit in range(10)]
-    for path, label in folder.samples[::30]:
-        index = int(path.stem)
-        image = np.asarray(Image.open(path))
-        assert image.shape == (10, 10) and label == digits.target[index]
+    for place in range(0, len(folder), 30):
+        index = int(folder.path(place).stem)
+        image = np.asarray(Image.open(folder.path(place)))
+        assert image.shape == (10, 10) and folder.labels[place] == digits.target[index]
         np.testing.assert_allclose(image[1:-1, 1:-1] / 255 * 16, digits.images[index], atol=0.04)
         assert image.sum() == image[1:-1, 1:-1].sum()
 

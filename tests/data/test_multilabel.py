@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from alphanet_zoo.cli.train import main
-from alphanet_zoo.data.multilabel import MultiLabelSource
+from alphanet_zoo.data.folder import MultiLabelSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.multilabel import LabelTally, average_precision
 from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, BinaryCrossEntropy, KLDistillation, PerLabel
@@ -150,15 +150,15 @@ def test_two_processes_learn_and_validate_as_one_that_accumulates(root, tmp_path
     ("text", "named"),
     [
         (None, "no such file"),
-        ("", "no header"),
-        ("\n", "no header"),
-        ("picture,red\n0/0.png,1\n", "no header"),
-        ("image,red,red\n0/0.png,1,1\n", "no header"),
+        ("", "not a header"),
+        ("\n", "not a header"),
+        ("picture,red\n0/0.png,1\n", "not a header"),
+        ("image,red,red\n0/0.png,1,1\n", "not a header"),
         ("image,red\n", "names no images"),
         ("image,red\n0/0.png,1\n0/0.png,2\n", "row 3"),
         ("image,red\n0/0.png\n", "row 2"),
-        ("image,red\n0/0.png,0\n", "no image a label"),
-        ("image,red\n0/0.png,1\nnowhere.png,1\n", "names 1 images that"),
+        ("image,red\n0/0.png,0\n", "has no 1 in any row"),
+        ("image,red\n0/0.png,1\nnowhere.png,1\n", "names 1 images that are not in"),
     ],
 )
 def test_a_table_that_is_none_is_refused(text, named, root, tmp_path, capsys):

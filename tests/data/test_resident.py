@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.data import reader
-from alphanet_zoo.data.batch import Batch
-from alphanet_zoo.data.loader import TrainingBatches
-from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
-from alphanet_zoo.data.resident import ResidentImages, Windows
+from alphanet_zoo.data.batches import Batch, TrainingBatches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.reader import ResidentImages, Windows
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.config import DataConfig, load_config
@@ -96,7 +96,7 @@ def test_an_image_is_varied_by_epoch_and_index_whatever_its_place_in_a_batch(roo
 
 
 def test_a_broken_image_has_the_substitute_of_the_other_engine(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, _ = ImageFolder(root / "train").samples[3]
+    path = FolderSource(root / "train").path(3)
     path.write_bytes(path.read_bytes()[:50])
     resident, single = (batches_of(root, engine=engine, transform="cifar") for engine in ("device", "torch"))
     with caplog.at_level(logging.WARNING):
@@ -128,8 +128,8 @@ def test_images_that_are_too_many_and_transforms_that_do_not_fit_are_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "MEMORY_LIMIT", 22 * 3 * 16**2 - 1)
-    with pytest.raises(UsageError, match=r"takes 16,896 bytes, more than .* give data.engine=torch"):
+    with pytest.raises(UsageError, match=r"takes 16,896 bytes, more than .* use data.engine=torch"):
         batches_of(root, transform="cifar")
     for settings in ({"transform": "imagenet"}, {"transform": "cifar", "autoaugment": True}):
-        with pytest.raises(ValueError, match="engine device takes transform affine or cifar without autoaugment"):
+        with pytest.raises(ValueError, match="engine=device requires transform=affine or cifar, and autoaugment=false"):
             batches_of(root, **settings)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.data.config import DataConfig
-from alphanet_zoo.data.decode import decode_image
-from alphanet_zoo.data.loader import TrainingBatches
+from alphanet_zoo.data.images import decode_image
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.shards import ShardSource, webdataset_safely
 from alphanet_zoo.data.sources import open_source
@@ -123,21 +123,21 @@ def test_what_cannot_be_fetched_leaves_nothing(shards, server, tmp_path, capfd):
     address, _ = server
     (shards / "cut.tar").write_bytes((shards / "train-0.tar").read_bytes()[:1500])
     for name in ("none.tar", "cut.tar"):
-        with pytest.raises(AlphaNetError, match=rf"cannot fetch the shard {address}/{name}"):
+        with pytest.raises(AlphaNetError, match=rf"cannot download the shard {address}/{name}"):
             ShardSource(address, name, cache=str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").glob("*.tar"))
 
 
 def test_without_the_program_that_fetches_it_says_so(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingProgramError, match="curl, which fetches .*, is not installed"):
+    with pytest.raises(MissingProgramError, match="curl, which downloads .*, is not installed"):
         ShardSource(server[0], "train-0.tar", cache=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("address", ["pipe:touch harm; cat", "pipe://touch harm", "file:///tmp", "ftp://x"])
 def test_addresses_that_run_or_read_other_things_are_refused(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no address of a shard|no such shard"):
+    with pytest.raises(UsageError, match="not a URL of a shard|no such shard"):
         ShardSource(address, "x.tar", cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match="unsafe_gopen"):
         webdataset_safely().gopen("pipe:touch harm", "rb")
@@ -155,9 +155,19 @@ def test_wrong_shards_are_refused(shards, tmp_path):
     write_shard(shards / "classless.tar", [("a.jpg", encoded(0))])
     with pytest.raises(AlphaNetError, match=r"classless\.tar: its sample a has no class"):
         ShardSource(str(shards), "classless.tar")
+    write_shard(shards / "imageless.tar", [("a.heic", b"?"), ("a.cls", b"1")])
+    with pytest.raises(AlphaNetError, match=r"imageless\.tar: its sample a has a class but no image"):
+        ShardSource(str(shards), "imageless.tar")
     (shards / "noise.tar").write_bytes(bytes(range(256)) * 8)
     with pytest.raises(AlphaNetError, match=r"cannot read the shard .*noise\.tar"):
         ShardSource(str(shards), "noise.tar")
+
+
+def test_hidden_and_system_names_in_a_shard_are_skipped_as_in_folders(shards):
+    others = [(name, b"?") for name in ("__MACOSX/b.jpg", "._c.jpg", ".x/d.jpg")]
+    write_shard(shards / "mac.tar", [("./a.jpg", encoded(0)), ("./a.cls", b"0"), *others])
+    source = ShardSource(str(shards), "mac.tar")
+    assert len(source) == 1 and torch.equal(source.load(0), decode_image(encoded(0), "x"))
 
 
 def test_a_broken_image_in_a_shard_is_named(shards):

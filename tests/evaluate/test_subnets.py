@@ -3,10 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
-from alphanet_zoo.data.preprocess import ImageFolder, split_folder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.calibration import BATCH_SIZE, calibration_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import split_hold_out
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate import subnets as evaluate
-from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator, calibration_part, count_hits
+from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator, count_hits
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
@@ -21,7 +24,7 @@ def write_images(root, count, classes=("dark", "light")):
         path.parent.mkdir(parents=True, exist_ok=True)
         image = rng.integers(0, 100, (16, 16), dtype=np.uint8) + np.uint8(120 * (level > 0))
         Image.fromarray(image).save(path)
-    return ImageFolder(root)
+    return FolderSource(root)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_a_score_is_the_accuracy_after_calibration(supernet, folders):
     score = evaluator(TINY.smallest)
     net = evaluator.calibrated(TINY.smallest)
     assert net.calibration["images"] == 30 and net.calibration["batches"] == 1
-    pixels, labels = next(folders[1].batches(evaluator._preprocessing(TINY.smallest.resolution), 14))
+    pixels, labels = next(evaluation_batches(folders[1], evaluator._preprocessing(TINY.smallest.resolution), 14))
     with torch.no_grad():
         correct = int((net(pixels).argmax(1) == labels).sum())
     assert evaluator.results == {TINY.smallest: Hits(correct, 14)} and score == correct / 14
@@ -49,21 +52,10 @@ def test_a_score_is_the_accuracy_after_calibration(supernet, folders):
 
 def test_images_come_at_the_subnets_resolution_and_statistics_from_all_classes(supernet, folders):
     evaluator = SubnetEvaluator(supernet, *folders)
-    part = calibration_part(folders[0])
-    assert sorted(part.samples) == folders[0].samples and part.samples != folders[0].samples
-    pixels, _ = next(part.batches(evaluator._preprocessing(12), 256))
+    (pixels,) = calibration_batches(folders[0], evaluator._preprocessing(12), images=None, seed=0)
     assert pixels.shape == (30, 3, 12, 12)
     expected = calibrate(supernet.extract(TINY.smallest), [pixels])
     assert torch.equal(evaluator.calibrated(TINY.smallest).bn1.running_var, expected.bn1.running_var)
-
-
-def test_calibration_takes_whole_batches(tmp_path, monkeypatch):
-    folder = write_images(tmp_path, 20)
-    monkeypatch.setattr(evaluate, "CALIBRATION_BATCH", 8)
-    assert len(calibration_part(folder)) == 16
-    assert len(calibration_part(folder, 9)) == 8
-    assert len(calibration_part(folder, 5)) == 5
-    assert {label for _, label in calibration_part(folder, 8).samples} == {0, 1}
 
 
 def test_an_arch_is_measured_once(supernet, folders, monkeypatch):
@@ -88,12 +80,23 @@ def test_other_images_can_be_measured(supernet, folders, tmp_path):
 
 def test_classes_that_are_not_the_nets_are_refused(supernet, folders, tmp_path):
     three = write_images(tmp_path / "three", 6, ("dark", "light", "other"))
-    with pytest.raises(UsageError, match="3 classes and the net 2"):
+    with pytest.raises(UsageError, match="3 classes .*the model has 2"):
         SubnetEvaluator(supernet, folders[0], three)
     named = fill_live(build_supernet(TINY, 2))
     named.pretrained_cfg["label_names"] = ("cat", "dog")
-    with pytest.raises(UsageError, match="dark, light, the net cat, dog"):
+    with pytest.raises(UsageError, match="not labels of the model: dark, light.*labels: cat, dog"):
         SubnetEvaluator(named, *folders)
+
+
+def test_classes_are_outputs_by_name_or_on_request_by_position(supernet, folders):
+    named = fill_live(build_supernet(TINY, 2))
+    named.pretrained_cfg["label_names"] = ("light", "dark")
+    swapped, plain = SubnetEvaluator(named, *folders), SubnetEvaluator(supernet, *folders)
+    assert plain(TINY.smallest) + swapped(TINY.smallest) == 1.0
+    by_position = SubnetEvaluator(named, *folders, labels_by_position=True)
+    assert by_position(TINY.smallest) == plain(TINY.smallest)
+    assert by_position.measure(TINY.smallest, folders[1]) == by_position.results[TINY.smallest]
+    assert swapped.with_supernet(supernet)(TINY.smallest) == plain(TINY.smallest)
 
 
 def test_hits_count_the_right_answers():
@@ -117,7 +120,7 @@ def test_another_supernet_is_measured_on_the_same_images_read_once(supernet, fol
     expected(TINY.smallest)
     first = SubnetEvaluator(supernet, *folders)
     first(TINY.smallest)
-    monkeypatch.setattr(ImageFolder, "batches", None)
+    monkeypatch.setattr(FolderSource, "load", None)
     second = first.with_supernet(other)
     assert second(TINY.smallest) == expected.results[TINY.smallest].accuracy
     assert second.results == expected.results and second.hits(second.calibrated(TINY.smallest)).images == 14
@@ -128,8 +131,8 @@ def test_another_supernet_is_measured_on_the_same_images_read_once(supernet, fol
 
 
 def test_two_parts_of_a_folder_are_kept_apart(supernet, folders):
-    rest, held = split_folder(folders[0], 10)
-    evaluator = SubnetEvaluator(supernet, rest, held, batch_size=evaluate.CALIBRATION_BATCH)
+    rest, held = split_hold_out(folders[0], 10)
+    evaluator = SubnetEvaluator(supernet, rest, held, batch_size=BATCH_SIZE)
     evaluator(TINY.smallest)
     assert evaluator.results[TINY.smallest].images == 10
     assert evaluator.calibrated(TINY.smallest).calibration["images"] == 20

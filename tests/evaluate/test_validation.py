@@ -5,8 +5,10 @@ import torch
 from alphanet_zoo.evaluate.validation import Validator
 
 from alphanet_zoo.cli.train import main
+from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.digits import write_digits
-from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
@@ -68,7 +70,7 @@ def test_the_figure_is_that_of_the_calibrated_subnet(trained, root):
     preprocessing = Preprocessing.from_cfg(image_cfg(config)).for_size(16)
     hits = sum(
         int((static(images).argmax(1) == labels).sum())
-        for images, labels in ImageFolder(root / "val").batches(preprocessing, 100)
+        for images, labels in evaluation_batches(FolderSource(root / "val"), preprocessing, 100)
     )
     assert hits == pytest.approx(300 * measured["smallest"]["accuracy"], abs=1)
 

@@ -14,6 +14,7 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.presets import ALPHANET_TINY, IMAGENET_FAMILY
 from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.zoo.registry import PUBLISHED_CFG, create_model
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def a4(size: int) -> FrozenNet:
     with torch.device("meta"):
         net = AlphaNet(IMAGENET_FAMILY[4].arch).eval()
     net.calibration = "checkpoint"
+    net.pretrained_cfg |= PUBLISHED_CFG["imagenet"]
     return FrozenNet(net, None, input_preprocessing(net, size), False)  # type: ignore[arg-type]
 
 
@@ -72,10 +74,22 @@ def test_published_accuracy_only_for_the_published_input_and_real_weights() -> N
     assert facts(published, a4_source(published, "random"))["published_top1"] is None
 
 
-def test_labels_are_imagenets_for_its_thousand_classes_and_unknown_otherwise(tiny: FrozenNet) -> None:
-    labels = label_names(a4(256).net)
+def test_labels_are_imagenets_only_with_the_published_weights() -> None:
+    net = a4(256).net
+    labels = label_names(net)
     assert labels == imagenet_labels() and labels is not None
     assert (len(labels), labels[0], labels[-1]) == (1000, "tench", "toilet tissue")
+    net.calibration = "training"  # Trained on since, on images that may be others.
+    assert label_names(net) is None
+    net.pretrained_cfg["label_names"] = ("a",) * 1000
+    assert label_names(net) == ["a"] * 1000
+
+
+def test_labels_are_not_derived_from_the_number_of_classes() -> None:
+    trained = create_model("alphanet_a0", num_classes=1000).train()
+    trained(torch.randn(2, 3, 32, 32))
+    assert label_names(trained.eval()) is None
+    assert label_names(create_model("alphanet_a0", weights="random")) is None
     with torch.device("meta"):
         assert label_names(AlphaNet(IMAGENET_FAMILY[0].arch, num_classes=10)) is None
         assert label_names(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 1000)) is None

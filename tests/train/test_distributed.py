@@ -162,7 +162,7 @@ def test_one_process_spoils_a_step_and_another_is_told_to_stop(pair, settings, t
         textwrap.dedent("""
         import dataclasses, os, signal, sys
         from alphanet_zoo.train.config import load_config
-        from alphanet_zoo.data.loader import TrainingBatches
+        from alphanet_zoo.data.batches import TrainingBatches
         from alphanet_zoo.train.loop import train
 
         stream, rank, spoiled = TrainingBatches.stream, int(os.environ["RANK"]), int(sys.argv[1])

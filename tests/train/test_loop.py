@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alphanet_zoo.data.loader import TrainingBatches
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint

@@ -1,4 +1,4 @@
-"""Images to quantise with: some to take ranges from, and others to judge by."""
+"""Images to quantise with: one part to take ranges from, and another to judge the result by."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from alphanet_export.onnx_model import FloatArray, OnnxModel
-from alphanet_export.verify.measure.accuracy import class_indices
-from alphanet_zoo.data.preprocess import ImageFolder, split_folder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.classes import match_classes
+from alphanet_zoo.data.sources import ImageSource, split_hold_out
+from alphanet_zoo.data.sources import spread as spread_source
 from alphanet_zoo.errors import UsageError
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 512
 FEWEST_IMAGES = 32
 FEWEST_LABELLED = 100
-"""Held-out images below which one alone would be more than a point of accuracy."""
+"""With fewer held-out images, one of them alone is more than a point of accuracy."""
 
 
 @dataclass(frozen=True, eq=False)
 class QuantImages:
-    """Normalised pixels, in two parts that share no image.
+    """Normalised pixels, in two parts without a common image.
 
     Args:
         calibration: ``(N, 3, S, S)``, for ranges and biases.
         held_out: ``(M, 3, S, S)``, for every choice and the verdict.
-        classes: The true class of each held-out image, ``(M,)``; None where they cannot judge accuracy.
-        why_unlabelled: Why not; empty where they can.
+        classes: The model's output for each held-out image, ``(M,)``; None if accuracy cannot be judged by them.
+        why_unlabelled: The reason; empty if ``classes`` is not None.
     """
 
     calibration: FloatArray
@@ -38,54 +41,63 @@ class QuantImages:
 
 def quant_images(
     model: OnnxModel,
-    folder: ImageFolder,
+    source: ImageSource,
     *,
     calibration: int = CALIBRATION_IMAGES,
     held_out: int = HELD_OUT_IMAGES,
+    labels_by_position: bool = False,
 ) -> QuantImages:
-    """Splits a folder evenly over its classes, and reads what is needed.
+    """Splits images evenly over their classes, and reads those that are needed.
 
-    At most half of the images are held out. They have labels where the folder's classes are the model's (see
-    `alphanet_export.verify.measure.accuracy.class_indices`) and they are at least `FEWEST_LABELLED`.
+    At most half of the images are held out. Accuracy is judged by their labels if there are at least `FEWEST_LABELLED`
+    of them and their classes are the model's, see `alphanet_zoo.data.classes.match_classes`. Images of other classes,
+    none of which is a label of the model, can be used too; then the agreement with the float model is judged.
 
     Args:
-        model: The float32 file; says how an image is preprocessed.
-        folder: The images, in one folder a class.
-        calibration: How many to calibrate on at most.
-        held_out: How many to hold out at most.
+        model: The float32 file; its metadata has the preprocessing and the labels.
+        source: The images.
+        calibration: Number of images to calibrate on, at most.
+        held_out: Number of images to hold out, at most.
+        labels_by_position: Class i of the images is output i of the model, whatever their names.
 
     Raises:
-        UsageError: There are fewer than `FEWEST_IMAGES`.
+        UsageError: There are fewer than `FEWEST_IMAGES`, or some classes are labels of the model and others are not.
         AlphaNetError: An image cannot be read.
     """
-    if len(folder) < FEWEST_IMAGES:
+    if len(source) < FEWEST_IMAGES:
         raise UsageError(
-            f"{folder.root} holds {len(folder)} images, too few to quantise with; give at least {FEWEST_IMAGES}, "
+            f"{source.name} holds {len(source)} images, too few to quantise with; pass at least {FEWEST_IMAGES}, "
             "better some hundreds"
         )
-    rest, kept = split_folder(folder, min(held_out, len(folder) // 2))
-    pixels, _ = _read(model, rest, calibration)
-    judged, labels = _read(model, kept, None)
-    classes, why = None, ""
+    outputs, why = _outputs(model, source, labels_by_position)
+    rest, kept = split_hold_out(source, min(held_out, len(source) // 2))
+    pixels, _ = _read(model, spread_source(rest, calibration))
+    judged, labels = _read(model, kept)
     if len(judged) < FEWEST_LABELLED:
-        why = f"only {len(judged)} images are held out, fewer than {FEWEST_LABELLED}"
-    else:
-        try:
-            classes = class_indices(model, folder).numpy()[labels]
-        except UsageError:
-            why = f"the folders in {folder.root.name} are not the model's {model.num_classes} classes"
-    return QuantImages(pixels, judged, classes, why)
+        outputs, why = None, f"only {len(judged)} images are held out, fewer than {FEWEST_LABELLED}"
+    return QuantImages(pixels, judged, None if outputs is None else outputs.numpy()[labels], why)
+
+
+def _outputs(model: OnnxModel, source: ImageSource, by_position: bool) -> tuple[torch.Tensor | None, str]:
+    """The model's output for each class of the images, or None and why they are of other classes."""
+    remedy = "pass --labels-by-position if class i is output i"
+    if not by_position and model.labels and set(source.classes).isdisjoint(model.labels):
+        return None, f"no class of {source.name} is one of the model's labels; {remedy}"
+    if not by_position and not model.labels and len(source.classes) != model.num_classes:
+        return None, f"the model has {model.num_classes} classes without names, and {source.name} has other classes"
+    outputs = match_classes(source.classes, model.labels, model.num_classes, by_position=by_position, where=source.name)
+    return outputs, ""
 
 
 def spread(images: FloatArray, count: int) -> FloatArray:
-    """``count`` images spread evenly over ``(N, 3, S, S)``, all where there are no more."""
+    """``count`` images spread evenly over ``(N, 3, S, S)``; all if there are no more."""
     count = min(count, len(images))
     return images[np.arange(count) * len(images) // count]
 
 
-def _read(model: OnnxModel, folder: ImageFolder, limit: int | None) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _read(model: OnnxModel, source: ImageSource) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Pixels ``(N, 3, S, S)`` and labels ``(N,)``."""
-    batches = list(folder.batches(model.preprocessing, 32, limit))
+    batches = list(evaluation_batches(source, model.preprocessing, 32))
     return (
         np.concatenate([pixels.numpy() for pixels, _ in batches]),
         np.concatenate([labels.numpy() for _, labels in batches]),

@@ -27,7 +27,7 @@ from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.sources import ImageSource
 
 LOG_ENDING = ".quantization.json"
 
@@ -49,7 +49,7 @@ class WrittenInt8:
 
 def write_int8(
     frozen: FrozenNet,
-    folder: ImageFolder,
+    images: ImageSource,
     source: Source | None = None,
     *,
     onnx: str | os.PathLike[str] | None = None,
@@ -59,12 +59,13 @@ def write_int8(
     opset: int = 18,
     verify: bool = True,
     seed: int = 0,
+    labels_by_position: bool = False,
 ) -> WrittenInt8:
     """Writes an int8 ONNX file, an int8 OpenVINO file, or both, and beside each the log of its search.
 
     Args:
         frozen: What `alphanet_export.freeze.freeze` made.
-        folder: Images to calibrate on and to judge by; the two parts share none.
+        images: Images to calibrate on and to judge by; the two parts share none.
         source: Where the net comes from, for the metadata. None: from memory.
         onnx: The ONNX file, if any.
         openvino: OpenVINO's ``.xml`` file, if any.
@@ -73,10 +74,11 @@ def write_int8(
         opset: Version of ONNX's standard operators.
         verify: Measure the parity of the float32 graph first.
         seed: Of the images for that.
+        labels_by_position: Class i of the images is output i of the net, whatever their names.
 
     Raises:
         ValueError: No file is asked for.
-        UsageError: The folder holds too few images.
+        UsageError: There are too few images, or only some of their classes are labels of the net.
         MissingDependencyError: OpenVINO or NNCF is not installed.
         ParityError: The float32 graph would not compute what the net computes.
         AccuracyError: A file would lose more than ``max_drop``. Nothing is written then.
@@ -98,10 +100,10 @@ def write_int8(
         if verify:
             made_up = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
             parity = measure_parity(plain, frozen.net, made_up, synthetic=True).check()
-        images = quant_images(open_model(plain), folder)
+        parts = quant_images(open_model(plain), images, labels_by_position=labels_by_position)
         for each, target in targets.items():
-            toolchain = _toolchain(each, frozen, content, images, reduce_range)
-            model, log = find_int8(toolchain, images, max_drop=max_drop)
+            toolchain = _toolchain(each, frozen, content, parts, reduce_range)
+            model, log = find_int8(toolchain, parts, max_drop=max_drop)
             staged = FORMATS[each].path(Path(name) / "int8")
             toolchain.write(model, staged, _with_summary(metadata, log))
             record = Path(name) / f"{each}.json"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alphanet_export.build import open_net, tensors_sha256, weights_file
-from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.onnx_model import OnnxModel
 from alphanet_export.verify.report.report import Reference
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
@@ -22,7 +22,7 @@ from alphanet_zoo.zoo.registry import create_model
 
 
 def open_reference(
-    name: str, model: OnnxModel, weights: str | None = None, calib_data: ImageFolder | None = None
+    name: str, model: OnnxModel, weights: str | None = None, calib_data: ImageSource | None = None
 ) -> tuple[AlphaNet, Reference]:
     """The network in eval mode, and what it is.
 
@@ -87,7 +87,7 @@ def _named(arch: ArchSpec, space: SearchSpace) -> str:
     return f"{names[0] if names else f'an arch of the space {space.name}'} ({macs}, {arch.resolution} pixels)"
 
 
-def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageFolder | None) -> AlphaNet:
+def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageSource | None) -> AlphaNet:
     """The reference with the batch-norm statistics that the file was given at export."""
     record = model.metadata.get("calibration")
     if not isinstance(record, Mapping) or net.calibration == record:
@@ -103,7 +103,7 @@ def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageFol
         if net.calibration == record:
             return net
     raise UsageError(
-        f"the images in {calib_data.root} are not those that {model.path} was calibrated on (their digest differs; "
+        f"the images in {calib_data.name} are not those that {model.path} was calibrated on (their digest differs; "
         "only exports with --seed 0 can be calibrated alike); give the same ones, or leave --reference out"
     )
 

@@ -17,7 +17,7 @@ from alphanet_export.build import tensors_sha256
 from alphanet_export.onnx_model import OnnxModel, open_model, open_session, run_logits
 from alphanet_export.verify.environment import current_environment, physical_cores
 from alphanet_export.verify.measure.ab import measure_ratio
-from alphanet_export.verify.measure.accuracy import Classified, class_indices, classify
+from alphanet_export.verify.measure.accuracy import Classified, class_outputs, classify
 from alphanet_export.verify.measure.energy import Energy, measure_energy
 from alphanet_export.verify.measure.graph_health import measure_health
 from alphanet_export.verify.measure.graph_rules import graph_rules
@@ -37,7 +37,9 @@ from alphanet_export.verify.measure.throughput import measure_throughput, thread
 from alphanet_export.verify.reference import check_classes, open_reference
 from alphanet_export.verify.report.report import Data, Reference, VerificationReport
 from alphanet_export.verify.report.stamp import write_stamp
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import ImageSource, spread
 from alphanet_zoo.nn.model import AlphaNet
 
 _DECODED = 16
@@ -50,6 +52,7 @@ class Settings:
     Args:
         limit: Images of the data to take, spread evenly over it; None is all.
         parity_only: Take the data for parity alone: its folders need not be the model's classes.
+        labels_by_position: Class i of the data is output i of the model, whatever their names.
         tolerance: Largest relative error of parity. None: `TOLERANCE`, or of a file that computes in integers
             `alphanet_export.verify.measure.parity.INT8_LEAST_DB`.
         min_top1: Floor of top-1, in percent.
@@ -66,6 +69,7 @@ class Settings:
 
     limit: int | None = None
     parity_only: bool = False
+    labels_by_position: bool = False
     tolerance: float | None = None
     min_top1: float | None = None
     max_latency_ms: float | None = None
@@ -110,18 +114,19 @@ def verify_model(
     settings = settings or Settings()
     model = open_model(model_path)
     check_batch(model.batch, settings.batch)
-    folder = None if data is None else ImageFolder(Path(data))
+    folder = None if data is None else FolderSource(data)
     labelled = None if settings.parity_only else folder
     if labelled is not None:
-        class_indices(model, labelled)
-    calib = None if calib_data is None else ImageFolder(Path(calib_data))
+        class_outputs(model, labelled, settings.labels_by_position)
+    calib = None if calib_data is None else FolderSource(calib_data)
     net, described = _reference(reference, model, weights, calib)
     health = measure_health(model.path)
     if settings.tolerance is None and health.precision != "int8":
         settings = dataclasses.replace(settings, tolerance=TOLERANCE)
     with recorded_classes(net) as classes:
         parity = _parity(model, net, folder, settings)
-    classified = classify(model, labelled, limit=settings.limit) if labelled else None
+    by_position = settings.labels_by_position
+    classified = classify(model, labelled, limit=settings.limit, labels_by_position=by_position) if labelled else None
     return VerificationReport(
         model=model,
         file_bytes=model.path.stat().st_size,
@@ -191,7 +196,7 @@ def _mcnemar(reference: list[Tensor], file: Classified | None) -> McNemar | None
 
 
 def _reference(
-    reference: str | AlphaNet | None, model: OnnxModel, weights: str | None, calib_data: ImageFolder | None
+    reference: str | AlphaNet | None, model: OnnxModel, weights: str | None, calib_data: ImageSource | None
 ) -> tuple[AlphaNet | None, Reference | None]:
     """The network to compare with, where there is one, and what it is."""
     if reference is None:
@@ -202,7 +207,7 @@ def _reference(
     return reference, Reference("network in memory", None, tensors_sha256(reference), reference.calibration)
 
 
-def _parity(model: OnnxModel, net: AlphaNet | None, folder: ImageFolder | None, settings: Settings) -> Parity:
+def _parity(model: OnnxModel, net: AlphaNet | None, folder: ImageSource | None, settings: Settings) -> Parity:
     """The file against ``net``, or, where there is none, against its own unoptimised graph."""
     images = _images(model, folder, settings.limit)
     options = {"synthetic": folder is None, "tolerance": settings.tolerance}
@@ -213,10 +218,10 @@ def _parity(model: OnnxModel, net: AlphaNet | None, folder: ImageFolder | None, 
         return measure_parity(model.path, net, images, **options)  # type: ignore[arg-type]
 
 
-def _images(model: OnnxModel, folder: ImageFolder | None, limit: int | None) -> Iterator[Tensor]:
+def _images(model: OnnxModel, folder: ImageSource | None, limit: int | None) -> Iterator[Tensor]:
     """Batches of normalised images at the file's input size."""
     if folder is None:
         yield synthetic_images(SYNTHETIC_IMAGES, model.input_size)
         return
-    for images, _ in folder.batches(model.preprocessing, _DECODED, limit):
+    for images, _ in evaluation_batches(spread(folder, limit), model.preprocessing, _DECODED):
         yield images

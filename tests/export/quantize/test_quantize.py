@@ -15,7 +15,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from alphanet_export.calibration_data import calibration_batches
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
 from alphanet_export.onnx_model import open_model
 from alphanet_export.quantize.images import FEWEST_LABELLED, QuantImages, quant_images
@@ -28,8 +27,9 @@ from alphanet_export.verify.verification import Settings, verify_model
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.cli.export import main
 from alphanet_zoo.cli.verify import main as verify
+from alphanet_zoo.data.calibration import calibration_batches
 from alphanet_zoo.data.digits import write_digits
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.errors import ParityError, UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
@@ -40,12 +40,12 @@ from alphanet_zoo.zoo.files import save_net
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
-    return ImageFolder(write_digits(tmp_path_factory.mktemp("quantize") / "digits") / "val")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    return FolderSource(write_digits(tmp_path_factory.mktemp("quantize") / "digits") / "val")
 
 
 @pytest.fixture(scope="module")
-def net(digits: ImageFolder) -> AlphaNet:
+def net(digits: FolderSource) -> AlphaNet:
     """Random features with a classifier fitted to them, right far more often than by chance; first channels are 0."""
     net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10), 0)
     net.pretrained_cfg["label_names"] = tuple(digits.classes)
@@ -86,14 +86,14 @@ def content(frozen: FrozenNet) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def exported(frozen: FrozenNet, digits: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(frozen: FrozenNet, digits: FolderSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "digits.onnx"
     write_int8(frozen, digits, onnx=path, max_drop=100.0)
     return path
 
 
 @pytest.fixture(scope="module")
-def images(exported: Path, digits: ImageFolder) -> QuantImages:
+def images(exported: Path, digits: FolderSource) -> QuantImages:
     return quant_images(open_model(exported), digits, calibration=32)
 
 
@@ -194,7 +194,7 @@ def test_the_layer_that_int8_destroys_goes_back_to_float(net: AlphaNet, images: 
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_its_verification_is_of_noise_and_not_of_bits(
-    reference: bool, exported: Path, net: AlphaNet, digits: ImageFolder
+    reference: bool, exported: Path, net: AlphaNet, digits: FolderSource
 ) -> None:
     settings = Settings(repeats=2, seconds=0.0, starts=1)
     report = verify_model(exported, reference=net if reference else None, data=digits.root, settings=settings)
@@ -214,7 +214,7 @@ def test_integers_that_compute_something_else_break_parity(exported: Path, net: 
 
 
 @pytest.mark.slow
-def test_any_batch_and_a_newer_opset_go_with_int8(net: AlphaNet, digits: ImageFolder, tmp_path: Path) -> None:
+def test_any_batch_and_a_newer_opset_go_with_int8(net: AlphaNet, digits: FolderSource, tmp_path: Path) -> None:
     arguments = [*export_arguments(net, tmp_path, digits), "--quantize", "int8", "--max-drop", "100"]
     path = tmp_path / "any.onnx"
     assert main([*arguments, "--dynamic-batch", "--opset", "21", "-o", str(path)]) == 0
@@ -222,30 +222,40 @@ def test_any_batch_and_a_newer_opset_go_with_int8(net: AlphaNet, digits: ImageFo
     assert verify([str(path), "--data", str(digits.root), "--repeats", "3", "--seconds", "0.01"]) == 0
 
 
-def test_images_of_other_classes_judge_by_agreement(exported: Path, digits: ImageFolder, tmp_path: Path) -> None:
+def test_images_of_other_classes_judge_by_agreement(exported: Path, digits: FolderSource, tmp_path: Path) -> None:
     model = open_model(exported)
     for name in ("0", "1"):
         shutil.copytree(digits.root / name, tmp_path / f"x{name}")
-    assert quant_images(model, ImageFolder(tmp_path)).why_unlabelled == "only 30 images are held out, fewer than 100"
+    few = quant_images(model, FolderSource(tmp_path))
+    assert few.classes is None and few.why_unlabelled == "only 30 images are held out, fewer than 100"
     for number in range(4):
         shutil.copytree(digits.root / "2", tmp_path / f"x{number + 2}")
         shutil.copytree(digits.root / "3", tmp_path / f"y{number + 2}")
-    some = quant_images(model, ImageFolder(tmp_path), calibration=8)
-    assert some.classes is not None and len(some.calibration) == 8  # Ten folders count as the classes in their order.
-    shutil.rmtree(tmp_path / "y5")
-    some = quant_images(model, ImageFolder(tmp_path))
-    assert (
-        some.classes is None
-        and len(some.held_out) >= FEWEST_LABELLED
-        and "not the model's 10 classes" in some.why_unlabelled
-    )
+    some = quant_images(model, FolderSource(tmp_path), calibration=8)
+    assert some.classes is None and len(some.held_out) >= FEWEST_LABELLED and len(some.calibration) == 8
+    assert "no class of" in some.why_unlabelled and "--labels-by-position" in some.why_unlabelled
+    by_position = quant_images(model, FolderSource(tmp_path), calibration=8, labels_by_position=True)
+    assert by_position.classes is not None and set(by_position.classes) == set(range(10))
+
+
+def test_classes_of_which_only_some_are_the_models_are_refused(
+    exported: Path, digits: FolderSource, tmp_path: Path
+) -> None:
+    shutil.copytree(digits.root, tmp_path / "images")
+    (tmp_path / "images" / "0").rename(tmp_path / "images" / "ten")
+    with pytest.raises(UsageError, match="not labels of the model: ten. .*--labels-by-position"):
+        quant_images(open_model(exported), FolderSource(tmp_path / "images"))
+
+
+def test_too_few_images_are_refused(exported: Path, digits: FolderSource, tmp_path: Path) -> None:
+    model = open_model(exported)
     with pytest.raises(UsageError, match="too few to quantise with"):
         few = tmp_path / "few"
         shutil.copytree(digits.root / "4", few / "4")
-        quant_images(model, ImageFolder(few))
+        quant_images(model, FolderSource(few))
 
 
-def export_arguments(net: AlphaNet, folder: Path, digits: ImageFolder) -> list[str]:
+def export_arguments(net: AlphaNet, folder: Path, digits: FolderSource) -> list[str]:
     weights = folder / "net.safetensors"
     save_net(net, weights)
     arch = folder / "arch.json"
@@ -253,12 +263,12 @@ def export_arguments(net: AlphaNet, folder: Path, digits: ImageFolder) -> list[s
     return ["--arch", str(arch), "--supernet", str(weights), "--calib-data", str(digits.root)]
 
 
-def test_command_refuses_before_it_works(capsys: pytest.CaptureFixture[str], digits: ImageFolder) -> None:
+def test_command_refuses_before_it_works(capsys: pytest.CaptureFixture[str], digits: FolderSource) -> None:
     model = ["--model", "alphanet_a0", "--weights", "a0.safetensors"]
     calibrated = [*model, "--quantize", "int8", "--calib-data", str(digits.root)]
     for argv, words in (
         ([*model, "--quantize", "int8"], "give --calib-data FOLDER"),
-        ([*model, "--max-drop", "1"], "go with --quantize int8"),
+        ([*model, "--max-drop", "1"], "require --quantize int8"),
         ([*calibrated, "--format", "onnx,pt2"], "not with pt2"),
         ([*calibrated, "--max-drop", "-1"], "no percentage"),
         ([*calibrated, "--model-repository", "models"], "neither --web nor --model-repository"),
@@ -269,7 +279,7 @@ def test_command_refuses_before_it_works(capsys: pytest.CaptureFixture[str], dig
 
 @pytest.mark.slow
 def test_command_writes_nothing_where_the_accuracy_is_lost(
-    net: AlphaNet, digits: ImageFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    net: AlphaNet, digits: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pointwise = ("conv_pw", "conv_pwl", "shortcut", "conv_final", "conv_head")
     argv = export_arguments(spoiled(net, pointwise), tmp_path, digits)

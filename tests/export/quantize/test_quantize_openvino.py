@@ -14,7 +14,7 @@ from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.writing import write_int8
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.digits import write_digits
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.errors import MissingDependencyError
 from tests.export.exported import tiny_net, tiny_onnx
 
@@ -23,11 +23,11 @@ pytest.importorskip("nncf", reason="NNCF is not installed (pip install 'alphanet
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
-    return ImageFolder(write_digits(tmp_path_factory.mktemp("nncf") / "digits") / "val")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    return FolderSource(write_digits(tmp_path_factory.mktemp("nncf") / "digits") / "val")
 
 
-def test_layers_are_int8_one_by_one(digits: ImageFolder, tmp_path: Path) -> None:
+def test_layers_are_int8_one_by_one(digits: FolderSource, tmp_path: Path) -> None:
     from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 
     (tmp_path / "plain.onnx").write_bytes(tiny_onnx())
@@ -55,7 +55,7 @@ def int8_weights(model: object) -> int:
 
 
 def test_a_missing_package_is_told_with_its_pip_line(
-    digits: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(MissingDependencyError, match=r"alphanet-zoo\[openvino\]"):

@@ -22,6 +22,7 @@ from alphanet_export.metadata import describe
 from alphanet_export.writers.ort_web import ort_web_package
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_web import write_web
+from alphanet_zoo.data.images import read_image
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.nn.model import AlphaNet
 from tests.export.exported import tiny_onnx
@@ -52,7 +53,7 @@ class Exported:
     def logits(self, image: Path) -> np.ndarray:
         """PyTorch's logits of an image."""
         with torch.inference_mode():
-            return self.net(self.preprocessing(Image.open(image))[None])[0].numpy()
+            return self.net(self.preprocessing(read_image(image))[None])[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +152,14 @@ def test_prediction_is_that_of_pytorch_with_one_thread_and_with_two(browser: Any
         chances = np.exp(expected) / np.exp(expected).sum()
         assert shares == [f"{100 * chances[index]:.1f} %" for index in best]
         assert "203.39 M multiply-accumulates" in page.inner_text("#facts")
-        assert "made up" in page.inner_text("#caution")
+        assert "random weights" in page.inner_text("#caution")
 
 
 def test_pixels_are_those_of_pillow_and_torchvision_to_the_bit(browser: Any, exported: Exported) -> None:
     with opened(browser, exported.folder) as page:
         for name in ("china.jpg", "flower.jpg", "tall.png", "small.png", "grey.png"):
             pixels = np.array(page.evaluate(PIXELS, name), np.float32).reshape(3, 224, 224)
-            assert np.array_equal(pixels, exported.preprocessing(Image.open(exported.folder / name)).numpy()), name
+            assert np.array_equal(pixels, exported.preprocessing(read_image(exported.folder / name)).numpy()), name
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import numpy as np
 
 from alphanet_export.onnx_model import load_proto, open_session
 from alphanet_export.verify.environment import physical_cores
-from alphanet_export.verify.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.interleaved import clock_for, interleave
 from alphanet_export.verify.measure.latency import check_batch
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
+from alphanet_zoo.evaluate.statistics import median_ratio_interval
 from alphanet_zoo.files import sha256_of
 
 
@@ -99,7 +100,7 @@ def measure_ratio(
         other=Path(other_path).name,
         other_sha256=sha256_of(other_path),
         ratio=median / other,
-        ratio_interval=ratio_interval(times["a"], times["b"]),
+        ratio_interval=median_ratio_interval(times["a"], times["b"]),
         median_ms=median,
         other_median_ms=other,
         rounds=len(times["a"]),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from alphanet_export.onnx_model import OnnxModel, open_session, run_logits
-from alphanet_zoo.data.preprocess import ImageFolder
-from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
-
-Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.classes import match_classes
+from alphanet_zoo.data.sources import ImageSource, spread
+from alphanet_zoo.errors import AccuracyError, AlphaNetError
+from alphanet_zoo.evaluate.statistics import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -84,87 +83,59 @@ class Classified:
 
 def measure_accuracy(
     model: OnnxModel,
-    folder: ImageFolder,
+    source: ImageSource,
     *,
     batch_size: int = 16,
     limit: int | None = None,
     threads: int = 0,
+    labels_by_position: bool = False,
 ) -> Accuracy:
-    """Runs labelled images through an exported file, preprocessed as the file itself says.
+    """Runs labelled images through an exported file, with the preprocessing that its metadata has.
 
     Args:
         model: The file, see `alphanet_export.onnx_model.open_model`.
-        folder: The images, in one folder a class, see `class_indices`.
-        batch_size: Images decoded and, where the model allows, run at a time.
-        limit: Images to take, spread evenly over the folder; all by default.
+        source: The images; for their classes see `class_outputs`.
+        batch_size: Images decoded at a time and, if the model allows it, run at a time.
+        limit: Number of images, spread evenly over the source; None is all.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        labels_by_position: Class i of the images is output i of the model, whatever their names.
 
     Raises:
-        UsageError: The folder's classes are not the model's.
-        AlphaNetError: An image cannot be read, or the file not run.
+        UsageError: The images' classes are not the model's.
+        AlphaNetError: An image cannot be read, or the file cannot be run.
     """
-    return classify(model, folder, batch_size=batch_size, limit=limit, threads=threads).accuracy
+    options = {"batch_size": batch_size, "limit": limit, "threads": threads}
+    return classify(model, source, **options, labels_by_position=labels_by_position).accuracy  # type: ignore[arg-type]
 
 
 def classify(
-    model: OnnxModel, folder: ImageFolder, *, batch_size: int = 16, limit: int | None = None, threads: int = 0
+    model: OnnxModel,
+    source: ImageSource,
+    *,
+    batch_size: int = 16,
+    limit: int | None = None,
+    threads: int = 0,
+    labels_by_position: bool = False,
 ) -> Classified:
     """As `measure_accuracy`, and keeps the classes of each image."""
-    indices = class_indices(model, folder)
+    outputs = class_outputs(model, source, labels_by_position)
     session = open_session(model.path, "all", threads)
     best, classes = [], []
-    for pixels, labels in folder.batches(model.preprocessing, batch_size, limit):
+    for pixels, labels in evaluation_batches(spread(source, limit), model.preprocessing, batch_size):
         try:
             logits = torch.from_numpy(run_logits(session, pixels.numpy()))
         except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
             raise AlphaNetError(f"ONNX Runtime cannot run {model.path}: {error}") from error
         best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
-        classes.append(indices[labels])
+        classes.append(outputs[labels])
     return Classified(torch.cat(best), torch.cat(classes), model.num_classes)
 
 
-def class_indices(model: OnnxModel, folder: ImageFolder) -> torch.Tensor:
-    """The model's class index of each of the folder's classes, ``(classes,)``.
-
-    By name, where every folder is named as one of the model's labels; a folder may then hold some of the classes
-    only. Otherwise in the order of the names (as ImageNet's folders are), where there are as many as logits.
-
-    Raises:
-        UsageError: Neither is the case.
-    """
-    labels = model.labels or ()
-    if folder.classes and set(folder.classes) <= set(labels) and len(set(labels)) == len(labels):
-        return torch.tensor([labels.index(name) for name in folder.classes])
-    if len(folder.classes) != model.num_classes:
-        unknown = [name for name in folder.classes if labels and name not in labels]
-        detail = f", and {unknown[0]!r} is none of its labels" if unknown else ""
-        raise UsageError(
-            f"{folder.root} holds {len(folder.classes)} classes and the model has {model.num_classes}{detail}; "
-            "give a folder with one folder for each class of the model, or --parity-only"
-        )
-    return torch.arange(model.num_classes)
-
-
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share, from 0 to 1.
-
-    Args:
-        successes: How often.
-        trials: Out of how many.
-        z: Quantile of the normal distribution; the default gives 95 %.
-
-    Raises:
-        ValueError: Not ``0 <= successes <= trials``, or no trials.
-
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} of {trials} is no share; give at least one trial and no more successes")
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def class_outputs(model: OnnxModel, source: ImageSource, labels_by_position: bool = False) -> torch.Tensor:
+    """The model's output for each class of the images, ``(classes,)``; see `match_classes`."""
+    return match_classes(
+        source.classes, model.labels, model.num_classes, by_position=labels_by_position, where=source.name
+    )
 
 
 def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:

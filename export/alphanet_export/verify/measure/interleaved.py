@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alphanet_export.verify.measure.latency import MOST_REPEATS, DoubleArray
+from alphanet_export.verify.measure.latency import MOST_REPEATS
+from alphanet_zoo.evaluate.statistics import DoubleArray
 
 WARM_UP_RUNS = 3
 
@@ -78,14 +79,3 @@ def clock_for(threads: int) -> Clock:
     for one another, so only wall time tells.
     """
     return CPU_TIME if threads == 1 else WALL_TIME
-
-
-def ratio_interval(
-    numerator: DoubleArray, denominator: DoubleArray, *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the ratio of two medians, over rounds: ``(rounds,)`` each, in pairs."""
-    rng, rounds = np.random.default_rng(seed), len(numerator)
-    draws = (rng.integers(rounds, size=rounds) for _ in range(resamples))
-    ratios = [np.median(numerator[rows]) / np.median(denominator[rows]) for rows in draws]
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)

@@ -7,13 +7,11 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, open_session
 from alphanet_export.verify.environment import physical_cores
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
-
-DoubleArray = npt.NDArray[np.float64]
+from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval
 
 WARM_UP_SECONDS = 0.3
 MOST_REPEATS = 10_000
@@ -160,7 +158,7 @@ def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: flo
     counts, edges = np.histogram(times_ms, bins=BINS, range=(float(times_ms.min()), p99))
     return Latency(
         median_ms=median,
-        median_interval_ms=bootstrap_interval(times_ms),
+        median_interval_ms=median_interval(times_ms),
         p90_ms=p90,
         p99_ms=p99,
         mean_ms=float(times_ms.mean()),
@@ -177,14 +175,3 @@ def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: flo
             slower=int((times_ms > edges[-1]).sum()),
         ),
     )
-
-
-def bootstrap_interval(values: DoubleArray, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the median of ``values``, shape ``(n,)``.
-
-    Source: Efron, "Bootstrap methods: another look at the jackknife", 1979.
-    """
-    rng = np.random.default_rng(seed)
-    medians = [np.median(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,9 @@ from alphanet_export.verify.measure.parity import (
     level_parity,
     synthetic_images,
 )
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import spread
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from alphanet_zoo.files import replacing
 
@@ -155,7 +156,7 @@ def verify_server(
         AlphaNetError: The file is corrupt; the server cannot be reached, is not ready, or does not have the model.
     """
     model = open_model(model_path)
-    folder = None if data is None else ImageFolder(Path(data))
+    folder = None if data is None else FolderSource(data)
     client = KServeClient(url)
     client.check_ready()
     server = client.server_facts()
@@ -165,7 +166,7 @@ def verify_server(
     batches: Iterable[Tensor] = (
         [synthetic_images(SYNTHETIC_IMAGES, model.input_size)]
         if folder is None
-        else (images for images, _ in folder.batches(model.preprocessing, 16, limit))
+        else (images for images, _ in evaluation_batches(spread(folder, limit), model.preprocessing, 16))
     )
     pixels = [image for batch in batches for image in batch.numpy()[:, None]]
     session = open_session(model.path)

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alphanet_export.onnx_model import OnnxModel, open_model
-from alphanet_export.verify.measure.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
-from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_export.verify.measure.accuracy import Accuracy, class_outputs, measure_accuracy
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet
 from tests.export.exported import tiny_net, tiny_onnx, write_images
@@ -33,37 +32,13 @@ def model(folder: Path) -> OnnxModel:
 
 
 @pytest.fixture(scope="module")
-def images(folder: Path) -> ImageFolder:
-    return ImageFolder(write_images(folder / "images"))
+def images(folder: Path) -> FolderSource:
+    return FolderSource(write_images(folder / "images"))
 
 
-# R: binom::binom.confint(x, n, methods = "wilson"); Newcombe, 1998, table I, has 81/263, 15/148, 0/20, 1/29.
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_mirrors(pair: tuple[int, int]) -> None:
-    successes, trials = pair
-    low, high = wilson_interval(successes, trials)
-    assert 0 <= low <= successes / trials + 1e-12 and successes / trials - 1e-12 <= high <= 1
-    mirrored = wilson_interval(trials - successes, trials)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
-
-
-@pytest.mark.parametrize("pair", [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_what_is_no_share(pair: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no share"):
-        wilson_interval(*pair)
-
-
-def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: AlphaNet, images: ImageFolder) -> None:
+def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: AlphaNet, images: FolderSource) -> None:
     accuracy = measure_accuracy(model, images, batch_size=7)
-    batches = list(images.batches(model.preprocessing, 64))
+    batches = list(evaluation_batches(images, model.preprocessing, 64))
     with torch.inference_mode():
         logits = torch.cat([net(pixels) for pixels, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
@@ -76,7 +51,7 @@ def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: A
     assert low < accuracy.top1 + 1e-9 and accuracy.top1 < high
 
 
-def test_limit_takes_images_of_all_classes(model: OnnxModel, images: ImageFolder) -> None:
+def test_limit_takes_images_of_all_classes(model: OnnxModel, images: FolderSource) -> None:
     assert measure_accuracy(model, images, limit=10).images == 10
 
 
@@ -85,26 +60,31 @@ def test_classes_are_matched_by_name(model: OnnxModel, tmp_path: Path) -> None:
     for name in "014":
         (some / name / "0.png").unlink()
         (some / name).rmdir()
-    assert class_indices(model, ImageFolder(some)).tolist() == [2, 3, 5, 6, 7, 8, 9]
+    assert class_outputs(model, FolderSource(some)).tolist() == [2, 3, 5, 6, 7, 8, 9]
 
 
-def test_other_names_count_in_their_order(model: OnnxModel, tmp_path: Path) -> None:
+def test_other_names_count_in_their_order_only_on_request(model: OnnxModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "named", each=1)
     for index in range(10):
         (folder / str(index)).rename(folder / f"n{9 - index:03}")
-    assert class_indices(model, ImageFolder(folder)).tolist() == list(range(10))
+    with pytest.raises(UsageError, match="not labels of the model: n000, .*labels: 0, 1, .*--labels-by-position"):
+        measure_accuracy(model, FolderSource(folder))
+    assert class_outputs(model, FolderSource(folder), labels_by_position=True).tolist() == list(range(10))
+    assert measure_accuracy(model, FolderSource(folder), labels_by_position=True).images == 10
 
 
 def test_another_number_of_classes_is_refused(model: OnnxModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "more", classes=12, each=1)
-    with pytest.raises(UsageError, match="holds 12 classes and the model has 10, and '10' is none of its labels"):
-        measure_accuracy(model, ImageFolder(folder))
+    with pytest.raises(UsageError, match="not labels of the model: 10, 11"):
+        measure_accuracy(model, FolderSource(folder))
+    with pytest.raises(UsageError, match="has 12 classes .* the model has 10"):
+        measure_accuracy(model, FolderSource(folder), labels_by_position=True)
 
 
 def test_top5_says_nothing_of_five_classes(tmp_path: Path) -> None:
     (tmp_path / "five.onnx").write_bytes(tiny_onnx(5))
     folder = write_images(tmp_path / "images", classes=5, each=2)
-    accuracy = measure_accuracy(open_model(tmp_path / "five.onnx"), ImageFolder(folder))
+    accuracy = measure_accuracy(open_model(tmp_path / "five.onnx"), FolderSource(folder))
     assert accuracy.top5 is None and accuracy.top5_interval is None
 
 
@@ -112,7 +92,7 @@ def test_a_damaged_image_is_named(model: OnnxModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", each=1)
     (folder / "3" / "0.png").write_bytes(b"no image")
     with pytest.raises(AlphaNetError, match="3/0.png"):
-        measure_accuracy(model, ImageFolder(folder))
+        measure_accuracy(model, FolderSource(folder))
 
 
 def test_the_floor() -> None:

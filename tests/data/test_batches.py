@@ -1,5 +1,11 @@
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +13,11 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.data import reader
+from alphanet_zoo.data.batches import TrainingBatches, evaluation_batches
 from alphanet_zoo.data.config import DataConfig
-from alphanet_zoo.data.image_folder import FolderSource
-from alphanet_zoo.data.loader import TrainingBatches, evaluation_batches
-from alphanet_zoo.data.preprocess import ImageFolder, Preprocessing
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.images import read_image
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 PLAIN = Preprocessing(16, 18, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -114,25 +121,24 @@ def test_a_batch_splits_only_evenly(root):
     whole = batches_of(root).batch(0)
     assert [len(part.indices) for part in whole.split(3)] == [2, 2, 2]
     assert torch.equal(torch.cat([part.images for part in whole.split(3)]), whole.images)
-    with pytest.raises(ValueError, match="6 images does not make 4 equal parts"):
+    with pytest.raises(ValueError, match="6 images cannot be divided into 4 equal parts"):
         whole.split(4)
 
 
 def test_labels_and_pixels_are_those_of_the_files(root):
     batch = batches_of(root, preprocessing=MEANT).batch(2)
-    folder = ImageFolder(root / "train")
+    folder = FolderSource(root / "train")
     for index, image, label in zip(batch.indices, batch.images, batch.labels, strict=True):
-        path, expected = folder.samples[index]
-        assert label == expected
-        torch.testing.assert_close(image, MEANT(Image.open(path)), rtol=0, atol=1e-5)
+        assert label == folder.labels[index]
+        torch.testing.assert_close(image, MEANT(read_image(folder.path(index))), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("transform", ["imagenet", "cifar"])
 def test_one_broken_image_is_replaced_logged_and_counted(tmp_path, workers, transform, caplog):
-    folder = ImageFolder(write_images(tmp_path, 12) / "train")
+    folder = FolderSource(write_images(tmp_path, 12) / "train")
     whole = [batches_of(tmp_path, transform=transform).batch(step) for step in range(6)]
-    path, _ = folder.samples[3]
+    path = folder.path(3)
     path.write_bytes(path.read_bytes()[:50])
     batches = batches_of(tmp_path, transform=transform, workers=workers)
     with caplog.at_level(logging.WARNING), closing(batches.stream(0, 6)) as stream:
@@ -151,10 +157,10 @@ def test_one_broken_image_is_replaced_logged_and_counted(tmp_path, workers, tran
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_more_broken_images_stop_the_run_and_are_listed(tmp_path, workers):
-    folder = ImageFolder(write_images(tmp_path, 12) / "train")
+    folder = FolderSource(write_images(tmp_path, 12) / "train")
     for index in (3, 7):
-        folder.samples[index][0].write_bytes(b"")
-    names = ".*".join(folder.samples[index][0].name for index in (3, 7))
+        folder.path(index).write_bytes(b"")
+    names = ".*".join(folder.path(index).name for index in (3, 7))
     with (
         pytest.raises(AlphaNetError, match=rf"2 of 12 training images are broken, more than 0.01%: .*{names}"),
         closing(batches_of(tmp_path, transform="imagenet", workers=workers).stream(0, 2)) as stream,
@@ -164,9 +170,9 @@ def test_more_broken_images_stop_the_run_and_are_listed(tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_all_are_broken_there_is_no_substitute(tmp_path, workers):
-    folder = ImageFolder(write_images(tmp_path, 2) / "train")
-    for path, _ in folder.samples:
-        path.write_bytes(b"")
+    folder = FolderSource(write_images(tmp_path, 2) / "train")
+    for index in range(len(folder)):
+        folder.path(index).write_bytes(b"")
     stream = batches_of(tmp_path, batch_size=1, transform="imagenet", workers=workers).stream(0, 1)
     with closing(stream), pytest.raises(AlphaNetError, match=r"cannot read the image .*\.jpg.*16 others"):
         next(stream)
@@ -185,23 +191,79 @@ def test_the_evaluation_sees_every_image_once_over_all_processes(root):
     source = FolderSource(root / "train")
     whole = list(evaluation_batches(source, MEANT, 8))
     assert [len(labels) for _, labels in whole] == [8, 8, 6]
-    expected, labels = next(ImageFolder(root / "train").batches(MEANT, 22))
-    assert torch.equal(torch.cat([part for _, part in whole]), labels)
-    torch.testing.assert_close(torch.cat([images for images, _ in whole]), expected, rtol=0, atol=2e-6)
+    expected = torch.stack([MEANT(source.load(index)) for index in range(22)])
+    assert torch.equal(torch.cat([part for _, part in whole]), source.labels)
+    assert torch.equal(torch.cat([images for images, _ in whole]), expected)
     second = torch.cat([images for images, _ in evaluation_batches(source, MEANT, 8, rank=1, world_size=3)])
-    torch.testing.assert_close(second, expected[1::3], rtol=0, atol=2e-6)
+    assert torch.equal(second, expected[1::3])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(evaluation_batches(source, MEANT, 0))
 
 
 def test_a_broken_validation_image_always_stops(tmp_path):
-    folder = ImageFolder(write_images(tmp_path, 6) / "train")
-    folder.samples[4][0].write_bytes(b"")
-    with pytest.raises(AlphaNetError, match=folder.samples[4][0].name):
+    folder = FolderSource(write_images(tmp_path, 6) / "train")
+    folder.path(4).write_bytes(b"")
+    with pytest.raises(AlphaNetError, match=folder.path(4).name):
         list(evaluation_batches(FolderSource(tmp_path / "train"), PLAIN, 2))
 
 
-def test_dali_without_its_package_says_how_to_get_it(root, monkeypatch):
-    import sys
+@pytest.mark.parametrize("settings", [{}, {"engine": "device"}, {"transform": "imagenet"}])
+def test_full_shared_memory_costs_time_and_changes_nothing(root, settings, monkeypatch, caplog):
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
+    expected = batches_of(root, **settings)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # Workers are forked, so they have it too.
+    with caplog.at_level(logging.WARNING), closing(batches_of(root, workers=2, **settings).stream(0, 4)) as stream:
+        found = list(stream)
+    assert all(same(batch, expected.batch(step)) for step, batch in enumerate(found)) and len(found) == 4
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in found)
+    assert [record.getMessage().count("--shm-size") for record in caplog.records] == [1]
+
+
+def workers_of(process):
+    """Ids of the processes that it started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(number) for number in children.split()]
+
+
+def ended(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_workers_outlive_sigterm_unless_their_main_process_is_dead(root):
+    script = (
+        "import sys\nfrom tests.data.test_batches import batches_of\n"
+        "stream = batches_of(sys.argv[1], workers=2).stream(0, 10**6)\n"
+        "next(stream)\nprint('ready', flush=True)\nsys.stdin.readline()\nnext(stream)\nprint('more', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", script, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        workers = workers_of(process)
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(worker, signal.SIGTERM)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "more\n" and not any(ended(worker) for worker in workers)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while not all(ended(worker) for worker in workers) and time.monotonic() < deadline:
+            for worker in workers:
+                if not ended(worker):
+                    os.kill(worker, signal.SIGTERM)
+            time.sleep(0.1)
+        assert all(ended(worker) for worker in workers)
+
+
+def test_dali_without_its_package_says_how_to_get_it(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.plugin.pytorch", None)
     batches = batches_of(root, transform="imagenet", engine="dali")
     with pytest.raises(ImportError, match=r"alphanet-zoo\[dali\]"):

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alphanet_zoo.data.decode import decode_file, decode_image, read_header
+from alphanet_zoo.data.images import FORMATS, IMAGE_ENDINGS, decode_image, read_header, read_image
 from alphanet_zoo.errors import AlphaNetError
 
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def test_a_jpeg_gives_pillows_pixels_in_channels_last_memory(options):
 def test_pillow_decodes_where_torchvision_has_no_decoder(monkeypatch):
     content = encoded(Image.fromarray(SMOOTH), "JPEG")
     expected = decode_image(content, "x.jpg")
-    monkeypatch.setattr("alphanet_zoo.data.decode._JPEG_OPERATOR", None)
+    monkeypatch.setattr("alphanet_zoo.data.images._JPEG_OPERATOR", None)
     assert torch.equal(decode_image(content, "x.jpg"), expected)
 
 
@@ -67,7 +68,7 @@ def test_sixteen_bits_keep_their_upper_eight():
 def test_a_png_that_is_named_jpeg_is_read(tmp_path):
     path = tmp_path / "x.JPEG"
     path.write_bytes(encoded(Image.fromarray(SMOOTH), "PNG"))
-    assert np.array_equal(decode_file(path).permute(1, 2, 0), SMOOTH)
+    assert np.array_equal(read_image(path).permute(1, 2, 0), SMOOTH)
 
 
 def cut_short(content):
@@ -87,14 +88,14 @@ def test_damage_is_refused_by_name(form, damage, tmp_path):
     path = tmp_path / "broken.img"
     path.write_bytes(damage(encoded(Image.fromarray(RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8)), form)))
     with pytest.raises(AlphaNetError, match=r"cannot read the image .*broken\.img"):
-        decode_file(path)
+        read_image(path)
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(AlphaNetError, match=r"cannot read the image .*none\.jpg: No such file"):
-        decode_file(tmp_path / "none.jpg")
+        read_image(tmp_path / "none.jpg")
     with pytest.raises(AlphaNetError, match=r"cannot read the image .*: Is a directory"):
-        decode_file(tmp_path)
+        read_image(tmp_path)
 
 
 def bomb(form):
@@ -117,7 +118,7 @@ def test_a_bomb_is_refused_from_its_header(form, monkeypatch):
         raise AssertionError("it was decoded")
 
     content = bomb(form)
-    monkeypatch.setattr("alphanet_zoo.data.decode._JPEG_OPERATOR", allocates)
+    monkeypatch.setattr("alphanet_zoo.data.images._JPEG_OPERATOR", allocates)
     monkeypatch.setattr(Image.Image, "load", allocates)
     complaint = "60000 x 60000 pixels, more than 89,478,485" if form == "JPEG" else "3600000000 pixels"
     with pytest.raises(AlphaNetError, match=rf"x\.jpg.*{complaint}"):
@@ -135,3 +136,85 @@ def test_samples_without_a_range_are_refused():
     content = encoded(Image.fromarray(RNG.random((4, 4)).astype(np.float32)), "TIFF")
     with pytest.raises(AlphaNetError, match="mode F"):
         decode_image(content, "x.tif")
+
+
+# How the stored rows and columns come from the upright ones, by the tag: the EXIF standard says which side of the
+# picture the first row and the first column are (1: top, left; 6: right, top; 8: left, bottom ...).
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_exif_orientation_is_followed(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(form, {})
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](SMOOTH)))
+    content = encoded(stored, form, exif=exif.tobytes() if form != "TIFF" else exif, **options)
+    image = decode_image(content, "x")
+    assert image.shape == (3, 50, 70)
+    assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - SMOOTH).max() <= (6 if form == "JPEG" else 0)
+    header = read_header(content, "x")
+    assert (header.width, header.height) == (70, 50)
+
+
+def test_damaged_metadata_does_not_make_an_image_broken():
+    content = encoded(Image.fromarray(SMOOTH), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12")
+    assert np.array_equal(decode_image(content, "x").permute(1, 2, 0), SMOOTH)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.png", "PNG"), ("x.tif", "TIFF"), ("x.pgm", "PPM")])
+def test_sixteen_bits_are_the_same_in_every_format(name, kind):
+    grey = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
+    if kind == "PPM":
+        content = b"P5\n64 64\n65535\n" + grey.astype(">u2").tobytes()
+    else:
+        content = encoded(Image.fromarray(grey), kind)
+    image = decode_image(content, name)
+    assert np.array_equal(image[0], grey >> 8) and torch.equal(image[0], image[1])
+
+
+def test_32_bit_integers_are_refused():
+    content = encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF")
+    with pytest.raises(AlphaNetError, match="mode I"):
+        decode_image(content, "x.tif")
+
+
+@pytest.mark.parametrize("form", ["ICO", "ICNS", "PDF", "EPS", "TGA"])
+def test_containers_and_other_formats_are_refused_whatever_their_name(form):
+    content = encoded(Image.fromarray(SMOOTH).resize((64, 64)), form)
+    with pytest.raises(AlphaNetError, match=r"cannot read the image x\.png: .*accepted format \(JPEG, PNG"):
+        decode_image(content, "x.png")
+
+
+def test_any_exception_of_a_decoder_names_the_image(monkeypatch):
+    def fails(self):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    content = encoded(Image.fromarray(SMOOTH), "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails)
+    with pytest.raises(AlphaNetError, match=r"cannot read the image a/b\.png: unpack requires"):
+        decode_image(content, "a/b.png")
+
+
+def test_pipes_do_not_block_and_dangling_links_say_where_they_lead(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(AlphaNetError, match=r"pipe\.png: not a regular file"):
+        read_image(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("/nowhere/0.png")
+    with pytest.raises(AlphaNetError, match=r"link\.png: link to /nowhere/0\.png, which does not exist"):
+        read_image(tmp_path / "link.png")
+
+
+def test_every_accepted_ending_is_of_an_accepted_format():
+    Image.init()
+    assert {Image.EXTENSION[ending] for ending in IMAGE_ENDINGS - {".jfif", ".jpe"}} <= set(FORMATS)
