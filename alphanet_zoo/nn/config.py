@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from alphanet_zoo.space.arch import ArchSpec
 
@@ -12,11 +12,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class CalibrationRecord(TypedDict):
-    """What batch norm's statistics were averaged over."""
+    """What batch norm's statistics were averaged over.
+
+    ``digest`` is the SHA-256 of the batches as the network saw them, ``selection`` that of the decoded images in their
+    order, and ``plan`` how they were chosen and prepared (`alphanet_zoo.evaluate.calibration.CalibrationPlan`); both are
+    absent if `calibrate` was called with batches of the caller's own.
+    """
 
     images: int
     batches: int
     digest: str
+    selection: NotRequired[str]
+    plan: NotRequired[dict[str, Any]]
 
 
 Calibration = Literal["checkpoint", "sliced", "training", "random"] | CalibrationRecord | None
@@ -36,8 +43,12 @@ def as_calibration(value: Any) -> Calibration:
     if value is None or value in _NAMED_SOURCES:
         result: Calibration = value
         return result
-    if isinstance(value, Mapping) and set(value) == {"images", "batches", "digest"}:
-        return CalibrationRecord(images=int(value["images"]), batches=int(value["batches"]), digest=value["digest"])
+    required, optional = {"images", "batches", "digest"}, {"selection", "plan"}
+    if isinstance(value, Mapping) and required <= set(value) <= required | optional:
+        record = CalibrationRecord(images=int(value["images"]), batches=int(value["batches"]), digest=value["digest"])
+        if "plan" in value:
+            record |= {"selection": str(value.get("selection", "")), "plan": dict(value["plan"])}
+        return record
     raise ValueError(f"calibration is {value!r}; give null, a record or one of {', '.join(_NAMED_SOURCES)}")
 
 

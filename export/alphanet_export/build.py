@@ -9,21 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.zoo.convert import load_upstream
-from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.names import find_member
-from alphanet_zoo.zoo.registry import create_model
-
-WEIGHTS_FILE = "model.safetensors"
-"""The weights in a folder of ``save_pretrained``."""
-FINAL_WEIGHTS = f"final/{WEIGHTS_FILE}"
-"""The weights in the folder of a run that has ended."""
-
-_PICKLES = (".pt", ".pth", ".tar")
-"""Endings of the published checkpoint."""
+from alphanet_zoo.zoo.open import open_net
+from alphanet_zoo.zoo.registry import open_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,75 +49,38 @@ def named_source(name: str, weights: str | None, num_classes: int | None = None)
         UsageError: Unknown name, no such file, or the weights have another number of classes.
         AlphaNetError: The weights are not published, or cannot be read.
     """
-    member = find_member(name)
-    net = create_model(
+    opened = open_model(
         name, pretrained=weights is None, weights=weights, num_classes=num_classes if weights == "random" else None
     )
+    net = opened.net
     _check_classes(net, num_classes)
-    origin, digest = weights or str(net.pretrained_cfg.get("hf_hub_id") or member.name), None
-    path = Path(origin)
-    if weights not in (None, "random") and path.exists():
-        file = path / "model.safetensors" if path.is_dir() else path
-        origin, digest = path.name, sha256_of(file)
-    return Source(net, member.name, origin, digest, published_top1=net.pretrained_cfg.get("top1"))
+    origin = opened.source if opened.file is None else Path(opened.source).name
+    return Source(net, find_member(name).name, origin, opened.sha256, published_top1=net.pretrained_cfg.get("top1"))
 
 
 def supernet_source(
-    arch_file: str | os.PathLike[str], supernet_file: str | os.PathLike[str], num_classes: int | None = None
+    arch_file: str | os.PathLike[str], supernet: str | os.PathLike[str], num_classes: int | None = None
 ) -> Source:
     """A subnet of a supernet.
 
     Args:
         arch_file: JSON of an arch in the published form.
-        supernet_file: A safetensors file of ``alphanet-train`` or ``alphanet-convert``, a run's folder, or the
-            published checkpoint.
+        supernet: What `alphanet_zoo.zoo.open.open_net` opens: a safetensors file, the folder of a training run, the
+            published checkpoint, ...
         num_classes: The classes expected.
 
     Raises:
         UsageError: A file is missing, or the weights have another number of classes.
-        ValueError: The arch is none, or the supernet does not contain it.
+        ValueError: The arch is not valid, or the supernet does not contain it.
         AlphaNetError: A file cannot be read.
     """
-    arch = read_arch(arch_file)
-    path = weights_file(Path(supernet_file))
-    net = open_net(path)
-    _check_classes(net, num_classes)
-    net.space.validate(arch)
-    if not net.contains(arch):
-        raise UsageError(f"the net in {path} does not contain the arch of {arch_file}; give a supernet that does")
-    return Source(net, Path(arch_file).stem, path.name, sha256_of(path), arch)
-
-
-def open_net(path: Path) -> AlphaNet:
-    """The net in a ``save_pretrained`` folder, a run of ``alphanet-train``, a ``.safetensors`` file, or the checkpoint.
-
-    Raises:
-        UsageError: There is no such file, or the run has not ended.
-        AlphaNetError: It cannot be read.
-    """
-    if path.is_dir() and not _is_run(path):
-        return AlphaNet.from_pretrained(path)
-    path = weights_file(path)
-    return load_upstream(path) if path.suffix in _PICKLES else load_net(path)
-
-
-def weights_file(path: Path) -> Path:
-    """The file that holds the weights of a path: of a folder its ``model.safetensors``, of a run its final one.
-
-    Raises:
-        UsageError: The folder holds none.
-    """
-    if not path.is_dir():
-        return path
-    file = path / FINAL_WEIGHTS if _is_run(path) else path / WEIGHTS_FILE
-    if not file.is_file():
-        if _is_run(path):
-            raise UsageError(
-                f"the run in {path} has not ended: it has no {FINAL_WEIGHTS}; let alphanet-train finish it, or take "
-                f"the net of its newest checkpoint with alphanet-train export-supernet {path} -o FILE"
-            )
-        raise UsageError(f"{path} holds no {WEIGHTS_FILE}; give a run of alphanet-train, or a .safetensors file")
-    return file
+    arch, opened = read_arch(arch_file), open_net(supernet)
+    _check_classes(opened.net, num_classes)
+    opened.net.space.validate(arch)
+    if not opened.net.contains(arch):
+        raise UsageError(f"{supernet} does not contain the arch of {arch_file}. Pass a supernet that does.")
+    origin = opened.source if opened.file is None else opened.file.name
+    return Source(opened.net, Path(arch_file).stem, origin, opened.sha256, arch)
 
 
 def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
@@ -153,17 +106,12 @@ def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
 
 
 def tensors_sha256(net: AlphaNet) -> str:
-    """SHA-256 of a net's tensors: names, shapes and bytes, by ascending name."""
+    """SHA-256 of a network's tensors: names, shapes and bytes, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _is_run(path: Path) -> bool:
-    """Whether a folder is a run of ``alphanet-train``."""
-    return (path / "config.yaml").is_file() and not (path / WEIGHTS_FILE).exists()
 
 
 def _check_classes(net: AlphaNet, num_classes: int | None) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.data.folder import MultiLabelSource
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.tally import LabelTally, average_precision
+from alphanet_zoo.evaluate.multilabel import LabelTally, average_precision
 from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.train.build import build_losses, loss_of_a_guess
 from alphanet_zoo.train.config import load_config

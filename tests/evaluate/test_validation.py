@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from alphanet_zoo.evaluate.validation import Validator
 
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.data.batches import evaluation_batches
@@ -9,7 +10,6 @@ from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.train.build import image_cfg

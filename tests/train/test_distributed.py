@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from alphanet_zoo.evaluate.validation import Validator
 from PIL import Image
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config

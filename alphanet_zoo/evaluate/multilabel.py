@@ -1,4 +1,4 @@
-"""What a validation counts, over all processes: right answers, or with several labels an image a ranking."""
+"""Average precision of images with several labels each, over all processes."""
 
 from __future__ import annotations
 
@@ -7,61 +7,44 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from alphanet_zoo.train.distributed import Ranks
 
+class Processes(Protocol):
+    """The processes that share the images."""
 
-class Tally(Protocol):
-    """Gathers the answers of one subnet."""
+    rank: int
+    world_size: int
+    device: torch.device
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes the next batch of this process."""
-
-    def figures(self, ranks: Ranks) -> dict[str, float]:
-        """Figures over the images of all processes, the same in each; `images` is their number."""
-
-
-class ClassTally:
-    """Counts right answers where an image has one class: `accuracy`."""
-
-    def __init__(self) -> None:
-        """Has seen nothing."""
-        self._right = self._images = 0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """``(N, classes)`` and ``(N,)``; see `Tally`."""
-        self._right += int((logits.argmax(1).cpu() == labels).sum())
-        self._images += len(labels)
-
-    def figures(self, ranks: Ranks) -> dict[str, float]:
-        """See `Tally`."""
-        counts = torch.tensor([self._right, self._images], dtype=torch.float64, device=ranks.device)
-        right, images = ranks.sum_(counts).tolist()
-        return {"accuracy": right / images, "images": images}
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replaces a tensor by its sum over the processes, and returns it."""
 
 
 class LabelTally:
-    """Keeps the scores where an image has several labels: `mean_average_precision` and `label_accuracy`.
-
-    The latter is the share of all labels told right, yes or no; where labels are rare, "no" to all scores high.
+    """Collects the scores of images with several labels each.
 
     Args:
-        images: How many all processes have, each every world-size-th one in order.
-        labels: How many labels there are.
+        images: Number of images over all processes; each process has every ``world_size``-th one, in order.
+        labels: Number of labels.
     """
 
     def __init__(self, images: int, labels: int) -> None:
-        """Has seen nothing."""
+        """Starts empty."""
         self._shape = (images, labels)
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """``(N, labels)`` each; see `Tally`."""
+        """Adds the next batch of this process, ``(N, labels)`` each."""
         self._logits.append(logits.float())
         self._labels.append(labels)
 
-    def figures(self, ranks: Ranks) -> dict[str, float]:
-        """See `Tally`; `labels_measured` counts the labels that some image has, over which the mean is."""
+    def figures(self, ranks: Processes) -> dict[str, float]:
+        """Figures over the images of all processes, the same in each.
+
+        ``mean_average_precision``: mean over the labels that at least one image has (``labels_measured``).
+        ``label_accuracy``: share of all labels predicted correctly, present or absent; if labels are rare, predicting
+        absence everywhere scores high. ``images``: their number.
+        """
         scores = self._gathered(self._logits, ranks)
         labels = self._gathered(self._labels, ranks) > 0.5
         precisions = average_precision(scores, labels)
@@ -73,7 +56,7 @@ class LabelTally:
             "images": float(len(scores)),
         }
 
-    def _gathered(self, batches: list[Tensor], ranks: Ranks) -> Tensor:
+    def _gathered(self, batches: list[Tensor], ranks: Processes) -> Tensor:
         """The rows of all processes in the images' order, ``(images, labels)`` on the CPU."""
         table = torch.zeros(self._shape, device=ranks.device)
         if batches:

@@ -1,0 +1,178 @@
+"""How the batch-norm statistics of a subnet are computed, as a value that travels with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES, calibration_batches
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.calibration import calibrate
+from alphanet_zoo.nn.config import Calibration
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.presets import ALPHANET
+from alphanet_zoo.space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """Which training images, in which batches, prepared how.
+
+    Args:
+        preprocessing: From an image to the network's input; its ``input_size`` is the input's side in pixels.
+        images: Number of images at most; a last batch that is not whole is left out.
+        batch_size: Images per batch.
+        seed: Seed of the choice, the order and the augmentation.
+        augment: Use the ImageNet training transform instead of the evaluation's centre crop.
+
+    Source: docs/specification.md, section 3, "Batch norm".
+    """
+
+    preprocessing: Preprocessing
+    images: int = PUBLISHED_IMAGES
+    batch_size: int = BATCH_SIZE
+    seed: int = 0
+    augment: bool = False
+
+    @classmethod
+    def of_record(cls, record: Calibration) -> CalibrationPlan | None:
+        """The plan in a calibration record; None if the record has none (older versions).
+
+        Raises:
+            ValueError: The plan is damaged.
+        """
+        plan = record.get("plan") if isinstance(record, Mapping) else None
+        if plan is None:
+            return None
+        try:
+            return cls(**{**plan, "preprocessing": Preprocessing.from_dict(plan["preprocessing"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a calibration plan: {plan!r} ({error})") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `of_record` reads them back."""
+        return {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
+
+    def images_of(self, source: ImageSource, *, keep: bool = False) -> CalibrationImages:
+        """The prepared images of a source; ``keep`` holds them in memory for the next network."""
+        return CalibrationImages(self, source, keep=keep)
+
+
+class CalibrationImages:
+    """The batches of a plan, read from a source; iterates over ``(batch_size, 3, S, S)`` tensors.
+
+    Args:
+        plan: The plan.
+        source: Training images.
+        keep: Hold the batches in memory after they were read once.
+
+    Attributes:
+        selection: SHA-256 of the decoded images in their order, after the batches were read; it does not depend on how
+            they are prepared.
+    """
+
+    def __init__(self, plan: CalibrationPlan, source: ImageSource, *, keep: bool = False) -> None:
+        """Reads nothing."""
+        self.plan, self.selection, self._keep = plan, "", keep
+        self._source, self._kept = source, list[Tensor]()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The batches, in the plan's order."""
+        if self._kept:
+            yield from self._kept
+            return
+        read, plan, kept = _Recorded(self._source), self.plan, list[Tensor]()
+        for batch in calibration_batches(
+            read, plan.preprocessing, images=plan.images, batch_size=plan.batch_size, seed=plan.seed,
+            augment=plan.augment,
+        ):  # fmt: skip
+            kept += [batch] * self._keep
+            yield batch
+        self.selection, self._kept = read.digest.hexdigest(), kept
+
+    def calibrate(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> AlphaNet:
+        """Sets the statistics of a static net; its ``calibration`` is then the record, the plan included.
+
+        Args:
+            net: A static net; it is changed and returned in eval mode.
+            stopped: Asked after every batch whether to end early; the statistics are then of no use.
+
+        Raises:
+            AlphaNetError: An image cannot be read.
+        """
+        calibrate(net, _until(stopped, self))
+        assert isinstance(net.calibration, dict)
+        net.calibration = {**net.calibration, "selection": self.selection, "plan": self.plan.to_dict()}
+        return net
+
+
+def default_augment(space: SearchSpace) -> bool:
+    """Whether calibration images are augmented if nothing else is asked for: in the ImageNet space, as published."""
+    return space == ALPHANET
+
+
+def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> AlphaNet:
+    """Sets the statistics of a static net as a record describes, and checks that they come from the same images.
+
+    Args:
+        net: A static net of the arch that the record belongs to; it is changed.
+        record: ``calibration`` of another network or exported file.
+        source: The training images that it names.
+
+    Raises:
+        UsageError: The record has no plan, or ``source`` does not have its images.
+    """
+    plan = CalibrationPlan.of_record(record)
+    if plan is None or not isinstance(record, Mapping):
+        raise UsageError(
+            "The calibration record has no plan (an older version wrote it), so the statistics cannot be computed again. "
+            "Export the network again, or pass a reference that is calibrated already."
+        )
+    plan.images_of(source).calibrate(net)
+    found = net.calibration
+    assert isinstance(found, Mapping)
+    if found["selection"] != record["selection"]:
+        raise UsageError(
+            f"The images in {source.name} are not those of the calibration record (SHA-256 of the images differs). "
+            "Pass the folder that was used for --calib-data at export."
+        )
+    if found["digest"] != record["digest"]:
+        raise UsageError(
+            f"The images in {source.name} are those of the calibration record, but their preprocessed pixels differ: "
+            "another version of Pillow or PyTorch prepared them. Use the versions that the file records."
+        )
+    return net
+
+
+def _until(stopped: Callable[[], bool], batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The batches up to the one after which it is time to stop."""
+    for batch in batches:
+        yield batch
+        if stopped():
+            return
+
+
+class _Recorded:
+    """A source that hashes what is read from it, in the order of reading."""
+
+    def __init__(self, source: ImageSource) -> None:
+        """Reads nothing."""
+        self._source, self.digest = source, hashlib.sha256()
+        self.name, self.classes, self.labels = source.name, source.classes, source.labels
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._source)
+
+    def load(self, index: int) -> Tensor:
+        """See `ImageSource`."""
+        image = self._source.load(index)
+        self.digest.update(str(tuple(image.shape)).encode())
+        self.digest.update(image.contiguous().numpy().tobytes())
+        return image

@@ -1,0 +1,248 @@
+"""What a network is worth: calibrate it, run it on labelled images, count. Used by train, search, export and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+import torch
+from torch import Tensor
+
+from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES
+from alphanet_zoo.data.classes import match_classes
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.evaluate.calibration import CalibrationImages, CalibrationPlan, default_augment
+from alphanet_zoo.evaluate.statistics import wilson_interval
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
+
+CACHE_LIMIT = 512 * 2**20
+"""Bytes of preprocessed images that an evaluator keeps."""
+
+Predict = Callable[[Tensor], Tensor]
+"""From images ``(N, 3, S, S)`` to logits ``(N, classes)``: a network, or a file in its runtime."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The predictions of a model for labelled images.
+
+    Args:
+        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
+        classes: The true class of each image, ``(N,)``.
+        num_classes: Number of classes.
+    """
+
+    best: Tensor
+    classes: Tensor
+    num_classes: int
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the likeliest class is the true one, ``(N,)`` bool."""
+        return self.best[:, 0] == self.classes
+
+    @property
+    def correct(self) -> int:
+        """Number of images whose likeliest class is the true one."""
+        return int(self.right.sum())
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.classes)
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, from 0 to 1."""
+        return self.correct / self.images
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether top-1 is no better than a guess: its 95 % interval reaches down to 1 / classes."""
+        return self.num_classes > 1 and wilson_interval(self.correct, self.images)[0] <= 1.0 / self.num_classes
+
+
+class Evaluator:
+    """Judges networks on fixed images; the same network on the same images always gets the same count.
+
+    Prepared images are kept in memory, `CACHE_LIMIT` bytes at most.
+
+    Args:
+        validation: Labelled images; None if only `calibrated` is used.
+        calibration: Training images for batch-norm statistics; their labels are not used. None if only `answers` is.
+        images: Calibration images at most.
+        calibration_batch: Images per calibration batch.
+        seed: Seed of the calibration.
+        augment: Whether calibration images are augmented; None: `default_augment` of the network's space.
+        batch_size: Validation images per batch.
+        labels_by_position: Match the classes of ``validation`` to outputs by position, not by name.
+        rank: This process; it runs every ``world_size``-th image.
+        world_size: Number of processes that share the validation images.
+    """
+
+    def __init__(
+        self,
+        validation: ImageSource | None,
+        calibration: ImageSource | None = None,
+        *,
+        images: int = PUBLISHED_IMAGES,
+        calibration_batch: int = BATCH_SIZE,
+        seed: int = 0,
+        augment: bool | None = None,
+        batch_size: int = 128,
+        labels_by_position: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Reads no image."""
+        self.validation, self.calibration = validation, calibration
+        self._images, self._calibration_batch, self._seed, self._augment = images, calibration_batch, seed, augment
+        self._batch_size, self._by_position = batch_size, labels_by_position
+        self._share = {"rank": rank, "world_size": world_size}
+        self._kept: dict[Preprocessing, list[tuple[Tensor, Tensor]]] = {}
+        self._calibrations: dict[CalibrationPlan, CalibrationImages] = {}
+        self._kept_bytes = 0
+
+    def plan(self, net: AlphaNet, arch: ArchSpec | None = None, input_size: int | None = None) -> CalibrationPlan:
+        """The calibration plan of a subnet.
+
+        Args:
+            net: The supernet or network.
+            arch: The subnet; None is the net's own arch.
+            input_size: Side of the input in pixels; None is the arch's resolution.
+        """
+        augment = default_augment(net.space) if self._augment is None else self._augment
+        size = input_size or (arch or net.arch).resolution
+        return CalibrationPlan(input_of(net, size), self._images, self._calibration_batch, self._seed, augment)
+
+    def calibrated(
+        self,
+        net: AlphaNet,
+        arch: ArchSpec | None = None,
+        *,
+        input_size: int | None = None,
+        stopped: Callable[[], bool] = bool,
+    ) -> AlphaNet:
+        """A static copy of a subnet, calibrated, on the device of ``net``.
+
+        ``stopped`` as in `CalibrationImages.calibrate`, the other arguments as in `plan`.
+        """
+        assert self.calibration is not None
+        plan = self.plan(net, arch, input_size)
+        if plan not in self._calibrations:
+            size = min(self._images, len(self.calibration)) * 3 * plan.preprocessing.input_size**2 * 4
+            keep = self._kept_bytes + size <= CACHE_LIMIT
+            self._kept_bytes += size * keep
+            self._calibrations[plan] = plan.images_of(self.calibration, keep=keep)
+        return self._calibrations[plan].calibrate(net.extract(arch or net.arch), stopped=stopped)
+
+    def answers(
+        self,
+        predict: Predict,
+        preprocessing: Preprocessing,
+        num_classes: int,
+        labels: Iterable[str] | None = None,
+        *,
+        stopped: Callable[[], bool] = bool,
+    ) -> Answers:
+        """Runs the validation images (this process's share of them).
+
+        Args:
+            predict: The model.
+            preprocessing: From an image to its input.
+            num_classes: Number of its classes.
+            labels: Their names; None if it has none.
+            stopped: Asked before every batch whether to end early.
+
+        Raises:
+            UsageError: The classes of the images are not the model's.
+            AlphaNetError: An image cannot be read.
+        """
+        assert self.validation is not None
+        outputs = self.outputs(num_classes, labels)
+        best, classes = [], []
+        for pixels, truth in self.batches(preprocessing):
+            if stopped():
+                break
+            logits = predict(pixels)
+            best.append(logits.topk(min(5, num_classes), dim=1).indices.cpu())
+            classes.append(outputs[truth])
+        return Answers(
+            torch.cat(best) if best else torch.zeros(0, 1, dtype=torch.long),
+            torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long),
+            num_classes,
+        )
+
+    def answers_of(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> Answers:
+        """The answers of a static net in eval mode, at its own resolution and on its own device."""
+        return self.answers(
+            predictor(net), input_of(net, net.arch.resolution), net.num_classes,
+            net.pretrained_cfg.get("label_names"), stopped=stopped,
+        )  # fmt: skip
+
+    def outputs(self, num_classes: int, labels: Iterable[str] | None) -> Tensor:
+        """The model's output for each class of the validation images, ``(classes,)``; see `match_classes`."""
+        assert self.validation is not None
+        names = None if labels is None else [str(label) for label in labels]
+        return match_classes(
+            self.validation.classes, names, num_classes, by_position=self._by_position, where=self.validation.name
+        )
+
+    def batches(self, preprocessing: Preprocessing) -> Iterable[tuple[Tensor, Tensor]]:
+        """Preprocessed validation images ``(N, 3, S, S)`` and their labels, in order; kept if they fit in memory."""
+        assert self.validation is not None
+        if preprocessing in self._kept:
+            return self._kept[preprocessing]
+        batches = evaluation_batches(self.validation, preprocessing, self._batch_size, **self._share)
+        size = len(self.validation) * 3 * preprocessing.input_size**2 * 4 // self._share["world_size"]
+        if self._kept_bytes + size > CACHE_LIMIT:
+            return batches
+        self._kept_bytes += size
+        self._kept[preprocessing] = list(batches)
+        return self._kept[preprocessing]
+
+
+def input_of(net: AlphaNet, size: int) -> Preprocessing:
+    """How an image becomes an input of ``size`` pixels for a net: short side to size / crop_pct, then a centre crop."""
+    return Preprocessing.from_cfg({**net.pretrained_cfg, "input_size": (3, size, size)})
+
+
+def predictor(net: AlphaNet) -> Predict:
+    """A net as a `Predict`, in inference mode on its own device."""
+    device = next(net.parameters()).device
+
+    @torch.inference_mode()
+    def predict(pixels: Tensor) -> Tensor:
+        logits: Tensor = net(pixels.to(device))
+        return logits
+
+    return predict
+
+
+class SubnetEvaluator:
+    """Scores the subnets of one supernet by their accuracy after calibration; a search's ``score``.
+
+    Args:
+        supernet: A trained supernet; it is not changed.
+        evaluator: The images.
+
+    Attributes:
+        results: The answers of every arch that was scored.
+
+    Raises:
+        UsageError: The classes of the validation images are not the supernet's.
+    """
+
+    def __init__(self, supernet: AlphaNet, evaluator: Evaluator) -> None:
+        """Reads no image."""
+        evaluator.outputs(supernet.num_classes, supernet.pretrained_cfg.get("label_names"))
+        self.supernet, self.evaluator = supernet, evaluator
+        self.results: dict[ArchSpec, Answers] = {}
+
+    def __call__(self, arch: ArchSpec) -> float:
+        """Top-1 accuracy of a subnet, from 0 to 1; measured once per arch."""
+        if arch not in self.results:
+            self.results[arch] = self.evaluator.answers_of(self.evaluator.calibrated(self.supernet, arch))
+        return self.results[arch].accuracy
