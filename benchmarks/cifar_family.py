@@ -17,7 +17,7 @@ from cifar_work import LOSSES, Work, open_work, resume_me
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import ImageSource, split_hold_out
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
+from alphanet_zoo.evaluate.evaluator import Evaluator, Hits, SubnetEvaluator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.search.pareto import best_of_ranges
@@ -43,9 +43,9 @@ class OutOfTime(Exception):
 class ResumingEvaluator(SubnetEvaluator):
     """Keeps its scores in a file, so that a search with the same seed goes on where the last one stopped."""
 
-    def __init__(self, scores: Path, deadline: float | None, *sources: Any, **settings: Any) -> None:
+    def __init__(self, scores: Path, deadline: float | None, supernet: AlphaNet, evaluator: Evaluator) -> None:
         """Reads the scores that are there."""
-        super().__init__(*sources, **settings)
+        super().__init__(supernet, evaluator)
         self._scores, self._deadline = scores, math.inf if deadline is None else deadline
         for line in scores.read_text("utf-8").splitlines() if scores.exists() else ():
             entry = json.loads(line)
@@ -71,7 +71,7 @@ def search_piece(arguments: argparse.Namespace) -> int:
     rest, held = training_folders(work)
     scores = work.folder / f"scores-{sha256_of(file)[:12]}-{arguments.calib_images}.jsonl"
     evaluator = ResumingEvaluator(
-        scores, work.deadline, supernet, rest, held, batch_size=BATCH, calibration_images=arguments.calib_images
+        scores, work.deadline, supernet, Evaluator(held, rest, batch_size=BATCH, images=arguments.calib_images)
     )
     try:
         entries = search(evaluator, 0.0, 1e18, arguments.evaluations, seed=0)
@@ -96,11 +96,11 @@ def evaluate_piece(arguments: argparse.Namespace) -> int:
     if found["supernet_sha256"] != sha256_of(file):
         raise UsageError(f"{file} is not the supernet that was searched; run search again")
     members = {name: ArchSpec.from_dict(arch) for name, arch in found["members"].items()}
-    evaluator = test_evaluator(work, supernet, arguments.calib_images)
+    evaluator = test_evaluator(work, arguments.calib_images)
     nets, rows = {}, []
     for name, arch in (members | probes(supernet.space)).items():
-        net = evaluator.calibrated(arch)
-        hits = evaluator.hits(net)
+        net = evaluator.calibrated(supernet, arch)
+        hits = evaluator.answers_of(net).hits
         rows.append(figures(name, net, hits))
         print(f"{name:<16}{rows[-1]['macs'] / 1e6:8.2f} M MACs {rows[-1]['top1']:6.2f} % of {hits.images}", flush=True)
         if name in members:
@@ -127,7 +127,7 @@ def described(work: Work, held_out: int, test_images: int) -> str:
 def ablation_piece(arguments: argparse.Namespace) -> int:
     """Trains with each loss and seed, and tests five subnets of each run."""
     work = open_work(arguments)
-    path, evaluator = work.results / "ablation.json", None
+    path, evaluator = work.results / "ablation.json", test_evaluator(work, arguments.calib_images)
     records = json.loads(path.read_text("utf-8")) if path.exists() else []
     done = {(record["loss"], record["seed"], record["epochs"]) for record in records}
     for seed in arguments.seeds:
@@ -140,15 +140,10 @@ def ablation_piece(arguments: argparse.Namespace) -> int:
             if result.model is None or work.seconds_left == 0.0:
                 return resume_me(f"{len(records)} runs are done; {output.name} is at step {result.step}")
             supernet = read_net(output)[0].to(device_of(arguments.device))
-            evaluator = (
-                test_evaluator(work, supernet, arguments.calib_images)
-                if evaluator is None
-                else evaluator.with_supernet(supernet)
-            )
             rows = []
             for name, arch in probes(supernet.space).items():
-                net = evaluator.calibrated(arch)
-                rows.append(figures(name, net, evaluator.hits(net)))
+                net = evaluator.calibrated(supernet, arch)
+                rows.append(figures(name, net, evaluator.answers_of(net).hits))
             records.append({"loss": loss, "seed": seed, "epochs": arguments.epochs, "subnets": rows})
             work.write("ablation.json", records)
             print(loss, seed, ", ".join(f"{row['name']} {row['top1']:.2f}" for row in rows), flush=True)
@@ -192,12 +187,10 @@ def training_folders(work: Work) -> tuple[ImageSource, ImageSource]:
     return split_hold_out(FolderSource(work.data / "train"), stored_config(work.results).data.hold_out)
 
 
-def test_evaluator(work: Work, supernet: AlphaNet, calibration_images: int) -> SubnetEvaluator:
+def test_evaluator(work: Work, calibration_images: int) -> Evaluator:
     """Calibrates on training images and scores on the test images."""
-    training = FolderSource(work.data / "train")
-    return SubnetEvaluator(
-        supernet, training, FolderSource(work.data / "val"), batch_size=BATCH, calibration_images=calibration_images
-    )
+    training, test = FolderSource(work.data / "train"), FolderSource(work.data / "val")
+    return Evaluator(test, training, batch_size=BATCH, images=calibration_images)
 
 
 def probes(space: SearchSpace) -> dict[str, ArchSpec]:

@@ -15,7 +15,7 @@ from alphanet_zoo.cli.command import CommandParser, check_place, parse_macs, pos
 from alphanet_zoo.errors import AccuracyError, AlphaNetError
 
 if TYPE_CHECKING:
-    from alphanet_zoo.evaluate.subnets import Hits, SubnetEvaluator
+    from alphanet_zoo.evaluate.evaluator import Evaluator, Hits, SubnetEvaluator
     from alphanet_zoo.space.arch import ArchSpec
 
 FLOORS = {"largest": 0.97, "smallest": 0.95}
@@ -76,7 +76,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
 
         from alphanet_zoo.data.digits import write_digits
         from alphanet_zoo.data.folder import FolderSource
-        from alphanet_zoo.evaluate.subnets import SubnetEvaluator
+        from alphanet_zoo.evaluate.evaluator import Evaluator, SubnetEvaluator
         from alphanet_zoo.zoo.files import load_net
     torch.set_num_threads(1)  # A second thread does not help such a small network, and slows it down on a busy machine.
     with clock.stage("train the supernet"):
@@ -84,7 +84,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
         supernet_file = _train(output, data, arguments.max_steps)
     with clock.stage("search on validation images"):
         train, validation = FolderSource(data / "train"), FolderSource(data / "val")
-        evaluator = SubnetEvaluator(load_net(supernet_file), train, validation)
+        evaluator = SubnetEvaluator(load_net(supernet_file), Evaluator(validation, train))
         evaluated = _search(evaluator, arguments.evaluations)
         chosen = choose(evaluated, arguments.max_flops[0])
     with clock.stage("export the best subnet within the budget"):
@@ -92,7 +92,7 @@ def demo_command(arguments: argparse.Namespace) -> int:
     with clock.stage("verify the file on test images"):
         _verify(output, supernet_file, data)
     with clock.stage("measure on test images"):
-        rows = _measure(evaluator, FolderSource(data / "test"), chosen)
+        rows = _measure(evaluator, Evaluator(FolderSource(data / "test"), train), chosen)
     _write_front(output, evaluated, rows)
     say(_table(rows, clock))
     return _check(rows)
@@ -169,7 +169,7 @@ def _run(*arguments: object, accept: Sequence[int] = (0,)) -> None:
         raise AlphaNetError(f"alphanet {argv[0]} ended with exit code {code}; its message is above")
 
 
-def _measure(evaluator: SubnetEvaluator, test: Any, chosen: ArchSpec) -> list[Row]:
+def _measure(evaluator: SubnetEvaluator, test: Evaluator, chosen: ArchSpec) -> list[Row]:
     """The figures of the smallest, the chosen and the largest subnet."""
     from alphanet_zoo.space.cost import count_macs, count_params
 
@@ -177,7 +177,8 @@ def _measure(evaluator: SubnetEvaluator, test: Any, chosen: ArchSpec) -> list[Ro
     for name, arch in (("smallest", net.space.smallest), ("chosen", chosen), ("largest", net.space.largest)):
         evaluator(arch)
         macs, params = (count(arch, net.space, net.num_classes) for count in (count_macs, count_params))
-        rows.append(Row(name, arch, macs, params, evaluator.results[arch], evaluator.measure(arch, test)))
+        tested = test.answers_of(test.calibrated(net, arch)).hits
+        rows.append(Row(name, arch, macs, params, evaluator.results[arch], tested))
     return rows
 
 

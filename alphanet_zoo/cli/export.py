@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from alphanet_export.freeze import FrozenNet
     from alphanet_export.quantize.writing import WrittenInt8
     from alphanet_export.write import Written
+    from alphanet_zoo.data.sources import ImageSource
+    from alphanet_zoo.evaluate.evaluator import Evaluator
 
 __all__ = ["main", "make_parser", "run"]
 
@@ -89,22 +91,25 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, list[str]]:
 
 def _frozen(args: argparse.Namespace, source: Source) -> FrozenNet:
     """The frozen network, calibrated if there are images."""
-    from alphanet_export.freeze import freeze, input_preprocessing
-    from alphanet_zoo.data.calibration import PUBLISHED_IMAGES, calibration_batches
+    from alphanet_export.freeze import freeze
     from alphanet_zoo.data.folder import FolderSource
-    from alphanet_zoo.space.presets import ALPHANET
 
-    net, arch = source.net, source.arch or source.net.arch
-    batches = None
-    if args.calib_data is not None:
-        batches = calibration_batches(
-            FolderSource(args.calib_data),
-            input_preprocessing(net, args.img_size or arch.resolution),
-            images=args.calib_images or PUBLISHED_IMAGES,
-            seed=args.seed,
-            augment=net.space == ALPHANET if args.calib_augment is None else args.calib_augment,
-        )
-    return freeze(net, batches, arch=source.arch, img_size=args.img_size, dynamic_batch=args.dynamic_batch)
+    if args.calib_data is None:
+        return freeze(source.net, arch=source.arch, img_size=args.img_size, dynamic_batch=args.dynamic_batch)
+    evaluator = _evaluator(args, None, FolderSource(args.calib_data))
+    net = evaluator.calibrated(source.net, source.arch, input_size=args.img_size)
+    return freeze(net, img_size=args.img_size, dynamic_batch=args.dynamic_batch)
+
+
+def _evaluator(args: argparse.Namespace, validation: ImageSource | None, calibration: ImageSource | None) -> Evaluator:
+    """Judges networks on images as the command line says."""
+    from alphanet_zoo.data.calibration import PUBLISHED_IMAGES
+    from alphanet_zoo.evaluate.evaluator import Evaluator
+
+    return Evaluator(
+        validation, calibration, images=args.calib_images or PUBLISHED_IMAGES, seed=args.seed,
+        augment=args.calib_augment, labels_by_position=args.labels_by_position,
+    )  # fmt: skip
 
 
 def _write(

@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Searches, and writes the front."""
     low, high = _limits(arguments)
     _check(arguments)
-    from alphanet_export.build import open_net
     from alphanet_zoo.data.folder import FolderSource
-    from alphanet_zoo.data.sources import split_hold_out
-    from alphanet_zoo.evaluate.subnets import SubnetEvaluator
+    from alphanet_zoo.data.sources import split_hold_out, spread
+    from alphanet_zoo.evaluate.evaluator import Evaluator, SubnetEvaluator
     from alphanet_zoo.search.run import search, write_arch, write_front
+    from alphanet_zoo.zoo.open import open_net
 
-    supernet = open_net(arguments.supernet)
+    supernet = open_net(arguments.supernet).net
     if not supernet.supernet:
         raise UsageError(f"{arguments.supernet} is a static network; pass a supernet, such as alphanet train writes")
     training = FolderSource(arguments.calib_data)
@@ -81,14 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.hold_out is None
         else split_hold_out(training, arguments.hold_out)
     )
-    evaluator = SubnetEvaluator(
-        supernet,
-        calibration,
-        validation,
-        batch_size=arguments.batch_size,
-        calibration_images=arguments.calib_images,
-        validation_images=arguments.limit,
-    )
+    images = Evaluator(
+        spread(validation, arguments.limit), calibration, images=arguments.calib_images,
+        batch_size=arguments.batch_size, labels_by_position=arguments.labels_by_position,
+    )  # fmt: skip
+    evaluator = SubnetEvaluator(supernet, images)
     evaluated = search(evaluator, low, high, arguments.evaluations, arguments.seed)
     front = [entry for entry in evaluated if entry["front"]]
     write_front(arguments.output, front)

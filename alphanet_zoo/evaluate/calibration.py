@@ -131,8 +131,8 @@ def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> Alph
     plan = CalibrationPlan.of_record(record)
     if plan is None or not isinstance(record, Mapping):
         raise UsageError(
-            "The calibration record has no plan (an older version wrote it), so the statistics cannot be computed again. "
-            "Export the network again, or pass a reference that is calibrated already."
+            "The calibration record has no plan (an older version wrote it), so the statistics cannot be computed "
+            "again. Export the network again, or pass a reference that is calibrated already."
         )
     plan.images_of(source).calibrate(net)
     found = net.calibration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -22,6 +23,23 @@ CACHE_LIMIT = 512 * 2**20
 
 Predict = Callable[[Tensor], Tensor]
 """From images ``(N, 3, S, S)`` to logits ``(N, classes)``: a network, or a file in its runtime."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How many of how many images are classified correctly."""
+
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, from 0 to 1."""
+        return self.correct / self.images
+
+    def near_chance(self, num_classes: int) -> bool:
+        """Whether top-1 is no better than a guess: its 95 % interval reaches down to 1 / ``num_classes``."""
+        return num_classes > 1 and wilson_interval(self.correct, self.images)[0] <= 1.0 / num_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,24 +62,9 @@ class Answers:
         return self.best[:, 0] == self.classes
 
     @property
-    def correct(self) -> int:
-        """Number of images whose likeliest class is the true one."""
-        return int(self.right.sum())
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return len(self.classes)
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1 accuracy, from 0 to 1."""
-        return self.correct / self.images
-
-    @property
-    def near_chance(self) -> bool:
-        """Whether top-1 is no better than a guess: its 95 % interval reaches down to 1 / classes."""
-        return self.num_classes > 1 and wilson_interval(self.correct, self.images)[0] <= 1.0 / self.num_classes
+    def hits(self) -> Hits:
+        """The number of images whose likeliest class is the true one."""
+        return Hits(int(self.right.sum()), len(self.classes))
 
 
 class Evaluator:
@@ -229,7 +232,7 @@ class SubnetEvaluator:
         evaluator: The images.
 
     Attributes:
-        results: The answers of every arch that was scored.
+        results: The hits of every arch that was scored.
 
     Raises:
         UsageError: The classes of the validation images are not the supernet's.
@@ -239,10 +242,14 @@ class SubnetEvaluator:
         """Reads no image."""
         evaluator.outputs(supernet.num_classes, supernet.pretrained_cfg.get("label_names"))
         self.supernet, self.evaluator = supernet, evaluator
-        self.results: dict[ArchSpec, Answers] = {}
+        self.results: dict[ArchSpec, Hits] = {}
 
     def __call__(self, arch: ArchSpec) -> float:
         """Top-1 accuracy of a subnet, from 0 to 1; measured once per arch."""
         if arch not in self.results:
-            self.results[arch] = self.evaluator.answers_of(self.evaluator.calibrated(self.supernet, arch))
+            self.results[arch] = self.hits(arch)
         return self.results[arch].accuracy
+
+    def hits(self, arch: ArchSpec) -> Hits:
+        """Calibrates a subnet and runs the validation images."""
+        return self.evaluator.answers_of(self.evaluator.calibrated(self.supernet, arch)).hits

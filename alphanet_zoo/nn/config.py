@@ -15,8 +15,8 @@ class CalibrationRecord(TypedDict):
     """What batch norm's statistics were averaged over.
 
     ``digest`` is the SHA-256 of the batches as the network saw them, ``selection`` that of the decoded images in their
-    order, and ``plan`` how they were chosen and prepared (`alphanet_zoo.evaluate.calibration.CalibrationPlan`); both are
-    absent if `calibrate` was called with batches of the caller's own.
+    order, and ``plan`` how they were chosen and prepared (`alphanet_zoo.evaluate.calibration.CalibrationPlan`). The
+    last two are absent if `calibrate` was called with the caller's own batches.
     """
 
     images: int

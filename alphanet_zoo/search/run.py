@@ -20,7 +20,7 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 
 if TYPE_CHECKING:
-    from alphanet_zoo.evaluate.subnets import SubnetEvaluator
+    from alphanet_zoo.evaluate.evaluator import SubnetEvaluator
 
 
 def search(evaluator: SubnetEvaluator, low: float, high: float, evaluations: int, seed: int) -> list[dict[str, Any]]:

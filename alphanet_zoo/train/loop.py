@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from alphanet_zoo.data.batches import Batch
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.evaluate.validation import Validator
 from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
@@ -25,6 +24,7 @@ from alphanet_zoo.train.rollback import roll_back
 from alphanet_zoo.train.runlog import RunLog
 from alphanet_zoo.train.signals import gathered_signals
 from alphanet_zoo.train.state import RunState
+from alphanet_zoo.train.validation import Validator
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,10 @@ class Validator:
         """The figures of one subnet, over all processes; None if some process is to stop."""
         labels, ranks = self._source.labels, self._ranks
         if labels.dim() == 1:
-            answers = self.evaluator.answers_of(static, stopped=stopped)
+            hits = self.evaluator.answers_of(static, stopped=stopped).hits
             if any(ranks.mean([float(stopped())])):
                 return None
-            counts = torch.tensor([answers.correct, answers.images], dtype=torch.float64, device=ranks.device)
+            counts = torch.tensor([hits.correct, hits.images], dtype=torch.float64, device=ranks.device)
             correct, images = ranks.sum_(counts).tolist()
             return {"accuracy": correct / images, "correct": correct, "images": images}
         tally, predict = LabelTally(*labels.shape), predictor(static)

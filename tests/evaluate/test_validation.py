@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from alphanet_zoo.evaluate.validation import Validator
 
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.data.batches import evaluation_batches
@@ -16,6 +15,7 @@ from alphanet_zoo.train.build import image_cfg
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.loop import train
+from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alphanet_zoo.evaluate.validation import Validator
 from PIL import Image
 
 from alphanet_zoo.errors import UsageError
@@ -21,6 +20,7 @@ from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks, joined
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.sections import DistributedConfig
+from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
 from tests.train.pair import ENVIRONMENT, TORCHRUN, torchrun
 
