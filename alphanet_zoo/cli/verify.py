@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alphanet_export.formats import FORMATS
+from alphanet_export.formats import FORMATS, format_of
 from alphanet_export.verify.report.tables import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
@@ -26,39 +26,45 @@ EPILOG = """examples:
   alphanet-verify alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val --min-top1 79.5
   alphanet-verify best.onnx --reference best.safetensors --report report.html
   alphanet-verify alphanet_a0.onnx --threads 1 --max-latency-ms 40
+  alphanet-verify best.xml --reference best.safetensors --data imagenet/val
+  alphanet-verify foreign.pt2 --reference best.safetensors --preprocessing preprocessing.json
   alphanet-verify new.onnx --vs old.onnx --max-ratio 1.02
   alphanet-verify --all --threads 1 -o table.html
   alphanet-verify alphanet_a4.onnx --server http://localhost:8000
 
-The report also goes to <stem>.verify.json beside the file. Exit codes: 3 where the file does not compute what its
-reference computes, else 4 where top-1 is below --min-top1, else 5 where ONNX Runtime fuses less of the graph than it
-must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package."""
+The file is run in the runtime of its format: ONNX Runtime, OpenVINO (.xml), ExecuTorch (.pte), PyTorch (.pt2) or
+AOTInductor (.aoti.pt2). The report is also written beside the file: to <stem>.verify.json for ONNX, otherwise to
+<file name>.verify.json.
+
+Exit codes: 3 if the file does not compute what its reference computes, else 4 if top-1 is below --min-top1, else 5 if
+ONNX Runtime fuses less of the graph than it must or a time is above its target; 1 for a corrupt file, 2 for a wrong
+command line, 6 for a missing package."""
 
 _NEEDS = (
     ("weights", "reference"),
     ("calib_data", "reference"),
+    ("preprocessing", "reference"),
     ("min_top1", "data"),
     ("limit", "data"),
     ("max_ratio", "vs"),
 )
-_OTHERS = {Path(f"model{each.ending}").suffix for each in FORMATS.values()} - {".onnx"}
-"""Endings of the files of `alphanet-export` that ONNX Runtime does not run."""
+_ENDINGS = ", ".join(each.ending for each in FORMATS.values() if each.runs_here)
 
 
 def make_parser() -> CommandParser:
     """The command's parser."""
     parser = CommandParser(
         "alphanet-verify",
-        "Measure an exported ONNX file: parity with PyTorch, accuracy, latency, peak memory, graph.",
+        "Measure an exported file: parity with PyTorch, accuracy, latency, peak memory; for ONNX, the graph.",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("model", type=existing_path, nargs="?", metavar="MODEL.onnx", help="a file that alphanet-export wrote")
+    add("model", type=existing_path, nargs="?", metavar="MODEL", help=f"a file that alphanet-export wrote: {_ENDINGS}")
     _add_measures(parser)
     _add_times(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--report", type=Path, metavar="PATH", help="also write a page: .html, .md or .json")
-    group.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes (default <stem>.verify.json)")
+    group.add_argument("--json", type=Path, metavar="PATH", help="path of the JSON (default: beside the file)")
     group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata, last, "
                        "once it has passed")  # fmt: skip
     server_options(parser)
@@ -75,6 +81,8 @@ def _add_measures(parser: CommandParser) -> None:
     add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is a name")
     add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on at export, where the "
         "reference was not calibrated on them")  # fmt: skip
+    add("--preprocessing", type=existing_path, metavar="FILE.json", help="for a file without metadata: its input_size, "
+        "resize_size, interpolation, mean and std")  # fmt: skip
     add(
         "--tolerance",
         type=positive_float,
@@ -99,7 +107,7 @@ def _add_times(parser: CommandParser) -> None:
     add("--seconds", type=positive_float, default=3.0, metavar="S", help="time to spend, at least (default 3)")
     add("--starts", type=positive_int, default=3, metavar="N", help="fresh processes to time the start of (default 3)")
     add("--max-latency-ms", type=positive_float, metavar="MS", help="target of the median, else the exit code is 5")
-    add("--vs", type=existing_path, metavar="OTHER.onnx", help="time it in turns with another file: their ratio")
+    add("--vs", type=existing_path, metavar="OTHER", help="time it in turns with another file: their ratio")
     add("--max-ratio", type=positive_float, metavar="RATIO", help="target of that ratio, else the exit code is 5")
     add("--any-graph", action="store_true", help="report, without failing, where ONNX Runtime fuses less than it must")
 
@@ -111,7 +119,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.server is not None:
         return server_command(arguments)
-    from alphanet_export.verify.verification import Settings, default_json_path, stamp_report, verify_model
+    from alphanet_export.verify.verification import Settings, stamp_report, verify_model
 
     settings = Settings(
         limit=arguments.limit,
@@ -127,12 +135,13 @@ def verify_command(arguments: argparse.Namespace) -> int:
         max_ratio=arguments.max_ratio,
         any_graph=arguments.any_graph,
     )
-    json_path = arguments.json or default_json_path(arguments.model)
+    json_path = arguments.json or format_of(arguments.model).report_path(arguments.model)
     check_place(json_path, "--json")
     report = verify_model(
         arguments.model,
         reference=arguments.reference,
         weights=arguments.weights,
+        preprocessing=arguments.preprocessing,
         calib_data=arguments.calib_data,
         data=arguments.data,
         versus=arguments.vs,
@@ -162,19 +171,16 @@ def _check(arguments: argparse.Namespace) -> None:
     refuse_table_options(arguments)
     refuse_server_options(arguments)
     if arguments.model is None:
-        raise UsageError("MODEL.onnx is required: a file that alphanet-export wrote; or give --all for the table")
-    if arguments.model.suffix.lower() in _OTHERS:
-        raise UsageError(
-            f"alphanet-verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
-            "was exported, and alphanet_export.verify.measure.runtime_parity does so again, from Python"
-        )
-    if arguments.model.is_dir():
-        raise UsageError(f"{str(arguments.model)!r} is a folder; give an ONNX file that alphanet-export wrote")
+        raise UsageError("MODEL is required: a file that alphanet-export wrote; or pass --all for the table")
+    form = format_of(arguments.model)
+    for flag in ("stamp", "server"):
+        if form.name != "onnx" and getattr(arguments, flag):
+            raise UsageError(f"--{flag} requires an ONNX file, not {arguments.model}")
     for flag, needed in _NEEDS:
         if getattr(arguments, flag) is not None and getattr(arguments, needed) is None:
             raise UsageError(f"--{flag.replace('_', '-')} needs --{needed}")
-    if arguments.vs is not None and arguments.vs.is_dir():
-        raise UsageError(f"--vs {str(arguments.vs)!r} is a folder; give an ONNX file")
+    if arguments.vs is not None:
+        format_of(arguments.vs)
     if arguments.parity_only and (arguments.data is None or arguments.min_top1 is not None):
         raise UsageError("--parity-only needs --data, and goes without --min-top1")
     for flag in ("data", "calib_data"):

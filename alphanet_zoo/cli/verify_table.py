@@ -12,9 +12,9 @@ from alphanet_zoo.errors import UsageError
 
 DEFAULT_BATCH = 8
 _TABLE_ONLY = ("runtimes", "models", "output")
-_FILE_ONLY = ("model", "reference", "weights", "calib_data", "tolerance", "data", "limit", "parity_only", "min_top1",
-              "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "json", "stamp", "server",
-              "server_model")  # fmt: skip
+_FILE_ONLY = ("model", "reference", "weights", "calib_data", "preprocessing", "tolerance", "data", "limit",
+              "parity_only", "min_top1", "max_latency_ms", "vs", "max_ratio", "any_graph", "report", "json", "stamp",
+              "server", "server_model")  # fmt: skip
 
 
 def table_options(parser: CommandParser) -> None:

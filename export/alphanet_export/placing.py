@@ -1,4 +1,4 @@
-"""Files that were made aside take their places, all of them or none."""
+"""Moves staged files to their places: all of them or none."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from alphanet_export.formats import FORMATS
 from alphanet_zoo.files import replacing, replacing_folder
 
 Move = tuple[Path, Path]
-"""Where a file or a folder is, and where it goes."""
+"""A staged file or folder, and its place."""
 
 
 def moves_of(name: str, staged: Path, target: Path) -> list[Move]:
-    """The files of the format ``name``."""
+    """The files of one export in the format ``name``."""
     return list(zip(FORMATS[name].files(staged), FORMATS[name].files(target), strict=True))
 
 
 def place(moves: Iterable[Move]) -> dict[Path, int]:
-    """Copies every file beside its place before any takes it; gives the bytes of each, or of all in a folder.
+    """Copies every file beside its place, then renames all; returns the size in bytes of each file or folder.
 
     Raises:
         OSError: The disk is full or not writable; nothing has changed.

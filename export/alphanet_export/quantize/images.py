@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alphanet_export.onnx_model import FloatArray, OnnxModel
+from alphanet_export.metadata import ExportedModel
+from alphanet_export.onnx_model import FloatArray
 from alphanet_export.verify.measure.accuracy import class_indices
 from alphanet_zoo.data.preprocess import ImageFolder, split_folder
 from alphanet_zoo.errors import UsageError
@@ -37,7 +38,7 @@ class QuantImages:
 
 
 def quant_images(
-    model: OnnxModel,
+    model: ExportedModel,
     folder: ImageFolder,
     *,
     calibration: int = CALIBRATION_IMAGES,
@@ -83,7 +84,7 @@ def spread(images: FloatArray, count: int) -> FloatArray:
     return images[np.arange(count) * len(images) // count]
 
 
-def _read(model: OnnxModel, folder: ImageFolder, limit: int | None) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _read(model: ExportedModel, folder: ImageFolder, limit: int | None) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Pixels ``(N, 3, S, S)`` and labels ``(N,)``."""
     batches = list(folder.batches(model.preprocessing, 32, limit))
     return (

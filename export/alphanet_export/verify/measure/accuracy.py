@@ -1,4 +1,4 @@
-"""How often an exported file is right, with the interval that the number of images allows."""
+"""Accuracy of an exported file on labelled images, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from alphanet_export.onnx_model import OnnxModel, open_session, run_logits
+from alphanet_export.metadata import ExportedModel
+from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_zoo.data.preprocess import ImageFolder
-from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
+from alphanet_zoo.errors import AccuracyError, UsageError
 
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -22,11 +23,10 @@ class Accuracy:
     Args:
         top1: Share of the images whose class has the largest logit.
         top1_interval: Its interval.
-        top5: Share of the images whose class is among the five largest logits; None with five classes or fewer,
-            where it says nothing.
+        top5: Share of the images whose class is among the five largest logits; None with five classes or fewer.
         top5_interval: Its interval, or None.
-        images: How many images.
-        classes: How many classes.
+        images: Number of images.
+        classes: Number of classes.
     """
 
     top1: float
@@ -53,12 +53,12 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """What a file made of labelled images.
+    """Predictions for labelled images.
 
     Args:
-        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
+        best: The up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
         classes: The true class of each image, ``(N,)``.
-        num_classes: How many classes it tells apart.
+        num_classes: Number of classes of the model.
     """
 
     best: torch.Tensor
@@ -83,47 +83,49 @@ class Classified:
 
 
 def measure_accuracy(
-    model: OnnxModel,
+    model: ExportedModel,
     folder: ImageFolder,
     *,
     batch_size: int = 16,
     limit: int | None = None,
-    threads: int = 0,
+    threads: int | None = None,
 ) -> Accuracy:
-    """Runs labelled images through an exported file, preprocessed as the file itself says.
+    """Runs labelled images through an exported file in its runtime, preprocessed as its metadata says.
 
     Args:
-        model: The file, see `alphanet_export.onnx_model.open_model`.
-        folder: The images, in one folder a class, see `class_indices`.
-        batch_size: Images decoded and, where the model allows, run at a time.
-        limit: Images to take, spread evenly over the folder; all by default.
-        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        model: The file, see `alphanet_export.metadata.open_exported`.
+        folder: The images, one folder per class, see `class_indices`.
+        batch_size: Images decoded and, if the model's batch size allows it, run at a time.
+        limit: Number of images to use, spread evenly over the folder; None is all.
+        threads: Threads within an operator; None is the number of physical cores.
 
     Raises:
         UsageError: The folder's classes are not the model's.
-        AlphaNetError: An image cannot be read, or the file not run.
+        AlphaNetError: An image cannot be read, or the file cannot be run.
     """
     return classify(model, folder, batch_size=batch_size, limit=limit, threads=threads).accuracy
 
 
 def classify(
-    model: OnnxModel, folder: ImageFolder, *, batch_size: int = 16, limit: int | None = None, threads: int = 0
+    model: ExportedModel,
+    folder: ImageFolder,
+    *,
+    batch_size: int = 16,
+    limit: int | None = None,
+    threads: int | None = None,
 ) -> Classified:
-    """As `measure_accuracy`, and keeps the classes of each image."""
+    """The same as `measure_accuracy`, with the predictions of each image."""
     indices = class_indices(model, folder)
-    session = open_session(model.path, "all", threads)
     best, classes = [], []
-    for pixels, labels in folder.batches(model.preprocessing, batch_size, limit):
-        try:
-            logits = torch.from_numpy(run_logits(session, pixels.numpy()))
-        except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
-            raise AlphaNetError(f"ONNX Runtime cannot run {model.path}: {error}") from error
-        best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
-        classes.append(indices[labels])
+    with open_runtime(model.path, threads=threads) as runtime:
+        for pixels, labels in folder.batches(model.preprocessing, batch_size, limit):
+            logits = torch.from_numpy(runtime.infer(pixels.numpy()))
+            best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
+            classes.append(indices[labels])
     return Classified(torch.cat(best), torch.cat(classes), model.num_classes)
 
 
-def class_indices(model: OnnxModel, folder: ImageFolder) -> torch.Tensor:
+def class_indices(model: ExportedModel, folder: ImageFolder) -> torch.Tensor:
     """The model's class index of each of the folder's classes, ``(classes,)``.
 
     By name, where every folder is named as one of the model's labels; a folder may then hold some of the classes

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from alphanet_export.verify.measure.ab import TimingRatio
-from alphanet_export.verify.measure.latency import Latency
+from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.measure.throughput import Throughput
 
 WIDTH = 800
 _SHADES = ("bar", "bar2", "bar3")

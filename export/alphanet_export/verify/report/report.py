@@ -12,19 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.environment import Environment
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.accuracy import Accuracy
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_export.verify.measure.graph_rules import GraphRules
-from alphanet_export.verify.measure.latency import Latency
+from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.measure.memory import Memory
 from alphanet_export.verify.measure.parity import Parity
-from alphanet_export.verify.measure.startup import Startup
-from alphanet_export.verify.measure.throughput import Throughput
+from alphanet_export.verify.measure.process import Memory, Startup
 from alphanet_export.verify.report.stamp import Stamp, read_stamp
 from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.files import replacing
@@ -67,7 +65,7 @@ class Data:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """An exported file and every figure that was measured of it; None is what was not.
+    """An exported file and all its figures; None if a figure was not measured.
 
     Args:
         model: What the file says of itself.
@@ -78,13 +76,13 @@ class VerificationReport:
         consistency: Without a reference, the optimised graphs against the unoptimised one.
         accuracy: On the labelled images.
         mcnemar: The file against the reference on the labelled images.
-        latency: In ONNX Runtime on this CPU.
+        latency: In the format's runtime on this CPU.
         throughput: Over batch sizes and threads.
         startup: Of a fresh process.
         memory: In a process of its own.
         energy: Where the machine counts it.
-        graph_health: Counts of nodes.
-        graph_rules: What those counts must be.
+        graph_health: Counts of nodes; ONNX only.
+        graph_rules: What those counts must be; ONNX only.
         timing_ratio: The file's time against that of another.
         environment: Where and when.
         min_top1: The floor of top-1, in percent.
@@ -93,7 +91,7 @@ class VerificationReport:
         any_graph: Report broken graph rules without failing.
     """
 
-    model: OnnxModel
+    model: ExportedModel
     file_bytes: int
     data: Data
     environment: Environment
@@ -150,7 +148,7 @@ class VerificationReport:
 
     @property
     def stamp(self) -> Stamp | None:
-        """What the file says of an earlier verification."""
+        """What an ONNX file records of an earlier verification."""
         return read_stamp(self.model)
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +158,7 @@ class VerificationReport:
             "schema": SCHEMA,
             "passed": not self.failures,
             "failures": [str(failure) for failure in self.failures],
+            "format": model.format,
             "file": {"name": model.path.name, "bytes": self.file_bytes, "sha256": model.file_sha256},
             "graph_sha256": model.graph_sha256,
             "weights_sha256": model.metadata.get("weights_sha256"),

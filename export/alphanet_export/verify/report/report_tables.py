@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alphanet_export.formats import FORMATS
 from alphanet_export.verify.measure.parity import INT8_LEAST_DB
 from alphanet_export.verify.report.report_times import graph_section, latency_section, ratio_section, throughput_section
 from alphanet_export.verify.report.tables import NOT_MEASURED, Section, cell, interval
 
 if TYPE_CHECKING:
+    from alphanet_export.metadata import ExportedModel
     from alphanet_export.verify.measure.parity import Parity
     from alphanet_export.verify.report.report import VerificationReport
 
@@ -56,6 +58,7 @@ def _file_section(report: VerificationReport) -> Section:
     model, metadata = report.model, report.model.metadata
     macs, params, arch = metadata.get("macs"), metadata.get("params"), model.arch
     batch = "any" if model.batch is None else str(model.batch)
+    title = FORMATS[model.format].title
     joined = {name: " ".join(map(str, getattr(arch, name))) for name in ("width", "depth", "kernel_size")}
     expand = " ".join(map(str, arch.expand_ratio))
     return Section(
@@ -67,15 +70,23 @@ def _file_section(report: VerificationReport) -> Section:
             ("", f"depth {joined['depth']}, kernel {joined['kernel_size']}, expand {expand}", ""),
             ("MACs", f"{macs / 1e6:.2f} M" if macs else "unknown", "at the arch's resolution"),
             ("Parameters", f"{params / 1e6:.2f} M" if params else "unknown", ""),
-            ("Input", f"{batch} x 3 x {model.input_size} x {model.input_size}", f"batch {batch}, opset {model.opset}"),
+            ("Format", model.format, title if model.opset is None else f"{title}, opset {model.opset}"),
+            ("Input", f"{batch} x 3 x {model.input_size} x {model.input_size}", f"batch {batch}"),
             ("Size", f"{report.file_bytes / 1e6:.2f} MB", ""),
             ("Weights", str(metadata.get("weights") or "unknown"), _weights_warning(metadata)),
             ("Calibration", _calibration(metadata.get("calibration")), "batch-norm statistics"),
-            ("SHA-256 of the graph", _short(model.graph_sha256), "without metadata; in full in the JSON"),
+            _digest_row(model),
             ("SHA-256 of the weights", _short(metadata.get("weights_sha256")), "as the export recorded it"),
-            _stamp_row(report),
+            *([_stamp_row(report)] if model.format == "onnx" else []),
         ),
     )
+
+
+def _digest_row(model: ExportedModel) -> tuple[str, str, str]:
+    """The digest of an ONNX graph, or of another file."""
+    if model.graph_sha256 is None:
+        return "SHA-256 of the file", _short(model.file_sha256), "in full in the JSON"
+    return "SHA-256 of the graph", _short(model.graph_sha256), "without metadata; in full in the JSON"
 
 
 def _weights_warning(metadata: Mapping[str, Any]) -> str:
@@ -105,7 +116,7 @@ def _parity_section(report: VerificationReport) -> Section:
             ties = f", {level.ties} of them ties" if level.ties else ""
             rows.append(
                 (
-                    f"Level {level.level} against {name}",
+                    f"{_level(level.level)} against {name}",
                     f"{level.max_relative_error:.2e}",
                     f"top-1 agreement {100 * level.top1_agreement:.1f} %{ties}",
                 )
@@ -114,6 +125,12 @@ def _parity_section(report: VerificationReport) -> Section:
             kind = "synthetic images" if parity.synthetic else f"images of {report.data.folder}"
             rows.append(_tolerance_row(parity, f"{parity.images} {kind}"))
     return Section("parity", "Parity", tuple(rows), "largest relative error of the logits")
+
+
+def _level(name: str) -> str:
+    """An optimisation level of ONNX Runtime, or another runtime."""
+    titles = {form.runtime: form.title for form in FORMATS.values()}
+    return titles.get(name) or f"Level {name}"
 
 
 def _tolerance_row(parity: Parity, images: str) -> tuple[str, str, str]:
@@ -163,11 +180,13 @@ def _difference(p_value: float) -> str:
 def _environment_section(report: VerificationReport) -> Section:
     """Where and when."""
     here = report.environment
+    rows = (("Runtime", here.runtime, ""),) if here.runtime else ()
     versions = f"Python {here.python}, ONNX Runtime {here.onnxruntime}, onnx {here.onnx}, torch {here.torch}"
     return Section(
         "environment",
         "Measured on",
         (
+            *rows,
             ("CPU", here.cpu, f"{here.cores} physical cores, {here.system}"),
             ("Versions", versions, ""),
             ("Date", here.date, f"alphanet-zoo {here.alphanet_zoo}"),

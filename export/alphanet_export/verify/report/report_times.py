@@ -32,7 +32,10 @@ def latency_section(report: VerificationReport) -> Section:
         rows.append(("Peak memory", NOT_MEASURED, ""))
     rows += _energy_rows(report.energy)
     return Section(
-        "latency", "Latency, memory, energy", tuple(rows), "ONNX Runtime, CPU; 95 % bootstrap interval of the median"
+        "latency",
+        "Latency, memory, energy",
+        tuple(rows),
+        f"{report.environment.runtime or 'ONNX Runtime'}, CPU; 95 % bootstrap interval of the median",
     )
 
 
@@ -48,7 +51,7 @@ def _latency_rows(latency: Latency | None, target_ms: float | None) -> list[tupl
         ("90th, 99th percentile", f"{latency.p90_ms:.2f}, {latency.p99_ms:.2f} ms", f"{latency.repeats} runs"),
         ("Mean, fastest", f"{latency.mean_ms:.2f}, {latency.min_ms:.2f} ms", ""),
         ("Rate", rate, f"batch {latency.batch}, {threads}"),
-        ("CPU share", f"{100 * latency.cpu_share:.0f} %", _busy(latency.cpu_share)),
+        *_share_rows(latency.cpu_share),
         ("Loading", f"{latency.load_ms:.0f} ms", "once"),
     ]
 
@@ -104,7 +107,8 @@ def graph_section(report: VerificationReport) -> Section:
     """What the runtime made of the graph."""
     health = report.graph_health
     if health is None:
-        return Section("graph", "Graph", (("Nodes", NOT_MEASURED, ""),))
+        remark = "" if report.model.format == "onnx" else "ONNX only"
+        return Section("graph", "Graph", (("Nodes", NOT_MEASURED, remark),))
     blocked = f"{health.blocked_convolutions} of {health.convolutions} convolutions"
     return Section(
         "graph",
@@ -134,6 +138,9 @@ def _rule_rows(report: VerificationReport) -> list[tuple[str, str, str]]:
     return kept + [("BROKEN", f"{rule.found}, expected {rule.wanted}", rule.name) for rule in broken]
 
 
-def _busy(cpu_share: float) -> str:
-    """What the share of the threads' time that the system gave says of the figures."""
-    return "of the threads' time" if cpu_share >= QUIET else "OTHER PROGRAMS HAD THE CORES: times are too long"
+def _share_rows(cpu_share: float | None) -> list[tuple[str, str, str]]:
+    """The CPU share of the threads, and what it means; nothing if the runtime's idle threads sleep."""
+    if cpu_share is None:
+        return []
+    busy = "of the threads' time" if cpu_share >= QUIET else "OTHER PROGRAMS HAD THE CORES: times are too long"
+    return [("CPU share", f"{100 * cpu_share:.0f} %", busy)]

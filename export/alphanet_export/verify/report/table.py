@@ -20,11 +20,10 @@ from torch.export import Dim
 
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.packages import require_package
-from alphanet_export.runtimes.interface import Runtime
-from alphanet_export.runtimes.opening import open_runtime
-from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.runtimes.runtime import Runtime, open_runtime
+from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import Environment, current_environment, physical_cores
-from alphanet_export.verify.measure.interleaved import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.ab import clock_for, interleave, ratio_interval
 from alphanet_export.verify.measure.latency import DoubleArray, bootstrap_interval
 from alphanet_export.verify.report.contenders import Contender, network_costs
 from alphanet_export.verify.report.tables import DEFAULT_RUNTIMES, NETS

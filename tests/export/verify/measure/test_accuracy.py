@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.metadata import ExportedModel, open_exported
 from alphanet_export.verify.measure.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
 from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
@@ -28,8 +28,8 @@ def net() -> AlphaNet:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> OnnxModel:
-    return open_model(folder / "tiny.onnx")
+def model(folder: Path) -> ExportedModel:
+    return open_exported(folder / "tiny.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def test_wilson_interval_refuses_what_is_no_share(pair: tuple[int, int]) -> None
         wilson_interval(*pair)
 
 
-def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: AlphaNet, images: ImageFolder) -> None:
+def test_accuracy_is_that_of_the_net_on_the_same_pixels(
+    model: ExportedModel, net: AlphaNet, images: ImageFolder
+) -> None:
     accuracy = measure_accuracy(model, images, batch_size=7)
     batches = list(images.batches(model.preprocessing, 64))
     with torch.inference_mode():
@@ -76,11 +78,11 @@ def test_accuracy_is_that_of_the_net_on_the_same_pixels(model: OnnxModel, net: A
     assert low < accuracy.top1 + 1e-9 and accuracy.top1 < high
 
 
-def test_limit_takes_images_of_all_classes(model: OnnxModel, images: ImageFolder) -> None:
+def test_limit_takes_images_of_all_classes(model: ExportedModel, images: ImageFolder) -> None:
     assert measure_accuracy(model, images, limit=10).images == 10
 
 
-def test_classes_are_matched_by_name(model: OnnxModel, tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(model: ExportedModel, tmp_path: Path) -> None:
     some = write_images(tmp_path / "some", classes=10, each=1)
     for name in "014":
         (some / name / "0.png").unlink()
@@ -88,14 +90,14 @@ def test_classes_are_matched_by_name(model: OnnxModel, tmp_path: Path) -> None:
     assert class_indices(model, ImageFolder(some)).tolist() == [2, 3, 5, 6, 7, 8, 9]
 
 
-def test_other_names_count_in_their_order(model: OnnxModel, tmp_path: Path) -> None:
+def test_other_names_count_in_their_order(model: ExportedModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "named", each=1)
     for index in range(10):
         (folder / str(index)).rename(folder / f"n{9 - index:03}")
     assert class_indices(model, ImageFolder(folder)).tolist() == list(range(10))
 
 
-def test_another_number_of_classes_is_refused(model: OnnxModel, tmp_path: Path) -> None:
+def test_another_number_of_classes_is_refused(model: ExportedModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "more", classes=12, each=1)
     with pytest.raises(UsageError, match="holds 12 classes and the model has 10, and '10' is none of its labels"):
         measure_accuracy(model, ImageFolder(folder))
@@ -104,11 +106,11 @@ def test_another_number_of_classes_is_refused(model: OnnxModel, tmp_path: Path) 
 def test_top5_says_nothing_of_five_classes(tmp_path: Path) -> None:
     (tmp_path / "five.onnx").write_bytes(tiny_onnx(5))
     folder = write_images(tmp_path / "images", classes=5, each=2)
-    accuracy = measure_accuracy(open_model(tmp_path / "five.onnx"), ImageFolder(folder))
+    accuracy = measure_accuracy(open_exported(tmp_path / "five.onnx"), ImageFolder(folder))
     assert accuracy.top5 is None and accuracy.top5_interval is None
 
 
-def test_a_damaged_image_is_named(model: OnnxModel, tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(model: ExportedModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", each=1)
     (folder / "3" / "0.png").write_bytes(b"no image")
     with pytest.raises(AlphaNetError, match="3/0.png"):
