@@ -211,7 +211,7 @@ def probes(space: SearchSpace) -> dict[str, ArchSpec]:
 
 def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
     """What is told of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
-    from alphanet_export.verify.measure.accuracy import wilson_interval
+    from alphanet_zoo.evaluate.statistics import wilson_interval
 
     low, high = wilson_interval(hits.correct, hits.images)
     return {

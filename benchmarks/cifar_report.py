@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.statistics import mean_interval
 from alphanet_zoo.search.plot import accuracy_picture
 from alphanet_zoo.train.runlog import read_log
-
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % quantiles of Student's t distribution with 1 to 9 degrees of freedom."""
 
 
 def evaluation_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -41,11 +37,11 @@ def ablation_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """A mean and the half width of its 95 % interval by Student's t; one value has none."""
+    """A mean and the half width of its 95 % interval by Student's t; a single value has no interval."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
-    quantile = T_975[min(len(values) - 1, len(T_975)) - 1]
-    return f"{mean(values):.2f} ± {quantile * stdev(values) / math.sqrt(len(values)):.2f}"
+    low, high = mean_interval(values)
+    return f"{(low + high) / 2:.2f} ± {(high - low) / 2:.2f}"
 
 
 def curve_piece(arguments: argparse.Namespace) -> int:

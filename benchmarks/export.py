@@ -34,9 +34,10 @@ from torch.nn import functional as F
 from alphanet_export.freeze import freeze
 from alphanet_export.onnx_model import open_session
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.ab import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.measure.parity import synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
+from alphanet_zoo.evaluate.statistics import median_ratio_interval
 from alphanet_zoo.nn.layers import MBConv
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.registry import create_model
@@ -186,7 +187,7 @@ def main() -> None:
     for name in args.models:
         comparison = compare(create_model(name, weights="random"), args.rounds, args.threads, rng)
         plain, ours = np.median(comparison.plain), np.median(comparison.ours)
-        low, high = ratio_interval(comparison.ours, comparison.plain)
+        low, high = median_ratio_interval(comparison.ours, comparison.plain)
         ratio = f"{ours / plain:.3f} ({low:.3f} to {high:.3f})"
         print(f"| {name} | {plain:.2f} | {ours:.2f} | {ratio} | {comparison.difference:.1e} |", flush=True)
 

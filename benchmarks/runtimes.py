@@ -33,7 +33,7 @@ from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.runtimes.runtime import Runtime, open_runtime
 from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.ab import clock_for, interleave, ratio_interval
+from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.measure.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_aoti import write_aoti
 from alphanet_export.writers.to_executorch import write_executorch
@@ -41,6 +41,7 @@ from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_export.writers.to_pt2 import write_program
 from alphanet_zoo.data.preprocess import ImageFolder
+from alphanet_zoo.evaluate.statistics import median_ratio_interval
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.zoo.registry import create_model
 from export import plain_onnx
@@ -137,7 +138,7 @@ def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> 
             name,
             float(np.median(values)),
             float(np.median(values) / np.median(plain)),
-            ratio_interval(values, plain),
+            median_ratio_interval(values, plain),
             macs / float(np.median(values)) / peak,
             parity.get(name),
         )

@@ -62,3 +62,33 @@ def test_commands_shown_use_flags_that_exist(document: Path, capsys: pytest.Capt
         known = capsys.readouterr().out
         for flag in re.findall(r"(?<!\S)(--?[a-z][\w-]*)", line.split("#")[0]):
             assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{command} has no {flag}"
+
+
+BANNED = ("goes with", "come from nowhere", "comes from nowhere", "learnt from by", "is no run", "the house", "made up",
+          "images a second", "; give", "where there is none")  # fmt: skip
+"""Phrases that readers stumbled over; plain technical English has better ones."""
+PLAIN = [
+    ROOT / "alphanet_zoo/evaluate/statistics.py",
+    *(ROOT / "export/alphanet_export/verify/report").glob("*.py"),
+    *(ROOT / "export/alphanet_export/verify/templates").iterdir(),
+    *(ROOT / "export/alphanet_export/writers/web").iterdir(),
+]
+"""Files that must be free of them."""
+
+
+def banned_phrases(text: str) -> list[str]:
+    """The banned phrases in a text or in source code, also if a line break or a string's end divides them."""
+    joined = re.sub(r'"\s*\n\s*f?"', "", text.lower())
+    words = re.sub(r"([^\w\s])", r" \1 ", joined).split()  # Punctuation becomes words of its own.
+    return [phrase for phrase in BANNED if f" {phrase} " in f" {' '.join(words)} "]
+
+
+def test_banned_phrases_are_found() -> None:
+    assert banned_phrases("Its statistics come\n  from nowhere; give others") == ["come from nowhere", "; give"]
+    assert banned_phrases('raise ValueError("Images are made "\n    f"up")') == ["made up"]
+    assert banned_phrases("The household; given images per second") == []
+
+
+@pytest.mark.parametrize("path", [path for path in PLAIN if path.is_file()], ids=lambda path: path.name)
+def test_prose_is_free_of_banned_phrases(path: Path) -> None:
+    assert banned_phrases(path.read_text(encoding="utf-8")) == []

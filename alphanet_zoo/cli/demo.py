@@ -200,7 +200,7 @@ def _write_front(output: Path, evaluated: Sequence[dict[str, Any]], rows: Sequen
 
 def _print_table(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the figures and the wall times."""
-    from alphanet_export.verify.measure.accuracy import wilson_interval
+    from alphanet_zoo.evaluate.statistics import wilson_interval
 
     print(
         f"\n{'subnet':<9} {'MACs (M)':>9} {'params (k)':>11} {'val top-1 %':>12} {'test top-1 % (95 % interval)':>30}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alphanet_export.formats import FORMATS, format_of
-from alphanet_export.verify.report.tables import PAGE_ENDINGS
+from alphanet_export.verify.report import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,

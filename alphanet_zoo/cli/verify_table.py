@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from alphanet_export.verify.report.tables import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
+from alphanet_export.verify.report import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
 from alphanet_zoo.cli.command import CommandParser, check_place
 from alphanet_zoo.errors import UsageError
 
@@ -44,8 +44,7 @@ def refuse_table_options(arguments: argparse.Namespace) -> None:
 def table_command(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes the table."""
     runtimes = _checked(arguments)
-    from alphanet_export.verify.report.contenders import contenders
-    from alphanet_export.verify.report.table import measure_table
+    from alphanet_export.verify.report.compare import contenders, measure_table
 
     table = measure_table(
         contenders((arguments.models or "*").split(",")),

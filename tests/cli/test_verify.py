@@ -126,9 +126,9 @@ def test_two_files_are_timed_in_turns(folder: Path, capsys: pytest.CaptureFixtur
     argv = (folder / "tiny.onnx", "--vs", folder / "any.onnx", "--json", tmp_path / "r.json")
     code, out, err = run(capsys, *argv, "--max-ratio", "0.001", "--report", tmp_path / "r.html")
     ratio = json.loads((tmp_path / "r.json").read_text())["timing_ratio"]
-    assert code == 5 and "above the target of 0.001" in err and "Against any.onnx" in out
+    assert code == 5 and "above the target of 0.001" in err and "Compared with any.onnx" in out
     assert ratio["other"] == "any.onnx" and ratio["rounds"] >= 5 and ratio["ratio_interval"][0] <= ratio["ratio"]
-    assert "Against any.onnx" in (tmp_path / "r.html").read_text()
+    assert "Compared with any.onnx" in (tmp_path / "r.html").read_text()
 
 
 def test_a_verification_is_stamped_once_it_passed(
@@ -139,7 +139,7 @@ def test_a_verification_is_stamped_once_it_passed(
     code, out, _ = run(capsys, file, "--stamp", "--max-latency-ms", "1e-6")
     assert code == 5 and file.read_bytes() == tiny_onnx()
     code, out, _ = run(capsys, file, "--stamp")
-    assert code == 0 and "of this very graph and weights" in out
+    assert code == 0 and "matches this graph and these weights" in out
     (entry,) = [entry for entry in onnx.load(file).metadata_props if entry.key == "alphanet.verification"]
     figures = json.loads((tmp_path / "mine.verify.json").read_text())
     assert json.loads(entry.value)["graph_sha256"] == figures["graph_sha256"]
@@ -185,7 +185,7 @@ def test_a_folder_of_save_pretrained_is_a_reference(
 ) -> None:
     tiny_net().save_pretrained(tmp_path / "saved")
     code, out, _ = run(capsys, folder / "tiny.onnx", "--reference", tmp_path / "saved", "--json", tmp_path / "r.json")
-    assert code == 0 and "PASSED: it computes what the PyTorch reference computes" in out
+    assert code == 0 and "PASSED: outputs match the PyTorch reference" in out
 
 
 def test_a_file_with_external_data_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

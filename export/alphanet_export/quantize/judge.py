@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from alphanet_export.onnx_model import FloatArray
-from alphanet_export.verify.measure.accuracy import Z_95, wilson_interval
 from alphanet_export.verify.measure.mcnemar import compare_right
+from alphanet_zoo.evaluate.statistics import paired_difference_interval, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def judge(
     else:
         test = compare_right(torch.from_numpy(reference == classes), torch.from_numpy(ours == classes))
         lost, won = test.only_reference, test.only_file
-    low, high = wilson_interval(lost, images) if classes is None else _paired_interval(lost, won, images)
+    low, high = wilson_interval(lost, images) if classes is None else paired_difference_interval(lost, won, images)
     return Judgement(
         images=images,
         agreement=100 * same / images,
@@ -96,14 +95,3 @@ def judge(
         drop_interval=(100 * low, 100 * high),
         max_drop=max_drop,
     )
-
-
-def _paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
-    """95 % interval of (lost - won) / images, where each image can be lost, won or neither.
-
-    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
-    paired data", 2012.
-    """
-    p, q = (lost + 1) / (images + 2), (won + 1) / (images + 2)
-    spread = Z_95 * math.sqrt((p + q - (p - q) ** 2) / (images + 2))
-    return max(-1.0, p - q - spread), min(1.0, p - q + spread)

@@ -14,9 +14,10 @@ from alphanet_export.quantize.layers import share_of_macs
 from alphanet_export.quantize.log import QuantizationLog, Sensitivity, Speed, Step, Trial
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.ab import CPU_TIME, interleave, ratio_interval
+from alphanet_export.verify.measure.ab import CPU_TIME, interleave
 from alphanet_export.verify.measure.parity import sqnr_db
 from alphanet_zoo.errors import AccuracyError
+from alphanet_zoo.evaluate.statistics import median_ratio_interval
 
 PROBE_IMAGES = 64
 """Held-out images that methods and layers are compared on."""
@@ -106,7 +107,7 @@ def measure_speed(toolchain: Toolchain, model: Any, image: FloatArray, rounds: i
     median, float_median = float(np.median(times["int8"])), float(np.median(times["float"]))
     return Speed(
         ratio=median / float_median,
-        ratio_interval=ratio_interval(times["int8"], times["float"]),
+        ratio_interval=median_ratio_interval(times["int8"], times["float"]),
         median_ms=median,
         float_median_ms=float_median,
         rounds=len(times["int8"]),

@@ -140,7 +140,7 @@ def test_all_formats_carry_the_same_metadata(folder: Path) -> None:
 def test_reports_of_one_stem_do_not_overwrite_each_other(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(copied / "tiny.xml"), *FAST]) == 0
     out = capsys.readouterr().out
-    assert "wrote" in out and "tiny.xml.verify.json" in out and "Nothing was put to a test" in out
+    assert "wrote" in out and "tiny.xml.verify.json" in out and "NOT CHECKED: nothing was compared" in out
     assert json.loads((copied / "tiny.xml.verify.json").read_text())["format"] == "openvino"
     assert json.loads((copied / "tiny.verify.json").read_text())["format"] == "onnx"
 
@@ -207,7 +207,7 @@ def test_a_file_without_metadata_requires_a_reference_and_a_preprocessing(
     assert main(words) == 1
     assert "verify it with --reference NAME|PATH and --preprocessing FILE.json" in capsys.readouterr().err
     assert main([*words, "--preprocessing", str(preprocessing)]) == 0
-    assert "PASSED: it computes what the PyTorch reference computes" in capsys.readouterr().out
+    assert "PASSED: outputs match the PyTorch reference" in capsys.readouterr().out
     figures = json.loads((path.parent / "bare.xml.verify.json").read_text())
     assert figures["accuracy"]["top1"] == pytest.approx(100 * correct_images(folder) / 30)
     assert figures["arch"] == ALPHANET_TINY.smallest.to_dict() and figures["macs"] is None

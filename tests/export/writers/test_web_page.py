@@ -151,7 +151,7 @@ def test_prediction_is_that_of_pytorch_with_one_thread_and_with_two(browser: Any
         chances = np.exp(expected) / np.exp(expected).sum()
         assert shares == [f"{100 * chances[index]:.1f} %" for index in best]
         assert "203.39 M multiply-accumulates" in page.inner_text("#facts")
-        assert "made up" in page.inner_text("#caution")
+        assert "random weights" in page.inner_text("#caution")
 
 
 def test_pixels_are_those_of_pillow_and_torchvision_to_the_bit(browser: Any, exported: Exported) -> None:

@@ -16,8 +16,9 @@ from alphanet_export.formats import format_of
 from alphanet_export.onnx_model import load_proto, open_session
 from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_export.verify.environment import physical_cores
-from alphanet_export.verify.measure.latency import MOST_REPEATS, DoubleArray, check_batch, random_pixels
+from alphanet_export.verify.measure.latency import MOST_REPEATS, check_batch, random_pixels
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
+from alphanet_zoo.evaluate.statistics import DoubleArray, median_ratio_interval
 from alphanet_zoo.files import sha256_of
 
 WARM_UP_RUNS = 3
@@ -88,17 +89,6 @@ def clock_for(threads: int) -> Clock:
     another, so they are timed by wall time.
     """
     return CPU_TIME if threads == 1 else WALL_TIME
-
-
-def ratio_interval(
-    numerator: DoubleArray, denominator: DoubleArray, *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the ratio of two medians, over rounds: ``(rounds,)`` each, in pairs."""
-    rng, rounds = np.random.default_rng(seed), len(numerator)
-    draws = (rng.integers(rounds, size=rounds) for _ in range(resamples))
-    ratios = [np.median(numerator[rows]) / np.median(denominator[rows]) for rows in draws]
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -184,7 +174,7 @@ def measure_ratio(
         other=Path(other_path).name,
         other_sha256=sha256_of(other_path),
         ratio=median / other,
-        ratio_interval=ratio_interval(times["a"], times["b"]),
+        ratio_interval=median_ratio_interval(times["a"], times["b"]),
         median_ms=median,
         other_median_ms=other,
         rounds=len(times["a"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import AccuracyError, UsageError
-
-Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+from alphanet_zoo.evaluate.statistics import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -145,28 +142,6 @@ def class_indices(model: ExportedModel, folder: ImageFolder) -> torch.Tensor:
             "give a folder with one folder for each class of the model, or --parity-only"
         )
     return torch.arange(model.num_classes)
-
-
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share, from 0 to 1.
-
-    Args:
-        successes: How often.
-        trials: Out of how many.
-        z: Quantile of the normal distribution; the default gives 95 %.
-
-    Raises:
-        ValueError: Not ``0 <= successes <= trials``, or no trials.
-
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} of {trials} is no share; give at least one trial and no more successes")
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:

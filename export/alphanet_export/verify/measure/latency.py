@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from alphanet_export.formats import format_of
 from alphanet_export.runtimes.runtime import FloatArray, Runtime, open_runtime
 from alphanet_export.verify.environment import physical_cores
 from alphanet_zoo.errors import TargetError, UsageError
-
-DoubleArray = npt.NDArray[np.float64]
+from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval
 
 WARM_UP_SECONDS = 0.3
 MOST_REPEATS = 10_000
@@ -243,7 +241,7 @@ def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: flo
     counts, edges = np.histogram(times_ms, bins=BINS, range=(float(times_ms.min()), p99))
     return Latency(
         median_ms=median,
-        median_interval_ms=bootstrap_interval(times_ms),
+        median_interval_ms=median_interval(times_ms),
         p90_ms=p90,
         p99_ms=p99,
         mean_ms=float(times_ms.mean()),
@@ -260,14 +258,3 @@ def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: flo
             slower=int((times_ms > edges[-1]).sum()),
         ),
     )
-
-
-def bootstrap_interval(values: DoubleArray, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the median of ``values``, shape ``(n,)``.
-
-    Source: Efron, "Bootstrap methods: another look at the jackknife", 1979.
-    """
-    rng = np.random.default_rng(seed)
-    medians = [np.median(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 
 from torch import Tensor, nn
+
+from alphanet_zoo.evaluate.statistics import mcnemar_p_value
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,6 @@ class McNemar:
         return 100 * (self.only_file - self.only_reference) / self.images
 
 
-def mcnemar_p(b: int, c: int) -> float:
-    """The two-sided p-value of McNemar's exact test: b + c tosses of a fair coin, of which b fell on one side.
-
-    Args:
-        b: Images that only one classifier has right.
-        c: Images that only the other has right.
-
-    Raises:
-        ValueError: One is negative.
-
-    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
-    """
-    if b < 0 or c < 0:
-        raise ValueError(f"b {b}, c {c}: give counts of images, 0 or more")
-    tosses, fewer = b + c, min(b, c)
-    tail, term = 0, 1
-    for k in range(fewer + 1):
-        tail += term
-        term = term * (tosses - k) // (k + 1)
-    return min(1.0, float(Fraction(2 * tail, 2**tosses)))
-
-
 def compare_right(reference: Tensor, file: Tensor) -> McNemar:
     """The test of which images each has right, two boolean tensors ``(N,)`` in the same order."""
     assert reference.shape == file.shape
@@ -70,7 +49,7 @@ def compare_right(reference: Tensor, file: Tensor) -> McNemar:
         only_reference=only_reference,
         only_file=only_file,
         both_wrong=int((~reference & ~file).sum()),
-        p_value=mcnemar_p(only_reference, only_file),
+        p_value=mcnemar_p_value(only_reference, only_file),
     )
 
 

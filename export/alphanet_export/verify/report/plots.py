@@ -1,31 +1,34 @@
-"""Plots as inline SVG; the page's style gives them their colours."""
+"""Plots as inline SVG. Their colours are classes of ``templates/style.css``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
+from alphanet_export.verify.report.render import printable
 
 WIDTH = 800
 _SHADES = ("bar", "bar2", "bar3")
 
 
-def svg(title: str, height: float, shapes: Sequence[str], width: int = WIDTH) -> str:
-    """Shapes as an inline picture."""
-    inside = "\n".join(shapes)
-    return (
-        f'\n<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">\n'
-        f"<title>{escape(title)}</title>\n{inside}\n</svg>\n"
+def svg(title: str, height: float, shapes: Sequence[str]) -> Markup:
+    """SVG elements as an inline picture. The title is escaped here; the shapes must be escaped."""
+    label, inside = escape(printable(title)), "\n".join(shapes)
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">\n'
+        f"<title>{label}</title>\n{inside}\n</svg>"
     )
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> str:
     """Words at a point; escaped here."""
     attribute = f' class="{kind}"' if kind else ""
-    return f'<text{attribute} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text{attribute} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(printable(words))}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -33,10 +36,10 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
-def latency_plot(latency: Latency, height: int = 190) -> str:
-    """A histogram of run times up to the 99th percentile, with median and 90th percentile marked."""
+def latency_plot(latency: Latency, height: int = 204) -> Markup:
+    """Histogram of run times up to the 99th percentile, with the median and the 90th percentile marked."""
     edges, counts = latency.histogram.edges_ms, latency.histogram.counts
-    left, right, top, bottom = 10, WIDTH - 10, 32, height - 22
+    left, right, top, bottom = 10, WIDTH - 10, 46, height - 24
     span = edges[-1] - edges[0] or 1.0
     tallest = max(*counts, 1)
 
@@ -50,11 +53,11 @@ def latency_plot(latency: Latency, height: int = 190) -> str:
             f'<rect class="bar" x="{x(low):.1f}" y="{bottom - tall:.1f}" width="{max(x(high) - x(low) - 1, 0.5):.1f}" '
             f'height="{tall:.1f}"><title>{low:.3f} to {high:.3f} ms: {count} runs</title></rect>'
         )
-    for row, (name, value) in enumerate((("median", latency.median_ms), ("90 %", latency.p90_ms))):
+    for row, (name, value) in enumerate((("median", latency.median_ms), ("90th percentile", latency.p90_ms))):
         late = x(value) > 0.8 * WIDTH
-        shapes.append(line(x(value), 13 * row + 2, x(value), bottom, "mark"))
+        shapes.append(line(x(value), 20 * row + 2, x(value), bottom, "mark"))
         words = f"{name} {value:.2f} ms"
-        shapes.append(text(x(value) + (-5 if late else 5), 13 * row + 11, words, anchor="end" if late else "start",
+        shapes.append(text(x(value) + (-5 if late else 5), 20 * row + 15, words, anchor="end" if late else "start",
                            kind="label"))  # fmt: skip
     last = f"{edges[-1]:.2f} ms" + (f" ({latency.histogram.slower} slower)" if latency.histogram.slower else "")
     shapes.append(line(left, bottom, right, bottom, "axis"))
@@ -62,12 +65,12 @@ def latency_plot(latency: Latency, height: int = 190) -> str:
     return svg("Histogram of run times", height, shapes)
 
 
-def throughput_plot(points: Sequence[Throughput], height: int = 200) -> str:
-    """Bars of images a second: a group for each batch size, a bar for each number of threads."""
+def throughput_plot(points: Sequence[Throughput], height: int = 200) -> Markup:
+    """Images per second: a group of bars for each batch size, a bar for each number of threads."""
     batches = sorted({point.batch for point in points})
     threads = sorted({point.threads for point in points})
     most = max(point.images_per_second for point in points)
-    top, bottom, group = 40, height - 24, (WIDTH - 20) / len(batches)
+    top, bottom, group = 46, height - 26, (WIDTH - 20) / len(batches)
     wide = min(60.0, 0.8 * group / len(threads))
     shapes = [line(10, bottom, WIDTH - 10, bottom, "axis")]
     for point in points:
@@ -81,16 +84,18 @@ def throughput_plot(points: Sequence[Throughput], height: int = 200) -> str:
         )
         shapes.append(text(middle, bottom - tall - 5, f"{point.images_per_second:.1f}", anchor="middle"))
     for column, batch in enumerate(batches):
-        shapes.append(text(10 + group * (column + 0.5), height - 7, f"batch {batch}", anchor="middle", kind="name"))
+        shapes.append(
+            text(10 + group * (column + 0.5), height - 7, f"batch size {batch}", anchor="middle", kind="name")
+        )
     for place, count in enumerate(threads):
         shade = _SHADES[min(len(threads) - 1 - place, len(_SHADES) - 1)]
-        shapes.append(f'<rect class="{shade}" x="{12 + 100 * place}" y="3" width="11" height="11"/>')
-        shapes.append(text(28 + 100 * place, 13, f"{count} thread{'s' * (count > 1)}"))
-    return svg("Images a second, by batch size and threads", height, shapes)
+        shapes.append(f'<rect class="{shade}" x="{12 + 130 * place}" y="5" width="11" height="11"/>')
+        shapes.append(text(28 + 130 * place, 15, f"{count} thread{'s' * (count > 1)}"))
+    return svg("Images per second, by batch size and threads", height, shapes)
 
 
-def ratio_plot(ratio: TimingRatio, height: int = 84) -> str:
-    """The ratio with its interval on an axis that shows 1, where both are equally fast."""
+def ratio_plot(ratio: TimingRatio, height: int = 84) -> Markup:
+    """The ratio with its interval, on an axis that includes 1 (equally fast)."""
     low, high = min(ratio.ratio_interval[0], 0.95), max(ratio.ratio_interval[1], 1.05)
     margin = 0.06 * (high - low)
     low, high, middle = low - margin, high + margin, 40
@@ -102,23 +107,23 @@ def ratio_plot(ratio: TimingRatio, height: int = 84) -> str:
         line(20, middle, WIDTH - 20, middle, "axis"),
         line(x(1.0), 18, x(1.0), height - 22, "guide"),
         text(x(1.0), 12, "equally fast", anchor="middle"),
-        text(20, height - 6, "the file is faster"),
+        text(20, height - 6, "this file is faster"),
         text(WIDTH - 20, height - 6, f"{ratio.other} is faster", anchor="end"),
         f'<line class="mark" style="stroke-width:6;opacity:.35" x1="{x(ratio.ratio_interval[0]):.1f}" '
         f'x2="{x(ratio.ratio_interval[1]):.1f}" y1="{middle}" y2="{middle}"/>',
         f'<circle class="dot" cx="{x(ratio.ratio):.1f}" cy="{middle}" r="5"/>',
         text(x(ratio.ratio), middle + 22, f"{ratio.ratio:.3f}", anchor="middle", kind="label"),
     ]
-    return svg("Ratio of the median times, with its 95 % interval", height, shapes)
+    return svg("Ratio of the median times, with its 95 % confidence interval", height, shapes)
 
 
-def agreement_plot(test: McNemar, height: int = 70) -> str:
-    """One bar of all images: right in both, in one alone, in neither."""
+def agreement_plot(test: McNemar, height: int = 70) -> Markup:
+    """One bar of all images: classified correctly by both, by one only, by neither."""
     parts = (
-        ("right in both", test.both_right, "bar"),
-        ("in PyTorch alone", test.only_reference, "lost"),
-        ("in the file alone", test.only_file, "won"),
-        ("in neither", test.both_wrong, "bar3"),
+        ("both correct", test.both_right, "bar"),
+        ("only PyTorch", test.only_reference, "lost"),
+        ("only the file", test.only_file, "won"),
+        ("neither", test.both_wrong, "bar3"),
     )
     shapes, x = [], 10.0
     for column, (name, count, kind) in enumerate(parts):
@@ -128,11 +133,11 @@ def agreement_plot(test: McNemar, height: int = 70) -> str:
         shapes.append(f'<rect class="{kind}" x="{key}" y="42" width="11" height="11"/>')
         shapes.append(text(key + 17, 52, f"{name}: {count}"))
         x += wide
-    return svg("Images by who classifies them rightly", height, shapes)
+    return svg("Images classified correctly by both, by one only and by neither", height, shapes)
 
 
-def operator_plot(operators: Mapping[str, int], most: int = 12) -> str:
-    """Bars: how many nodes of each operator run."""
+def operator_plot(operators: Mapping[str, int], most: int = 12) -> Markup:
+    """Bars: number of nodes of each operator in the optimised graph."""
     shown = list(operators.items())[:most]
     largest = max((count for _, count in shown), default=1)
     shapes = []
@@ -141,4 +146,68 @@ def operator_plot(operators: Mapping[str, int], most: int = 12) -> str:
         shapes.append(text(270, y + 14, name, anchor="end"))
         shapes.append(f'<rect class="bar" x="280" y="{y + 3}" width="{long:.1f}" height="13" rx="2"/>')
         shapes.append(text(287 + long, y + 14, str(count)))
-    return svg("Nodes that run, by operator", 19 * len(shown) + 4, shapes)
+    return svg("Nodes after optimisation, by operator", 19 * len(shown) + 4, shapes)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in a scatter plot.
+
+    Args:
+        name: Its name.
+        ours: Whether it is an AlphaNet; these are connected by a line.
+        latency_ms: Median latency.
+        interval_ms: Confidence interval of the latency.
+        top1: Top-1 in percent.
+    """
+
+    name: str
+    ours: bool
+    latency_ms: float
+    interval_ms: tuple[float, float]
+    top1: float
+
+
+def scatter_plot(title: str, points: Sequence[Point], height: int = 380) -> Markup:
+    """Top-1 against latency with its interval; at least one point."""
+    longest = 1.12 * max(point.interval_ms[1] for point in points)
+    low, high = min(point.top1 for point in points) - 0.5, max(point.top1 for point in points) + 0.5
+    left, right, top, bottom = 46, WIDTH - 20, 16, height - 48
+
+    def x(milliseconds: float) -> float:
+        return left + (right - left) * milliseconds / longest
+
+    def y(percent: float) -> float:
+        return bottom - (bottom - top) * (percent - low) / (high - low)
+
+    shapes = [line(left, bottom, right, bottom, "axis"), line(left, top, left, bottom, "axis")]
+    for percent in range(int(low) + 1, int(high) + 1):
+        shapes.append(line(left, y(percent), right, y(percent), "axis"))
+        shapes.append(text(left - 8, y(percent) + 4, str(percent), anchor="end"))
+    step = _tick_step(longest)
+    for tick in range(int(longest / step) + 1):
+        shapes.append(text(x(tick * step), bottom + 19, f"{tick * step:g}", anchor="middle"))
+    shapes.append(text((left + right) / 2, height - 7, "latency of one image, ms", anchor="middle"))
+    shapes.append(text(left + 6, top + 8, "top-1, %"))
+    family = sorted((point.latency_ms, point.top1) for point in points if point.ours)
+    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in family)
+    shapes.append(f'<polyline class="ours-line" points="{path}"/>')
+    for point in points:
+        kind, across, up = "ours" if point.ours else "theirs", x(point.latency_ms), y(point.top1)
+        tip = escape(printable(f"{point.name}: {point.top1} %, {point.latency_ms:.2f} ms"))
+        name = point.name.removeprefix("alphanet_")
+        shapes.append(line(x(point.interval_ms[0]), up, x(point.interval_ms[1]), up, f"{kind}-line"))
+        shapes.append(
+            f'<circle class="{kind}-dot" cx="{across:.1f}" cy="{up:.1f}" r="4.5"><title>{tip}</title></circle>'
+        )
+        if point.ours:  # Above the line that connects the family.
+            shapes.append(text(across - 8, up - 7, name, anchor="end", kind="name"))
+        else:
+            shapes.append(text(across, up + 18, name, anchor="end" if across > 0.85 * WIDTH else "middle", kind="name"))
+    return svg(title, height, shapes)
+
+
+def _tick_step(span: float) -> float:
+    """A round distance that gives at most ten ticks on an axis from 0 to ``span``."""
+    power = 10.0 ** (len(str(int(span))) - 2) if span >= 1 else 0.1
+    return next(factor * power for factor in (1, 2, 5, 10, 20, 50) if span / (factor * power) <= 10)

@@ -1,4 +1,4 @@
-"""What was found out about an exported file, as one frozen value that renders to JSON, text, Markdown and HTML."""
+"""The results of a verification as one frozen value, which renders to JSON, text, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from alphanet_export.metadata import ExportedModel
@@ -23,12 +22,13 @@ from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
 from alphanet_export.verify.measure.parity import Parity
 from alphanet_export.verify.measure.process import Memory, Startup
+from alphanet_export.verify.report.render import write_page
+from alphanet_export.verify.report.sections import document_of
 from alphanet_export.verify.report.stamp import Stamp, read_stamp
 from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.files import replacing
 
 SCHEMA = 2
-"""Version of the JSON's layout."""
+"""Version of the JSON layout."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Reference:
     """The PyTorch network that a file was compared with.
 
     Args:
-        name: The model's name, or the path of its weights.
-        weights: What its weights were made from, where a name says only the arch.
-        weights_sha256: SHA-256 of the weights as an export records it: of their file, else of their tensors.
-        calibration: Where its batch-norm statistics come from.
+        name: Name of the model, or path of its weights.
+        weights: Source of the weights if ``name`` determines only the arch; else None.
+        weights_sha256: SHA-256 of the weights as recorded at export: of their file, else of their tensors.
+        calibration: Record of the source of its batch-norm statistics.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Data:
-    """The images that figures were measured on.
+    """The images of parity and accuracy.
 
     Args:
-        folder: Name of the folder, without the folders above it; None where the images are synthetic.
-        images: How many were used.
-        synthetic: Whether they were made up.
+        folder: Name of the folder, without its parents; None if the images are synthetic.
+        images: Number of images used.
+        synthetic: Whether the images were generated.
     """
 
     folder: str | None
@@ -65,30 +65,33 @@ class Data:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """An exported file and all its figures; None if a figure was not measured.
+    """An exported file and everything that was measured of it. A figure is None if it was not measured.
 
     Args:
-        model: What the file says of itself.
-        file_bytes: Its size.
+        model: The file's metadata.
+        file_bytes: Size of the file.
         data: The images of parity and accuracy.
-        reference: The PyTorch network of parity.
-        parity: The file against the reference.
-        consistency: Without a reference, the optimised graphs against the unoptimised one.
-        accuracy: On the labelled images.
-        mcnemar: The file against the reference on the labelled images.
-        latency: In the format's runtime on this CPU.
-        throughput: Over batch sizes and threads.
-        startup: Of a fresh process.
-        memory: In a process of its own.
-        energy: Where the machine counts it.
-        graph_health: Counts of nodes; ONNX only.
-        graph_rules: What those counts must be; ONNX only.
-        timing_ratio: The file's time against that of another.
-        environment: Where and when.
-        min_top1: The floor of top-1, in percent.
-        max_latency_ms: The target of the median latency.
-        max_ratio: The target of the ratio.
+        environment: Machine, versions and date.
+        reference: The PyTorch network that parity compares with.
+        parity: The file compared with the reference.
+        consistency: Without a reference: the optimised graphs compared with the unoptimised one.
+        accuracy: Accuracy on the labelled images.
+        mcnemar: The file compared with the reference on the labelled images.
+        latency: Latency in the format's runtime on this CPU.
+        throughput: Throughput by batch size and threads.
+        startup: Start-up time of a new process.
+        memory: Peak memory in a separate process.
+        energy: Energy per image, if the machine has counters.
+        graph_health: Node counts; ONNX only.
+        graph_rules: Expected node counts; ONNX only.
+        timing_ratio: The file's time relative to that of another file.
+        min_top1: Lowest accepted top-1, in percent.
+        max_latency_ms: Highest accepted median latency, in milliseconds.
+        max_ratio: Highest accepted timing ratio.
         any_graph: Report broken graph rules without failing.
+
+    Attributes:
+        failures: The failed checks, the most serious first.
     """
 
     model: ExportedModel
@@ -115,7 +118,7 @@ class VerificationReport:
     failures: tuple[AlphaNetError, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Collects what fails, the gravest first: parity, then accuracy, then the graph, then times."""
+        """Collects the failed checks, the most serious first: parity, accuracy, graph, times."""
         checks: list[Callable[[], object]] = [part.check for part in (self.parity, self.consistency) if part]
         if self.accuracy and self.min_top1 is not None:
             checks.append(partial(self.accuracy.check, self.min_top1))
@@ -134,13 +137,13 @@ class VerificationReport:
         object.__setattr__(self, "failures", tuple(failures))
 
     def check(self) -> VerificationReport:
-        """Returns itself.
+        """Returns the report if no check failed.
 
         Raises:
             ParityError: Parity does not hold.
-            AccuracyError: Parity holds, and top-1 is below its floor.
-            TargetError: All else holds, and ONNX Runtime fuses less of the graph than it must, or the median latency
-                or the ratio is above its target.
+            AccuracyError: Parity holds and top-1 is below ``min_top1``.
+            TargetError: Parity and accuracy hold and ONNX Runtime fuses fewer operators than expected, or the median
+                latency or the timing ratio is above its target.
         """
         if self.failures:
             raise self.failures[0]
@@ -152,7 +155,7 @@ class VerificationReport:
         return read_stamp(self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values; a figure that is missing or not finite is None, every key is there."""
+        """The report as plain values. Every key is present; a figure that is missing or not finite is None."""
         model = self.model
         facts = {
             "schema": SCHEMA,
@@ -167,24 +170,8 @@ class VerificationReport:
             "floors": {name: getattr(self, name) for name in ("min_top1", "max_latency_ms", "max_ratio", "any_graph")},
             "throughput": self.throughput,
         }
-        parts = {
-            "reference": (self.reference, Reference),
-            "data": (self.data, Data),
-            "parity": (self.parity, Parity),
-            "consistency": (self.consistency, Parity),
-            "accuracy": (self.accuracy, Accuracy),
-            "mcnemar": (self.mcnemar, McNemar),
-            "latency": (self.latency, Latency),
-            "startup": (self.startup, Startup),
-            "memory": (self.memory, Memory),
-            "energy": (self.energy, Energy),
-            "graph_health": (self.graph_health, GraphHealth),
-            "graph_rules": (self.graph_rules, GraphRules),
-            "timing_ratio": (self.timing_ratio, TimingRatio),
-            "stamp": (self.stamp, Stamp),
-            "environment": (self.environment, Environment),
-        }
-        result: dict[str, Any] = _plain({**facts, **{name: _part(*part) for name, part in parts.items()}})
+        parts = {name: _part(getattr(self, name), kind) for name, kind in _PARTS.items()}
+        result: dict[str, Any] = _plain({**facts, **parts})
         return result
 
     def to_json(self) -> str:
@@ -192,62 +179,72 @@ class VerificationReport:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """The report as a table for the terminal."""
-        from alphanet_export.verify.report.report_tables import render_text
-
-        return render_text(self)
+        """The report as tables for the terminal."""
+        return document_of(self).to_text()
 
     def to_markdown(self) -> str:
-        """The report as Markdown."""
-        from alphanet_export.verify.report.report_tables import render_markdown
-
-        return render_markdown(self)
+        """The report in Markdown."""
+        return document_of(self).to_markdown()
 
     def to_html(self) -> str:
         """The report as one HTML page that needs no other file."""
-        from alphanet_export.verify.report.report_html import render
-
-        return render(self)
+        return document_of(self).to_html()
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report, as HTML, Markdown or JSON by the ending of ``path``, wholly or not at all.
+        """Writes the report as HTML, Markdown or JSON, chosen by the ending of ``path``.
 
         Raises:
-            ValueError: Another ending.
+            ValueError: ``path`` has another ending.
         """
-        render = {".html": self.to_html, ".htm": self.to_html, ".md": self.to_markdown, ".json": self.to_json}
-        ending = Path(path).suffix.lower()
-        if ending not in render:
-            raise ValueError(f"{os.fspath(path)!r} ends in {ending or 'nothing'!r}; end it in {', '.join(render)}")
-        with replacing(path) as temporary:
-            temporary.write_text(render[ending](), encoding="utf-8")
+        write_page(path, html=self.to_html, markdown=self.to_markdown, json=self.to_json)
 
     @property
     def verdict(self) -> str:
-        """One line that says whether the file passed, and what it failed or was not put to."""
+        """Whether the file passed, and which checks that is based on, in one line."""
         if self.failures:
             return "FAILED: " + "; ".join(str(failure) for failure in self.failures)
-        held = []
+        passed = []
         if self.parity:
-            held.append("it computes what the PyTorch reference computes")
+            passed.append("outputs match the PyTorch reference")
         if self.consistency:
-            held.append("ONNX Runtime's optimiser keeps what it computes (no --reference, so no more is known)")
+            passed.append("ONNX Runtime's optimiser preserves the outputs (not compared with PyTorch: no --reference)")
         if self.accuracy and self.min_top1 is not None:
-            held.append(f"top-1 reaches {self.min_top1:g} %")
+            passed.append(f"top-1 is at least {self.min_top1:g} %")
         if self.graph_rules and self.graph_rules.rules and self.graph_rules.holds:
-            held.append("ONNX Runtime fuses all of its graph that it can")
+            passed.append("ONNX Runtime fuses all expected operators")
         if self.latency and self.max_latency_ms is not None:
-            held.append(f"the median latency is within {self.max_latency_ms:g} ms")
+            passed.append(f"the median latency is at most {self.max_latency_ms:g} ms")
         if self.timing_ratio and self.max_ratio is not None:
-            held.append(f"it takes at most {self.max_ratio:g} of the time of {self.timing_ratio.other}")
-        return f"PASSED: {', '.join(held)}" if held else "Nothing was put to a test"
+            passed.append(f"its time is at most {self.max_ratio:g} times that of {self.timing_ratio.other}")
+        return (
+            f"PASSED: {', '.join(passed)}"
+            if passed
+            else "NOT CHECKED: nothing was compared with a reference or a target"
+        )
 
 
+_PARTS: dict[str, type[Any]] = {
+    "reference": Reference,
+    "data": Data,
+    "parity": Parity,
+    "consistency": Parity,
+    "accuracy": Accuracy,
+    "mcnemar": McNemar,
+    "latency": Latency,
+    "startup": Startup,
+    "memory": Memory,
+    "energy": Energy,
+    "graph_health": GraphHealth,
+    "graph_rules": GraphRules,
+    "timing_ratio": TimingRatio,
+    "stamp": Stamp,
+    "environment": Environment,
+}
 _MODEL_KEYS = ("name", "arch", "space", "num_classes", "macs", "params", "preprocessing", "calibration", "tools")
 
 
 def _part(value: Any, kind: type[Any]) -> dict[str, Any]:
-    """A part of a report as a mapping; all keys with None where there is no such part."""
+    """A part of a report as a mapping; without that part all keys map to None."""
     names = [entry.name for entry in dataclasses.fields(kind)]
     part = {name: getattr(value, name) if value is not None else None for name in names}
     if kind in (Parity, GraphRules):
@@ -256,7 +253,7 @@ def _part(value: Any, kind: type[Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: lists and mappings, and None for what is not finite."""
+    """A value as JSON represents it: lists and mappings, and None for numbers that are not finite."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):

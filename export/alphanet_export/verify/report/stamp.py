@@ -1,4 +1,4 @@
-"""A verification written into the file that it is of, and whether it still is."""
+"""The stamp: a verification recorded in the metadata of the verified file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from alphanet_export.verify.report.report import VerificationReport
 
 KEY = "verification"
-"""The stamp's entry of the metadata, without the ``alphanet.`` before it."""
+"""Key of the stamp in the metadata, without the prefix ``alphanet.``."""
 STAMP_SCHEMA = 1
+"""Version of the stamp's layout."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file says of its own verification.
+    """The verification that a file contains.
 
     Args:
-        matches: Whether graph, weights and the metadata that fixes what it computes are those that were verified.
-        date: When it was verified.
+        matches: Whether the verification describes the file as it is now: its graph, weights, arch, preprocessing and
+            labels.
+        date: Date of the verification, ISO 8601.
         summary: The whole entry.
     """
 
@@ -37,11 +39,13 @@ class Stamp:
 
 
 def write_stamp(report: VerificationReport) -> None:
-    """Writes a report's summary into the metadata of its file, wholly or not at all; the graph stays as it is.
+    """Writes a report's summary into the metadata of its file. The graph does not change.
+
+    The file is replaced in one step, so that an interrupted write leaves it as it was.
 
     Raises:
         UsageError: The file is not ONNX.
-        AlphaNetError: The report has a failure (that failure), or the file is no longer the one that it is of.
+        AlphaNetError: The report has a failure (which is raised), or the file has changed since it was measured.
         OSError: The disk is full or not writable.
     """
     report.check()
@@ -61,7 +65,7 @@ def write_stamp(report: VerificationReport) -> None:
 
 
 def stamp_summary(report: VerificationReport) -> dict[str, Any]:
-    """What of a report goes into its file: digests and figures, no path, no name of a folder."""
+    """The part of a report that goes into its file: digests and figures, without paths and folder names."""
     figures = report.to_dict()
     kept: dict[str, Any] = {
         "schema": STAMP_SCHEMA,
@@ -77,7 +81,7 @@ def stamp_summary(report: VerificationReport) -> dict[str, Any]:
 
 
 def read_stamp(model: ExportedModel) -> Stamp | None:
-    """The stamp in a file, compared with the file as it is; None where there is none."""
+    """The stamp of a file, compared with the file as it is now; None if it has no stamp."""
     summary = model.metadata.get(KEY)
     if not isinstance(summary, Mapping):
         return None
@@ -88,7 +92,7 @@ def read_stamp(model: ExportedModel) -> Stamp | None:
 
 
 def _identity(model: ExportedModel) -> dict[str, Any]:
-    """What a file's metadata says that changes what its results mean."""
+    """The metadata that determines the meaning of a file's outputs."""
     labels = json.dumps(model.metadata.get("labels"), ensure_ascii=False).encode()
     kept = {key: model.metadata.get(key) for key in ("weights_sha256", "arch", "preprocessing")}
     return {**kept, "labels_sha256": hashlib.sha256(labels).hexdigest()}

@@ -1,42 +1,40 @@
-"""The family against other classifiers, measured in the same runtimes in one run."""
+"""The comparison of several classifiers as one frozen value, which renders to JSON, text, Markdown and HTML."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-import numpy as np
-import onnx
-import torch
-from torch import nn
-from torch.export import Dim
+from markupsafe import Markup
 
-from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.packages import require_package
-from alphanet_export.runtimes.runtime import Runtime, open_runtime
-from alphanet_export.runtimes.torch_runtimes import torch_threads
-from alphanet_export.verify.environment import Environment, current_environment, physical_cores
-from alphanet_export.verify.measure.ab import clock_for, interleave, ratio_interval
-from alphanet_export.verify.measure.latency import DoubleArray, bootstrap_interval
-from alphanet_export.verify.report.contenders import Contender, network_costs
-from alphanet_export.verify.report.tables import DEFAULT_RUNTIMES, NETS
-from alphanet_export.writers.to_executorch import write_executorch
-from alphanet_export.writers.to_onnx import onnx_bytes
-from alphanet_export.writers.to_openvino import write_openvino
-from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.files import replacing
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_export.verify.environment import Environment
+from alphanet_export.verify.report.plots import Point, scatter_plot
+from alphanet_export.verify.report.render import (
+    interval,
+    markdown,
+    markdown_table,
+    printable,
+    render_html,
+    text_table,
+    threads_of,
+    write_page,
+)
 
 SCHEMA = 1
-ANCHOR = "efficientnet_b0"
-"""The model that others' latency is shown against, where it is in the table."""
+"""Version of the JSON layout."""
+
+RUNTIME_TITLES = {
+    "pytorch": "PyTorch",
+    "pytorch-compiled": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,10 @@ class Figures:
 
     Args:
         median_ms: Median latency of one image.
-        median_interval_ms: Its 95 % bootstrap interval.
-        ratio: Its ratio to the anchor's in the same rounds; None without an anchor.
-        ratio_interval: The 95 % bootstrap interval of that, over rounds.
-        images_per_second: At the table's batch size.
+        median_interval_ms: Its 95 % bootstrap confidence interval.
+        ratio: Its ratio to the median latency of the anchor in the same rounds; None without an anchor.
+        ratio_interval: The 95 % bootstrap confidence interval of ``ratio`` over rounds; None without an anchor.
+        images_per_second: Throughput at the table's batch size.
     """
 
     median_ms: float
@@ -64,15 +62,15 @@ class Row:
 
     Args:
         name: Its name.
-        ours: Whether it is of the family.
-        weights: What weights it was measured with.
+        ours: Whether it belongs to the AlphaNet family.
+        weights: Weights it was measured with: ``random`` or ``published``.
         size: Side of its input, in pixels.
-        macs: Multiply-accumulates of one image.
-        params: Parameters.
+        macs: Multiply-accumulates per image.
+        params: Number of parameters.
         file_bytes: Size of its ONNX file.
-        top1: Published ImageNet top-1 in percent, never measured here; or None.
-        source: Who published that.
-        figures: By runtime.
+        top1: Published ImageNet top-1 in percent, not measured here; None if there is none.
+        source: Source of ``top1``.
+        figures: Measurements by runtime.
     """
 
     name: str
@@ -89,17 +87,17 @@ class Row:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The family against others: renders to JSON, text, Markdown and HTML.
+    """A comparison of models, all measured in the same runtimes.
 
     Args:
         rows: The models.
-        runtimes: What they were measured in.
+        runtimes: The runtimes.
         threads: Threads within an operator.
-        batch: Images a run for the throughput; ExecuTorch's files take them one by one.
+        batch: Batch size of the throughput; ExecuTorch's files run its images one by one.
         rounds: Rounds of the latency; each runs every model once, in random order.
-        clock: What was timed with: "CPU time" with one thread, else "wall time".
-        anchor: The model that ratios are to, or None.
-        environment: Where and when.
+        clock: ``CPU time`` for one thread, else ``wall time``.
+        anchor: Name of the model that ratios refer to, or None.
+        environment: Machine, versions and date.
     """
 
     rows: tuple[Row, ...]
@@ -113,179 +111,139 @@ class ComparisonTable:
 
     def to_dict(self) -> dict[str, Any]:
         """The table as plain values."""
-        from alphanet_export.verify.report.table_render import notes
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "notes": list(self.notes)}
 
-        return {"schema": SCHEMA, **dataclasses.asdict(self), "notes": list(notes(self))}
+    def to_json(self) -> str:
+        """The table as JSON."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """The table for the terminal."""
-        from alphanet_export.verify.report.table_render import render_text
+        """The table for the terminal, in one part for the models and one per runtime."""
+        lines = text_table(_MODEL_COLUMNS, [_words(_model_cells(row)) for row in self.rows])
+        header = ["model", *self._runtime_columns("")]
+        for runtime in self.runtimes:
+            rows = [[row.name, *_words(_runtime_cells(row, runtime))] for row in self.rows]
+            lines += ["", RUNTIME_TITLES.get(runtime, runtime), *text_table(header, rows)]
+        for note in (*self.notes, self._lead):
+            lines += ["", *wrap(printable(note), 100, break_on_hyphens=False)]
+        return "\n".join(lines) + "\n"
 
-        return render_text(self)
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        table = markdown_table(self._header(), [_words(self._cells(row)) for row in self.rows])
+        notes = [f"- {markdown(note)}" for note in self.notes]
+        return "\n".join([f"# {self._title}", "", *table, "", *notes, "", markdown(self._lead)]) + "\n"
+
+    def to_html(self) -> str:
+        """The table and a scatter plot per runtime, as one HTML page that needs no other file."""
+        remark = f"{self.clock}, {threads_of(self.threads)}, batch size 1; higher and further left is better"
+        return render_html(
+            "table.html",
+            title=self._title,
+            lead=self._lead,
+            plots=[(title, remark, plot) for title, plot in map(self._plot, self.runtimes) if plot],
+            header=self._header(),
+            rows=[(row.ours, self._cells(row)) for row in self.rows],
+            notes=self.notes,
+        )
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes it, as HTML, Markdown or JSON by the ending of ``path``, wholly or not at all.
+        """Writes the table as HTML, Markdown or JSON, chosen by the ending of ``path``.
 
         Raises:
-            ValueError: Another ending.
+            ValueError: ``path`` has another ending.
         """
-        from alphanet_export.verify.report.table_render import render_html, render_json, render_markdown
+        write_page(path, html=self.to_html, markdown=self.to_markdown, json=self.to_json)
 
-        renders = {".html": render_html, ".htm": render_html, ".md": render_markdown, ".json": render_json}
-        ending = Path(path).suffix.lower()
-        if ending not in renders:
-            raise ValueError(f"{os.fspath(path)!r} ends in {ending or 'nothing'!r}; end it in {', '.join(renders)}")
-        with replacing(path) as temporary:
-            temporary.write_text(renders[ending](self), encoding="utf-8")
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know to use the table, in whole sentences."""
+        sources = "; ".join(dict.fromkeys(row.source for row in self.rows if row.top1 is not None))
+        random = [row.name for row in self.rows if row.weights == "random"]
+        notes = []
+        if random:
+            models = "All models were" if len(random) == len(self.rows) else f"{', '.join(random)} were"
+            notes.append(
+                f"{models} measured with random weights. Latency does not depend on the weights; accuracy was not "
+                "measured."
+            )
+        if sources:
+            notes.append(
+                f"Top-1 is published, not measured here: percent of the ImageNet validation images, from {sources}."
+            )
+        notes += [
+            f"Latency is the median time of one image over {self.rounds} rounds, with its 95 % bootstrap confidence "
+            f"interval ({self.clock}, {threads_of(self.threads)}). Every round runs each model once, in random order.",
+            f"Throughput (images/s) was measured at batch size {self.batch}.",
+            "All models were exported by the same exporters, with the same graph rewrites. Each runtime ran all of "
+            "them in one process.",
+        ]
+        if any(not row.ours for row in self.rows):
+            notes.append(
+                "timm also has weights of efficientnet_b0 and mobilenetv3_large_100 that were trained longer "
+                "(ra4_e3600). The table shows the accuracy of its default weights."
+            )
+        return tuple(notes)
 
+    @property
+    def _title(self) -> str:
+        """The title."""
+        others = any(not row.ours for row in self.rows)
+        return "AlphaNet compared with other classifiers" if others else "The AlphaNet family"
 
-def measure_table(
-    models: Sequence[Contender],
-    runtimes: Sequence[str] = DEFAULT_RUNTIMES,
-    *,
-    threads: int | None = None,
-    batch: int = 8,
-    rounds: int = 50,
-    seconds: float = 3.0,
-    tell: Callable[[str], object] = lambda words: None,
-) -> ComparisonTable:
-    """Exports every model alike and times them in turns, runtime by runtime.
+    @property
+    def _lead(self) -> str:
+        """Machine, versions and date."""
+        here = self.environment
+        versions = f"ONNX Runtime {here.onnxruntime}, torch {here.torch}, Python {here.python}"
+        return f"{here.cpu}, {here.cores} physical cores, {here.system}; {versions}; {here.date[:10]}"
 
-    Args:
-        models: What to measure, see `alphanet_export.verify.report.contenders.contenders`.
-        runtimes: Which of `alphanet_export.verify.report.tables.RUNTIMES`.
-        threads: Threads within an operator; None is the physical cores.
-        batch: Images a run for the throughput.
-        rounds: Rounds of the latency at least; the throughput gets a fifth as many.
-        seconds: Time to spend in each runtime, for each model, at least.
-        tell: Called with a line of progress now and then.
+    def _plot(self, runtime: str) -> tuple[str, Markup | None]:
+        """Title and scatter plot of a runtime; None if fewer than two models have a published top-1."""
+        title = f"Published top-1 vs latency in {RUNTIME_TITLES.get(runtime, runtime)}"
+        points = [
+            Point(row.name, row.ours, measured.median_ms, measured.median_interval_ms, row.top1)
+            for row in self.rows
+            if row.top1 is not None and (measured := row.figures[runtime])
+        ]
+        return title, scatter_plot(title, points) if len(points) > 1 else None
 
-    Raises:
-        MissingDependencyError: A runtime is not installed.
-        AlphaNetError: A model cannot be exported or run.
-    """
-    for package in {"openvino", "executorch"}.intersection(runtimes):
-        require_package(package, package)
-    threads = physical_cores() if threads is None else threads
-    anchor = ANCHOR if any(model.name == ANCHOR for model in models) else None
-    figures: dict[str, dict[str, Figures]] = {model.name: {} for model in models}
-    done = 0
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = []
-        for number, model in enumerate(models, 1):
-            tell(f"exporting {model.name} ({number} of {len(models)})")
-            prepared.append(_prepare(model, Path(folder) / f"{number}.onnx"))
-        for runtime in runtimes:
-            tell(f"measuring {len(models)} models in {runtime}")
-            times = _time(runtime, prepared, threads, 1, rounds, seconds * len(models))
-            batches = _time(runtime, prepared, threads, batch, max(3, rounds // 5), 0.0)
-            done = max(done, len(times[models[0].name]))
-            for name, values in times.items():
-                rate = 1e3 * batch / float(np.median(batches[name]))
-                figures[name][runtime] = _figures(values, times[anchor] if anchor else None, rate)
-    rows = tuple(_row(one, figures[one.model.name]) for one in prepared)
-    return ComparisonTable(
-        rows, tuple(runtimes), threads, batch, done, clock_for(threads).name, anchor, current_environment()
-    )
+    def _header(self) -> list[str]:
+        """All column headings."""
+        titles = [RUNTIME_TITLES.get(runtime, runtime) for runtime in self.runtimes]
+        return [*_MODEL_COLUMNS, *(name for title in titles for name in self._runtime_columns(f"{title}, "))]
 
+    def _runtime_columns(self, prefix: str) -> list[str]:
+        """The headings of the columns of one runtime."""
+        return [f"{prefix}ms", *([f"ratio to {self.anchor}"] if self.anchor else []), "images/s"]
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A model with its files: one for a single image, one for any number."""
-
-    model: Contender
-    net: nn.Module
-    single: Path
-    many: Path
-    macs: int
-    params: int
-    file_bytes: int
+    def _cells(self, row: Row) -> list[Cell]:
+        """All cells of a row."""
+        return [*_model_cells(row), *(cell for runtime in self.runtimes for cell in _runtime_cells(row, runtime))]
 
 
-def _prepare(model: Contender, single: Path) -> _Prepared:
-    """Builds and exports a model; all go through the same exporter and the same rewrites of the graph."""
-    net = model.build().eval()
-    content = onnx_bytes(_frozen(net, model.size))
-    many = single.with_name(f"many-{single.name}")
-    single.write_bytes(content)
-    many.write_bytes(_any_batch(content))
-    macs, params = network_costs(net, model.size)
-    return _Prepared(model, net, single, many, macs, params, len(content))
+Cell = tuple[str, str]
+"""A value, and its confidence interval or an empty string."""
+
+_MODEL_COLUMNS = ("model", "top-1 %, published", "input", "MACs (M)", "params (M)", "ONNX (MB)")
 
 
-def _frozen(net: nn.Module, size: int, *, dynamic_batch: bool = False) -> FrozenNet:
-    """A net ready for the exporters: ours as `freeze` makes it, another one traced as it is."""
-    if isinstance(net, AlphaNet):
-        return freeze(net, img_size=size, dynamic_batch=dynamic_batch)
-    example = torch.zeros(2 if dynamic_batch else 1, 3, size, size)
-    with torch.no_grad():
-        shapes = ({0: Dim("batch")},) if dynamic_batch else None
-        program = torch.export.export(net, (example,), dynamic_shapes=shapes)
-    unused = Preprocessing(size, size, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return FrozenNet(net, program, unused, dynamic_batch)  # type: ignore[arg-type]  # Only its program is read.
+def _model_cells(row: Row) -> list[Cell]:
+    """The cells that do not depend on the runtime."""
+    top1 = "-" if row.top1 is None else f"{row.top1:.2f}"
+    sizes = (f"{row.macs / 1e6:.1f}", f"{row.params / 1e6:.2f}", f"{row.file_bytes / 1e6:.1f}")
+    return [(word, "") for word in (row.name, top1, str(row.size), *sizes)]
 
 
-def _any_batch(content: bytes) -> bytes:
-    """The same graph for any number of images: nothing in it but the declared shapes says how many there are."""
-    proto = onnx.load_model_from_string(content)
-    del proto.graph.value_info[:]
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    unbound: bytes = proto.SerializeToString()
-    return unbound
+def _runtime_cells(row: Row, runtime: str) -> list[Cell]:
+    """The cells of one runtime."""
+    measured = row.figures[runtime]
+    cells = [(f"{measured.median_ms:.2f}", interval(measured.median_interval_ms))]
+    if measured.ratio is not None and measured.ratio_interval is not None:
+        cells.append((f"{measured.ratio:.3f}", interval(measured.ratio_interval, digits=3)))
+    return [*cells, (f"{measured.images_per_second:.1f}", "")]
 
 
-def _open(runtime: str, one: _Prepared, threads: int, batch: int) -> Runtime:
-    """A model in a runtime, for so many images a run."""
-    if runtime in NETS:
-        return open_runtime(one.net, runtime, threads=threads)
-    path = one.single if batch == 1 else one.many
-    if runtime == "openvino":
-        path = path.with_suffix(".xml")
-        write_openvino(_frozen(one.net, one.model.size, dynamic_batch=batch > 1), path)
-    if runtime == "executorch":
-        path = one.single.with_suffix(".pte")
-        if not path.exists():  # One file serves both batches.
-            write_executorch(_frozen(one.net, one.model.size), path)
-    return open_runtime(path, runtime, threads=threads)
-
-
-def _time(
-    runtime: str, prepared: Sequence[_Prepared], threads: int, batch: int, rounds: int, seconds: float
-) -> dict[str, DoubleArray]:
-    """Times of all models in one runtime, by name, in milliseconds ``(rounds,)``: once a round each."""
-    runs: dict[str, Callable[[], object]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(torch_threads(threads))
-        for one in prepared:
-            size = one.model.size
-            images = np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
-            opened = stack.enter_context(_open(runtime, one, threads, batch))
-            runs[one.model.name] = partial(opened.infer, images)
-        return interleave(runs, rounds=rounds, seconds=seconds, clock=clock_for(threads))
-
-
-def _figures(times: DoubleArray, anchor: DoubleArray | None, rate: float) -> Figures:
-    """The figures of one model in one runtime."""
-    median = float(np.median(times))
-    if anchor is None:
-        return Figures(median, bootstrap_interval(times), None, None, rate)
-    ratio = median / float(np.median(anchor))
-    return Figures(median, bootstrap_interval(times), ratio, ratio_interval(times, anchor), rate)
-
-
-def _row(one: _Prepared, figures: Mapping[str, Figures]) -> Row:
-    """A row of the table."""
-    model = one.model
-    return Row(
-        name=model.name,
-        ours=model.ours,
-        weights=model.weights,
-        size=model.size,
-        macs=one.macs,
-        params=one.params,
-        file_bytes=one.file_bytes,
-        top1=model.top1,
-        source=model.source,
-        figures=figures,
-    )
+def _words(cells: list[Cell]) -> list[str]:
+    """Cells as one text each."""
+    return [f"{value} ({spread})" if spread else value for value, spread in cells]

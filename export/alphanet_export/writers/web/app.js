@@ -1,11 +1,11 @@
-// AlphaNet in the browser: the page and, in a worker, the network. It needs no other file but style.css, model.json,
-// model.onnx and ONNX Runtime Web in ort/, and asks no other host for anything.
+// AlphaNet in the browser: the page and, in a worker, the network. It requires style.css, model.json, model.onnx and
+// ONNX Runtime Web in ort/, and makes no requests to other hosts.
 
 const WARM_UP = 3, LEAST_RUNS = 10, LEAST_MS = 3000, MOST_MS = 30000, MOST_THREADS = 8;
 
 // --- The network, in a worker -------------------------------------------------------------------------------------
 
-/** Answers messages {id, task, values}. One worker holds one runtime: its threads cannot be changed once it runs. */
+/** Answers messages {id, task, values}. Each worker has one runtime, whose number of threads is fixed once it runs. */
 function serveTasks() {
   const runtimes = { wasm: './ort/ort.wasm.bundle.min.mjs', webgpu: './ort/ort.webgpu.bundle.min.mjs' };
   let ort, session, shape;
@@ -41,7 +41,7 @@ class Engine {
   #waiting = new Map();
   #calls = 0;
 
-  /** Loads the model; gives the engine, with the milliseconds that took as `loadMs`. */
+  /** Loads the model. Returns the engine, with the load time in milliseconds as `loadMs`. */
   static async start({ device, threads }, model) {
     const engine = new Engine();
     engine.#worker.onmessage = ({ data: { id, value, error } }) => {
@@ -62,7 +62,7 @@ class Engine {
     return engine;
   }
 
-  /** Logits of the pixels (3 x S x S) as a Float32Array, and the milliseconds that took. */
+  /** Logits of the pixels (3 x S x S) as a Float32Array, and the run time in milliseconds. */
   run(pixels) {
     return this.#call('run', { pixels });
   }
@@ -86,7 +86,7 @@ class Engine {
   }
 }
 
-// --- From a picture to the network's input ------------------------------------------------------------------------
+// --- From an image to the network's input -------------------------------------------------------------------------
 
 const FILTERS = {
   bilinear: { support: 1, at: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -101,8 +101,8 @@ const FILTERS = {
 };
 const FRACTION_BITS = 22; // Pillow resamples 8-bit channels with integer weights of this many binary places.
 
-/** For each output place from `first` on: where its input begins, and the integer weights. Antialiased: when it
- * shrinks, the filter is as much wider. */
+/** For each output position from `first` on: the start of its input, and the integer weights. Antialiased: when
+ * shrinking, the filter is widened by the same factor. */
 function resampleWeights(inSize, outSize, first, count, { support, at }) {
   const scale = inSize / outSize, wide = Math.max(scale, 1);
   return Array.from({ length: count }, (_, i) => {
@@ -138,7 +138,7 @@ function resampleAxis(source, sourceOffset, lineStep, step, target, outLineStep,
   });
 }
 
-/** Half a whole number, rounded to the even neighbour, as Python does. */
+/** Half of an integer, rounded half to even, as in Python. */
 const roundHalf = (difference) => {
   const floor = Math.floor(difference / 2);
   return difference % 2 ? floor + (floor % 2) : floor;
@@ -172,7 +172,7 @@ export function normalise(crop, { mean, std }) {
   return pixels;
 }
 
-/** The RGBA pixels of an image file, an element or a bitmap. Transparent parts are put on white. */
+/** The RGBA pixels of an image file, an element or a bitmap. Transparent parts become white. */
 export async function readPixels(image) {
   const options = image instanceof Blob ? { colorSpaceConversion: 'none' } : {};
   const bitmap = await createImageBitmap(image, options);
@@ -185,7 +185,7 @@ export async function readPixels(image) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** Indices and shares (0 to 1) of the `count` largest logits. */
+/** Indices and softmax probabilities of the `count` largest logits. */
 export function topClasses(logits, count) {
   const most = logits.reduce((a, b) => Math.max(a, b));
   const total = logits.reduce((sum, value) => sum + Math.exp(value - most), 0);
@@ -198,7 +198,7 @@ export function topClasses(logits, count) {
 const byId = (id) => document.getElementById(id);
 let model, targets, engine, pixels, newest = 0;
 
-/** A new element with attributes and children; text is always text. */
+/** A new element with attributes and children. Strings become text nodes, never markup. */
 function element(tag, attributes = {}, ...children) {
   const space = ['svg', 'rect'].includes(tag) ? 'http://www.w3.org/2000/svg' : 'http://www.w3.org/1999/xhtml';
   const made = document.createElementNS(space, tag);
@@ -218,10 +218,10 @@ function say(text, bad = false) {
 const labelOf = (index) => model.labels?.[index] ?? `class ${index}`;
 const milliseconds = (ms) => `${ms < 100 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
 
-/** What the network can run on here; `why` says why not. */
+/** The backends of this browser; `why` is the reason if one is not available. */
 async function findTargets() {
   const cores = navigator.hardwareConcurrency || 1;
-  const alone = crossOriginIsolated ? (cores > 1 ? '' : 'one core') : 'the page is not isolated: use serve.py';
+  const alone = crossOriginIsolated ? (cores > 1 ? '' : 'one core') : 'the page is not isolated; use serve.py';
   const counts = [1, 2, 4, 8, cores].filter((n) => n <= Math.min(Math.max(cores, 2), MOST_THREADS));
   const found = [...new Set(counts)].sort((a, b) => a - b).map((threads) => ({
     key: `wasm-${threads}`, device: 'wasm', threads, name: `WebAssembly, ${threads} thread${threads > 1 ? 's' : ''}`,
@@ -238,7 +238,7 @@ async function findTargets() {
   return [...found, { key: 'webgpu', device: 'webgpu', threads: 1, name, why }];
 }
 
-/** Takes another engine in place of the present one. */
+/** Replaces the engine by one for another backend. */
 async function useTarget(key) {
   const target = targets.find((one) => one.key === key);
   byId('device').disabled = byId('measure').disabled = true;
@@ -247,16 +247,16 @@ async function useTarget(key) {
   engine = null;
   try {
     engine = await Engine.start(target, model);
-    say(`Ready on ${target.name}.`);
+    say(`Ready: ${target.name}.`);
   } catch (error) {
-    say(`The network cannot run on ${target.name}: ${error.message}. Choose another.`, true);
+    say(`The network cannot run on ${target.name}: ${error.message}. Choose another backend.`, true);
   }
   document.body.dataset.device = engine ? key : '';
   byId('device').disabled = byId('measure').disabled = false;
   if (engine && pixels) await classify(pixels);
 }
 
-/** Runs the network on the pixels and shows the answer; gives the logits, or null where a newer picture came. */
+/** Runs the network on the pixels and shows the prediction. Returns the logits, or null if a newer image arrived. */
 async function classify(input, preparedMs) {
   const turn = ++newest;
   byId('answer').setAttribute('aria-busy', 'true');
@@ -266,14 +266,14 @@ async function classify(input, preparedMs) {
   byId('top').replaceChildren(...topClasses(logits, 5).map(({ index, share }) => element('li', { 'data-index': index },
     element('span', { class: 'label' }, labelOf(index)),
     element('span', { class: 'share' }, `${(100 * share).toFixed(1)} %`), bar(share))));
-  const prepared = preparedMs === undefined ? '' : `${milliseconds(preparedMs)} to prepare, `;
-  byId('timing').textContent = `${prepared}${milliseconds(ms)} in the network.`;
+  const prepared = preparedMs === undefined ? '' : `Preprocessing ${milliseconds(preparedMs)}, `;
+  byId('timing').textContent = `${prepared}network ${milliseconds(ms)}.`;
   byId('seen').hidden = false;
   byId('answer').setAttribute('aria-busy', 'false');
   return logits;
 }
 
-/** Classifies a file, an element or a bitmap; gives its logits. */
+/** Classifies a file, an element or a bitmap. Returns the logits. */
 export async function classifyImage(image) {
   if (!engine) throw new Error('the network is not loaded');
   const started = performance.now();
@@ -286,14 +286,14 @@ export async function classifyImage(image) {
   return classify(pixels, prepared);
 }
 
-/** Shows a picture file and classifies it. */
+/** Shows an image file and classifies it. */
 async function take(file) {
   stopCamera();
   if (!file) return;
   const image = byId('image');
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(file);
-  image.alt = file.name || 'The chosen picture';
+  image.alt = file.name || 'The chosen image';
   image.hidden = false;
   byId('invitation').hidden = true;
   byId('drop').classList.add('filled');
@@ -303,30 +303,30 @@ async function take(file) {
   } catch (error) {
     image.hidden = true;
     byId('invitation').hidden = false;
-    say(`Cannot classify ${image.alt}: ${error.message} Take a picture that this browser can show.`, true);
+    say(`Cannot classify ${image.alt}: ${error.message} Choose an image format that this browser supports.`, true);
   }
 }
 
-/** Classifies what the camera sees, picture after picture, until it is stopped. */
+/** Classifies the camera's frames one after the other until it is stopped. */
 async function startCamera() {
   const video = byId('video');
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
     await video.play();
   } catch (error) {
-    say(`No camera: ${error.message}.`, true);
+    say(`The camera is not available: ${error.message}.`, true);
     return;
   }
   video.hidden = false;
   byId('image').hidden = byId('invitation').hidden = true;
   byId('drop').classList.add('filled');
   byId('camera').textContent = 'Stop camera';
-  byId('answer').setAttribute('aria-live', 'off'); // Nobody wants each of many answers a second read out.
+  byId('answer').setAttribute('aria-live', 'off'); // Screen readers would read out several predictions per second.
   while (video.srcObject) {
     try {
       if (engine) await classifyImage(video);
     } catch (error) {
-      if (video.srcObject && engine) say(`Cannot classify what the camera sees: ${error.message}`, true);
+      if (video.srcObject && engine) say(`Cannot classify the camera's image: ${error.message}`, true);
     }
     await new Promise(requestAnimationFrame);
   }
@@ -343,7 +343,7 @@ function stopCamera() {
   byId('answer').setAttribute('aria-live', 'polite');
 }
 
-/** Times of one target, in milliseconds, and its logits. */
+/** Times of one backend, in milliseconds, and its logits. */
 async function measureTarget(target, input) {
   const timed = await Engine.start(target, model);
   try {
@@ -362,10 +362,10 @@ async function measureTarget(target, input) {
   }
 }
 
-/** A quiet pattern with the statistics of a picture, for timing where no picture was given. */
+/** A smooth synthetic input, for timing without an image. */
 const pattern = () => Float32Array.from({ length: 3 * model.input_size ** 2 }, (_, i) => Math.sin(i * 0.37) + Math.cos(i * 0.0011));
 
-/** Measures every target in turn and fills the table. */
+/** Measures all backends one after the other and fills the table. */
 async function measureAll() {
   stopCamera();
   const rows = byId('speed').tBodies[0], input = pixels ?? pattern(), results = [];
@@ -392,7 +392,7 @@ async function measureAll() {
   say('Measured.');
 }
 
-/** The cells of one target; `result` is a remark or what `measureTarget` gives. */
+/** The cells of one backend; `result` is a remark or the result of `measureTarget`. */
 function speedRow(target, result, slowest, reference) {
   const head = element('th', { scope: 'row' }, target.name);
   if (typeof result === 'string') return [head, element('td', { colspan: 4, class: 'soft' }, result)];
@@ -405,18 +405,18 @@ function speedRow(target, result, slowest, reference) {
     element('td', { 'data-difference': difference }, difference ? difference.toExponential(1) : '0')];
 }
 
-/** What the file says of itself. */
+/** Shows the metadata of the model. */
 function showModel() {
   const { arch, preprocessing: p, published_top1: top1 } = model, millions = (n) => `${(n / 1e6).toFixed(2)} M`;
   byId('name').textContent = document.title = model.name;
   const rows = {
-    'Cost': `${millions(model.macs)} multiply-accumulates (MACs) a picture, ${millions(model.params)} parameters`,
+    'Cost': `${millions(model.macs)} multiply-accumulates (MACs) per image, ${millions(model.params)} parameters`,
     'Input': `short side to ${p.resize_size} (${p.interpolation}, antialiased), centre ${p.input_size} x ${p.input_size}`
       + (arch.resolution === p.input_size ? '' : `, resized to ${arch.resolution} in the network`),
     'Width': arch.width.join(' '), 'Depth': arch.depth.join(' '), 'Kernel size': arch.kernel_size.join(' '),
     'Expand ratio': arch.expand_ratio.join(' '),
-    'Published': top1 === null ? 'nothing for this input and these weights'
-      : `ImageNet top-1 ${top1.toFixed(2)} % (the authors' figure, not measured here)`,
+    'Published': top1 === null ? 'no figure for this input size and these weights'
+      : `ImageNet top-1 ${top1.toFixed(2)} % (published by the authors, not measured here)`,
     'Weights': `${model.weights}, SHA-256 ${model.weights_sha256}`,
     'File': `${millions(model.file_bytes)}B, SHA-256 ${model.file_sha256}`,
     'Runtime': `ONNX Runtime Web ${model.ort_web}`,
@@ -428,15 +428,15 @@ function showModel() {
   byId('labels').replaceChildren(...Array.from({ length: model.num_classes }, (_, i) => element('li', {}, labelOf(i))));
 }
 
-/** What can be run on, in the menu and in the table. */
+/** Lists the backends in the menu and in the table. */
 function showTargets() {
   byId('device').replaceChildren(...targets.map(({ key, name, why }) =>
     element('option', { value: key, ...(why ? { disabled: '' } : {}) }, why ? `${name}: ${why}` : name)));
   byId('speed').tBodies[0].replaceChildren(...targets.map((target) =>
     element('tr', { 'data-key': target.key }, ...speedRow(target, target.why || 'not measured yet'))));
   byId('threads').textContent = crossOriginIsolated
-    ? `This browser offers ${navigator.hardwareConcurrency} cores.`
-    : 'One thread only: the page was served without the isolation headers that serve.py sends.';
+    ? `This browser reports ${navigator.hardwareConcurrency} cores.`
+    : 'One thread only: the server does not send the isolation headers that serve.py sends.';
 }
 
 function listen() {
@@ -463,7 +463,7 @@ async function startPage() {
     model = await answer.json();
     targets = await findTargets();
   } catch (error) {
-    say(`The page is not complete: ${error.message}. Export it again with alphanet-export --web.`, true);
+    say(`The page is incomplete: ${error.message}. Export it again with alphanet-export --web.`, true);
     return;
   }
   showModel();

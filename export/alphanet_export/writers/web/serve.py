@@ -1,4 +1,4 @@
-"""Serves this folder to a browser, with the headers that let WebAssembly use threads. Needs Python and nothing else."""
+"""Serves this folder with the headers that allow WebAssembly to use threads. Requires only Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-"""The first two isolate the page from others; only then do browsers give it shared memory, and so threads."""
+"""The first two isolate the page from other sites. Browsers allow shared memory, and thus threads, only then."""
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -29,7 +29,7 @@ TYPES = {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The folder's files, each with `HEADERS`; no listing of folders, and no line a request."""
+    """Serves the files of the folder with `HEADERS`. Lists no folders and logs no requests."""
 
     extensions_map = TYPES
 
@@ -40,40 +40,44 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def list_directory(self, path: object) -> None:
-        """Refuses."""
+        """Responds with 404."""
         self.send_error(404, "File not found")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 class Server(ThreadingHTTPServer):
-    """A server that does not mind a browser that goes away."""
+    """A server that ignores connections closed by the browser."""
 
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Reports what is not the browser's leaving."""
+        """Reports all errors but closed connections."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def main() -> int:
     """Serves until interrupted; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Serves this folder to a browser, isolated so that WASM has threads.")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: 8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; off this machine browsers give "
-                        "neither threads nor camera without HTTPS (default: 127.0.0.1)")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description="Serves this folder with the headers that allow WebAssembly to use threads."
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 chooses a free one (default: 8000)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; from other machines, browsers "
+                        "allow threads and the camera only over HTTPS (default: 127.0.0.1)")  # fmt: skip
     arguments = parser.parse_args()
     handler = functools.partial(Handler, directory=str(Path(__file__).resolve().parent))
     try:
         server = Server((arguments.host, arguments.port), handler)
     except (OSError, OverflowError) as error:
-        print(f"serve.py: error: cannot listen on {arguments.host} port {arguments.port}: {error}; try --port 0",
+        print(f"serve.py: error: cannot listen on {arguments.host} port {arguments.port}: {error}; pass --port 0",
               file=sys.stderr)  # fmt: skip
         return 1
     with server:
-        print(f"http://{arguments.host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        print(f"http://{arguments.host}:{server.server_port}/ (press Ctrl-C to stop)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

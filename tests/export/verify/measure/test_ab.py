@@ -3,7 +3,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -16,7 +15,6 @@ from alphanet_export.verify.measure.ab import (
     clock_for,
     interleave,
     measure_ratio,
-    ratio_interval,
 )
 from alphanet_zoo.errors import TargetError, UsageError
 from tests.export.exported import tiny_onnx
@@ -121,12 +119,3 @@ def test_threads_are_timed_by_wall_time_and_fall_asleep_between_runs() -> None:
 
     interleave({"run": run}, rounds=5)
     assert min(rests[3:]) >= WALL_TIME.rest >= 0.005
-
-
-def test_the_interval_of_a_ratio_knows_of_pairs() -> None:
-    rng = np.random.default_rng(0)
-    weather = np.exp(rng.normal(0.0, 1.0, 300))  # What hits both alike hardly widens the interval.
-    low, high = ratio_interval(0.8 * weather, weather)
-    assert low == pytest.approx(0.8) and high == pytest.approx(0.8)
-    low, high = ratio_interval(rng.normal(8.0, 1.0, 400), rng.normal(10.0, 1.0, 400))
-    assert low < 0.8 < high and 0.01 < high - low < 0.06

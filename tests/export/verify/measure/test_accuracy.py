@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alphanet_export.metadata import ExportedModel, open_exported
-from alphanet_export.verify.measure.accuracy import Accuracy, class_indices, measure_accuracy, wilson_interval
+from alphanet_export.verify.measure.accuracy import Accuracy, class_indices, measure_accuracy
 from alphanet_zoo.data.preprocess import ImageFolder
 from alphanet_zoo.errors import AccuracyError, AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet
@@ -35,30 +33,6 @@ def model(folder: Path) -> ExportedModel:
 @pytest.fixture(scope="module")
 def images(folder: Path) -> ImageFolder:
     return ImageFolder(write_images(folder / "images"))
-
-
-# R: binom::binom.confint(x, n, methods = "wilson"); Newcombe, 1998, table I, has 81/263, 15/148, 0/20, 1/29.
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_mirrors(pair: tuple[int, int]) -> None:
-    successes, trials = pair
-    low, high = wilson_interval(successes, trials)
-    assert 0 <= low <= successes / trials + 1e-12 and successes / trials - 1e-12 <= high <= 1
-    mirrored = wilson_interval(trials - successes, trials)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
-
-
-@pytest.mark.parametrize("pair", [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_what_is_no_share(pair: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no share"):
-        wilson_interval(*pair)
 
 
 def test_accuracy_is_that_of_the_net_on_the_same_pixels(

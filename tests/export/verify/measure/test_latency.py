@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from alphanet_export.verify.measure.latency import (
-    bootstrap_interval,
     measure_latency,
     measure_throughput,
     summarise,
@@ -24,23 +23,6 @@ def test_the_figures_of_known_times() -> None:
     assert sum(latency.histogram.counts) + latency.histogram.slower == 101
     assert latency.histogram.slower == 1
     assert latency.histogram.edges_ms[0] == 1.0 and latency.histogram.edges_ms[-1] == 100.0
-
-
-def test_the_bootstrap_interval_is_that_of_the_median() -> None:
-    values = np.random.default_rng(1).normal(10.0, 1.0, 400)
-    low, high = bootstrap_interval(values)
-    assert low < np.median(values) < high
-    expected = 2 * 1.96 * 1.2533 / np.sqrt(400)  # Normal theory: the median's standard error is 1.2533 sigma / sqrt(n).
-    assert high - low == pytest.approx(expected, rel=0.35)
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval(np.full(9, 3.0)) == (3.0, 3.0)
-
-
-def test_the_bootstrap_interval_covers_the_true_median() -> None:
-    rng = np.random.default_rng(2)
-    intervals = [bootstrap_interval(rng.exponential(size=60), resamples=200) for _ in range(100)]
-    covered = sum(low <= np.log(2) <= high for low, high in intervals)
-    assert covered >= 85
 
 
 def test_equal_times_have_a_histogram() -> None:

@@ -60,7 +60,7 @@ RATIO = TimingRatio("other.onnx", "e" * 64, 0.8, (0.78, 0.83), 2.0, 2.5, 50, 1, 
 
 
 def report(**changes: Any) -> VerificationReport:
-    """A report in which everything was measured and holds."""
+    """A report in which everything was measured and every check passes."""
     values: dict[str, Any] = {
         "model": MODEL,
         "file_bytes": 1000,
@@ -120,7 +120,7 @@ def test_the_json_has_the_figures_under_their_names() -> None:
     assert set(figures["stamp"].values()) == {None}
 
 
-def test_what_was_not_measured_is_null_and_says_so() -> None:
+def test_what_was_not_measured_is_null_in_json_and_marked_in_text() -> None:
     figures = bare().to_dict()
     assert set(figures) == set(report().to_dict())
     for part in set(figures) - {*PLAIN, "data", "environment", "file", "floors", "input"}:
@@ -128,7 +128,7 @@ def test_what_was_not_measured_is_null_and_says_so() -> None:
         assert set(figures[part].values()) == {None}
     assert figures["throughput"] is None
     assert bare().to_text().count("not measured") == 8
-    assert bare().verdict == "Nothing was put to a test"
+    assert bare().verdict == "NOT CHECKED: nothing was compared with a reference or a target"
 
 
 def test_a_figure_that_is_not_finite_is_null_in_valid_json() -> None:
@@ -149,7 +149,7 @@ def test_a_figure_that_is_not_finite_is_null_in_valid_json() -> None:
         ({"max_ratio": 0.79}, TargetError),
     ],
 )
-def test_the_gravest_failure_comes_first(changes: dict[str, Any], error: type[Exception]) -> None:
+def test_the_most_serious_failure_comes_first(changes: dict[str, Any], error: type[Exception]) -> None:
     failed = report(**changes)
     with pytest.raises(error):
         failed.check()
@@ -175,7 +175,8 @@ def test_floors_that_hold_pass() -> None:
 def test_the_table_shows_the_figures() -> None:
     text = report().to_text()
     for shown in ("1.23 M", "1.00e-06", "90.00 %", "85.00 to 94.00 %", "2.00 ms", "20 MB", "15 of 15", "synthetic",
-                  "p = 0.688", "-1.00 points", "401.0, 404.0 images/s", "700 ms", "120.0 mJ", "0.780 to 0.830",
+                  "p = 0.688", "-1.00 points",
+                  "no significant difference", "401.0, 404.0 images/s", "700 ms", "120.0 mJ", "0.780 to 0.830",
                   "2 of 2 hold", "other.onnx"):  # fmt: skip
         assert shown in text
     assert "512 images in 2 batches" in text
@@ -184,7 +185,7 @@ def test_the_table_shows_the_figures() -> None:
     assert "NOT the weights recorded" in report(reference=other).to_text()
 
 
-def test_a_busy_machine_is_told() -> None:
+def test_a_busy_machine_is_reported() -> None:
     assert "OTHER PROGRAMS" not in report().to_text()
     assert "OTHER PROGRAMS" in report(latency=dataclasses.replace(LATENCY, cpu_share=0.5)).to_text()
 
@@ -204,7 +205,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert "svg" not in Page(bare().to_html()).tags
 
 
-def test_the_page_and_markdown_escape_what_a_file_says() -> None:
+def test_the_page_and_markdown_escape_metadata() -> None:
     evil = dataclasses.replace(MODEL, path=Path(EVIL.strip()), metadata={**MODEL.metadata, "name": EVIL})
     health = dataclasses.replace(HEALTH, optimized_operators={EVIL: 1})
     rendered = report(model=evil, data=Data(EVIL, 8, False), graph_health=health)
@@ -213,6 +214,53 @@ def test_the_page_and_markdown_escape_what_a_file_says() -> None:
     assert "<script>" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("| | ")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows if "---" not in row)
+
+
+TERMINAL = "\x1b[31mred\x1b]8;;http://evil\x07\u202e\x9b2J\r\udcff"
+"""A colour, a link, a bell, reversed text, a cleared screen, a return and half a character."""
+
+
+def untrusted(text: str) -> VerificationReport:
+    """A report of a file whose metadata, name, operators and rules contain ``text``."""
+    metadata = {**MODEL.metadata, "name": text, "weights": text, "calibration": {"images": text, "batches": text},
+                "macs": text, "params": text}  # fmt: skip
+    model = dataclasses.replace(MODEL, path=Path(text.replace("/", "")), metadata=metadata)
+    parity = dataclasses.replace(PARITY, levels=(dataclasses.replace(PARITY.levels[0], level=text),))
+    return report(
+        model=model,
+        parity=parity,
+        data=Data(text, 8, False),
+        reference=Reference(text, text, "b" * 64, text),
+        graph_health=dataclasses.replace(HEALTH, optimized_operators={text: 1}),
+        graph_rules=GraphRules(None, (GraphRule(text, 7, 8),)),
+        timing_ratio=dataclasses.replace(RATIO, other=text, ratio=3.0),
+        max_ratio=2.0,
+    )
+
+
+def test_metadata_cannot_control_the_terminal() -> None:
+    for form in (untrusted(TERMINAL).to_text(), untrusted(TERMINAL).to_markdown(), untrusted(TERMINAL).to_html()):
+        assert all(each.isprintable() or each == "\n" for each in form)
+        form.encode("utf-8")
+    text = untrusted(TERMINAL).to_text()
+    shown = r"\x1b[31mred\x1b]8;;http://evil\x07\u202e\x9b2J\r\udcff"
+    assert re.search(rf"^  Model +{re.escape(shown)} ", text, re.MULTILINE) and text.count(shown) > 8
+    assert len(text.splitlines()) == len(report(graph_rules=UNFUSED).to_text().splitlines())
+
+
+def test_metadata_cannot_add_markup() -> None:
+    attack = (
+        "<script>alert(1)</script><img src=http://evil onerror=x>&\"'{{ 7*7 }}![i](http://evil)[l](javascript:x)`*|"
+    )
+    page = untrusted(attack).to_html()
+    tags = Page(page)
+    assert tags.loads == [] and not {"script", "img", "a"} & set(tags.tags) and "49" not in page
+    assert "&lt;script&gt;alert(1)" in page and "<h1>&lt;script&gt;" in page
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(picture)
+    text = untrusted(attack).to_markdown()
+    assert "<" not in text and not re.search(r"(?<!\\)[`\[\]]", text)
+    assert r"!\[i\](http://evil)" in text
 
 
 @pytest.mark.parametrize("ending", ["html", "md", "json"])

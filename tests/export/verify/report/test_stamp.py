@@ -46,7 +46,7 @@ def test_a_stamp_is_written_last_and_changes_no_graph(report: VerificationReport
     assert len(entries) == 1 and "secret" not in entries[0] and str(file.parent) not in entries[0]
     stamp = read_stamp(after)
     assert stamp is not None and stamp.matches and stamp.date == report.environment.date
-    assert "of this very graph and weights" in stamped.to_text()
+    assert "matches this graph and these weights" in stamped.to_text()
 
 
 def test_a_stamp_has_digests_and_figures(report: VerificationReport) -> None:
@@ -60,13 +60,13 @@ def test_a_stamp_has_digests_and_figures(report: VerificationReport) -> None:
     assert stamp_summary(dataclasses.replace(report, latency=None))["latency"] is None
 
 
-def test_a_stamp_of_another_graph_or_meaning_is_told(report: VerificationReport, file: Path) -> None:
+def test_a_stamp_of_another_graph_or_meaning_does_not_match(report: VerificationReport, file: Path) -> None:
     stamp_report(report)
     sound = file.read_bytes()
     file.write_bytes(corrupted(sound))
     stale = dataclasses.replace(report, model=open_exported(file))
     assert stale.stamp is not None and not stale.stamp.matches
-    assert "NOT of this file" in stale.to_text() and stale.to_dict()["stamp"]["matches"] is False
+    assert "DOES NOT MATCH" in stale.to_text() and stale.to_dict()["stamp"]["matches"] is False
     proto = onnx.load_model_from_string(sound)
     for entry in proto.metadata_props:
         if entry.key == "alphanet.labels":

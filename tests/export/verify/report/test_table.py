@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 from torch import nn
 
-from alphanet_export.verify.report.contenders import Contender
-from alphanet_export.verify.report.table import ComparisonTable, measure_table
+from alphanet_export.verify.report.compare import Contender, measure_table
+from alphanet_export.verify.report.table import ComparisonTable
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.space.cost import count_macs
 from tests.export.exported import tiny_net
@@ -17,7 +18,7 @@ from tests.export.verify.report.test_report import EVIL, Page
 
 
 def other_net() -> nn.Module:
-    """A classifier that is not ours, with a batch norm to fold and a mean to rewrite."""
+    """A classifier that is not an AlphaNet, with a batch norm to fold and a mean to rewrite."""
     layers = (nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.SiLU(), nn.AdaptiveAvgPool2d(1))
     return fill_live(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 10))).eval()
 
@@ -51,11 +52,11 @@ def test_every_model_is_measured_in_every_runtime(table: ComparisonTable) -> Non
     assert all(figures.ratio == 1.0 for figures in anchor.figures.values())
 
 
-def test_it_says_what_is_published_and_what_is_random(table: ComparisonTable) -> None:
-    text = table.to_text()
-    assert "All models were measured with random weights" in text and "nothing of their accuracy" in text
+def test_the_notes_name_what_is_published_and_what_is_random(table: ComparisonTable) -> None:
+    text = " ".join(table.to_text().split())  # The notes are wrapped.
+    assert "All models were measured with random weights" in text and "accuracy was not measured" in text
     assert "Top-1 is published, not measured here" in text and "a paper; a list." in text
-    assert "same exporters" in text and "efficientnet_b0" in text
+    assert "by the same exporters" in text and "efficientnet_b0" in text
 
 
 def test_the_page_has_a_scatter_for_each_runtime(table: ComparisonTable, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_the_page_has_a_scatter_for_each_runtime(table: ComparisonTable, tmp_pat
     assert (theirs < ours) is faster
 
 
-def test_markdown_and_json_hold_the_same(table: ComparisonTable, tmp_path: Path) -> None:
+def test_markdown_and_json_have_the_same_figures(table: ComparisonTable, tmp_path: Path) -> None:
     table.write(tmp_path / "t.md")
     table.write(tmp_path / "t.json")
     lines = (tmp_path / "t.md").read_text().splitlines()
@@ -82,9 +83,17 @@ def test_markdown_and_json_hold_the_same(table: ComparisonTable, tmp_path: Path)
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 13 for row in rows)
     figures = json.loads((tmp_path / "t.json").read_text())
     assert figures["rows"][0]["figures"]["onnxruntime"]["median_ms"] == table.rows[0].figures["onnxruntime"].median_ms
-    assert figures["rows"][2]["top1"] is None and figures["environment"]["torch"] and len(figures["notes"]) == 5
-    with pytest.raises(ValueError, match=r"'t.pdf' ends in '.pdf'; end it in .html, .htm, .md, .json"):
+    assert figures["rows"][2]["top1"] is None and figures["environment"]["torch"] and len(figures["notes"]) == 6
+    with pytest.raises(ValueError, match=r"'t.pdf' ends in '.pdf'; use one of .html, .htm, .md, .json"):
         table.write("t.pdf")
+
+
+def test_the_text_fits_a_terminal_and_escapes_names(table: ComparisonTable) -> None:
+    rows = (dataclasses.replace(table.rows[0], name="a\x1b]0;title\x07"), *table.rows[1:])
+    text = dataclasses.replace(table, rows=rows).to_text()
+    assert r"a\x1b]0;title\x07 " in text and "\x1b" not in text and "\x07" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.count("\nONNX Runtime\nmodel ") == text.count("\nPyTorch\nmodel ") == 1
 
 
 @pytest.mark.slow
@@ -97,4 +106,4 @@ def test_other_runtimes_run_the_same_models(runtime: str, title: str) -> None:
     ]
     table = measure_table(models, [runtime], threads=1, batch=2, rounds=3, seconds=0.0)
     assert table.anchor is None and all(row.figures[runtime].images_per_second > 0 for row in table.rows)
-    assert f"{title}, ms" in table.to_text()
+    assert f"\n{title}\nmodel " in table.to_text()

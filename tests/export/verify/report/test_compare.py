@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from alphanet_export.verify.report.contenders import COMPARED, contenders, network_costs
+from alphanet_export.verify.report.compare import COMPARED, contenders, network_costs
 from alphanet_zoo.errors import MissingDependencyError, UsageError
 from alphanet_zoo.space.cost import count_macs, count_params
 from tests.export.exported import tiny_net
 
 
 class Net(nn.Module):
-    """Layers whose cost is easily told."""
+    """Layers whose cost is easy to compute by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def test_costs_by_hand() -> None:
         network_costs(nn.Identity().eval(), 4)
 
 
-def test_the_cost_of_our_own_is_that_of_the_cost_model() -> None:
+def test_the_cost_of_an_alphanet_is_that_of_the_cost_model() -> None:
     net = tiny_net()
     expected = count_macs(net.arch, net.space, 10), count_params(net.arch, net.space, 10)
     assert network_costs(net, net.arch.resolution) == expected
@@ -46,18 +46,18 @@ def test_models_are_chosen_by_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.name for one in chosen] == ["alphanet_a0", "alphanet_a5", "alphanet_a5_base"]
     assert chosen[0].top1 == 77.87 and chosen[0].size == 192 and chosen[0].weights == "random" and chosen[0].ours
     with pytest.raises(
-        UsageError, match="no model of the table is called 'resnet50'; there is alphanet_a0, .*fbnetv3_b"
+        UsageError, match="no model of the table is called 'resnet50'; choose from alphanet_a0, .*fbnetv3_b"
     ):
         contenders(["alphanet_a0", "resnet50"])
 
 
-def test_without_timm_the_others_are_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_only_the_alphanets_are_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert len(contenders(["alphanet_*"])) == 8
     with pytest.raises(MissingDependencyError, match=r"timm is not installed.*alphanet-zoo\[bench\]"):
         contenders()
 
 
-def test_what_is_published_has_its_source() -> None:
+def test_published_figures_have_a_source() -> None:
     for name, size, top1, source in COMPARED:
         assert 70 < top1 < 85 and size in (224, 256) and source.startswith("timm, "), name
