@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from alphanet_export.freeze import freeze
 from alphanet_export.onnx_model import open_session
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.interleaved import clock_for, interleave
+from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.measure.parity import synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.evaluate.statistics import median_ratio_interval

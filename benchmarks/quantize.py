@@ -22,8 +22,7 @@ import torch
 
 from alphanet_export.build import Source, open_net
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
-from alphanet_export.metadata import describe
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import describe, open_exported
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.quantize.judge import judge
 from alphanet_export.quantize.layers import find_layers
@@ -71,7 +70,7 @@ def measure(frozen: FrozenNet, args: argparse.Namespace, scratch: Path) -> None:
     """Prints a row for each toolchain."""
     content = onnx_bytes(frozen, describe(frozen, Source(frozen.net)))
     scratch.write_bytes(content)
-    model = open_model(scratch)
+    model = open_exported(scratch)
     data = Path(args.data)
     images = quant_images(model, FolderSource(data / "train"), calibration=args.calibration, held_out=args.held_out)
     batches = list(evaluation_batches(spread(FolderSource(data / args.eval), args.images), model.preprocessing, 64))

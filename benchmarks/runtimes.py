@@ -30,13 +30,11 @@ from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 from alphanet_export.quantize.onnx_qdq import OnnxQdq
 from alphanet_export.quantize.toolchain import Toolchain
-from alphanet_export.runtimes.interface import Runtime
-from alphanet_export.runtimes.opening import open_runtime
-from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.runtimes.runtime import Runtime, open_runtime
+from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.interleaved import clock_for, interleave
-from alphanet_export.verify.measure.parity import Parity, synthetic_images
-from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
+from alphanet_export.verify.measure.ab import clock_for, interleave
+from alphanet_export.verify.measure.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_aoti import write_aoti
 from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
@@ -119,7 +117,7 @@ def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None)
             images: Iterable[Tensor] = [synthetic_images(8, frozen.preprocessing.input_size)]
             if data:
                 images = (batch for batch, _ in evaluation_batches(FolderSource(data), frozen.preprocessing, 20))
-            found[name] = measure_runtime_parity(runtime, frozen.net, images)
+            found[name] = measure_parity(runtime, frozen.net, images)
     return found
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alphanet_export.formats import FORMATS
+from alphanet_export.formats import FORMATS, format_of
 from alphanet_export.verify.report import PAGE_ENDINGS
 from alphanet_zoo.cli.command import (
     CommandParser,
@@ -29,8 +29,14 @@ EPILOG = """examples:
   %(prog)s best.onnx --reference best.safetensors --report report.html
   %(prog)s alphanet_a0.onnx --threads 1 --max-latency-ms 40
   %(prog)s new.onnx --vs old.onnx --max-ratio 1.02
+  %(prog)s best.xml --reference best.safetensors --data imagenet/val
+  %(prog)s other.pt2 --reference best.safetensors --preprocessing preprocessing.json
 
-The report is also written to <stem>.verify.json beside the file. Exit codes: 3 if the file does not compute what
+The file runs in the runtime of its format: ONNX Runtime, OpenVINO (.xml), ExecuTorch (.pte), PyTorch (.pt2) or
+AOTInductor (.aoti.pt2). The report is also written beside the file: to <stem>.verify.json for ONNX, to
+<file name>.verify.json for other formats.
+
+Exit codes: 3 if the file does not compute what
 its reference computes; else 4 if top-1 is below --min-top1; else 5 if ONNX Runtime fuses less of the graph than it
 must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package.
 
@@ -39,29 +45,29 @@ See also: alphanet verify-server for a model server, alphanet compare for a tabl
 _REQUIRED = (
     ("weights", "reference"),
     ("calib_data", "reference"),
+    ("preprocessing", "reference"),
     ("min_top1", "data"),
     ("limit", "data"),
     ("max_ratio", "vs"),
 )
 """Options, and the option that each requires."""
-_OTHERS = {Path(f"model{each.ending}").suffix for each in FORMATS.values()} - {".onnx"}
-"""Endings of exported files that ONNX Runtime does not read."""
+_ENDINGS = ", ".join(each.ending for each in FORMATS.values() if each.runs_here)
 
 
 def make_parser(prog: str = "alphanet-verify") -> CommandParser:
     """The command's parser."""
     parser = CommandParser(
         prog,
-        "Measure an exported ONNX file: parity with PyTorch, accuracy, latency, peak memory, graph.",
+        "Measure an exported file: parity with PyTorch, accuracy, latency, peak memory; for ONNX, the graph.",
         epilog=EPILOG,
     )
-    parser.add_argument("model", type=existing_path, metavar="MODEL.onnx", help="a file that alphanet export wrote")
+    parser.add_argument("model", type=existing_path, metavar="MODEL", help=f"a file of alphanet export: {_ENDINGS}")
     _add_measures(parser)
     _add_times(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--report", type=Path, metavar="PATH", help="also write a report: .html, .md or .json")
     group.add_argument("--json", type=Path, metavar="PATH", help="file of the JSON report (default: "
-                       "<stem>.verify.json beside the model)")  # fmt: skip
+                       "beside the model)")  # fmt: skip
     group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata if it "
                        "passes")  # fmt: skip
     return parser
@@ -76,6 +82,8 @@ def _add_measures(parser: CommandParser) -> None:
     add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is the name of a model")
     add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on when it was exported, if "
         "the reference was not calibrated on them")  # fmt: skip
+    add("--preprocessing", type=existing_path, metavar="FILE.json", help="for a file without metadata: its input_size, "
+        "resize_size, interpolation, mean and std")  # fmt: skip
     add(
         "--tolerance",
         type=positive_float,
@@ -102,7 +110,7 @@ def _add_times(parser: CommandParser) -> None:
     add("--seconds", type=positive_float, default=3.0, metavar="S", help="minimum time to measure (default: 3)")
     add("--starts", type=positive_int, default=3, metavar="N", help="new processes whose start is timed (default: 3)")
     add("--max-latency-ms", type=positive_float, metavar="MS", help="maximum median; above it the exit code is 5")
-    add("--vs", type=existing_path, metavar="OTHER.onnx", help="measure the ratio of times to another file, both "
+    add("--vs", type=existing_path, metavar="OTHER", help="measure the ratio of times to another file, both "
         "measured alternately")  # fmt: skip
     add("--max-ratio", type=positive_float, metavar="RATIO", help="maximum ratio; above it the exit code is 5")
     add("--any-graph", action="store_true", help="report missing fusions of ONNX Runtime without failing")
@@ -111,9 +119,9 @@ def _add_times(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes the report, prints it, and raises if the file failed."""
     _check(arguments)
-    from alphanet_export.verify.verification import Settings, default_json_path, stamp_report, verify_model
+    from alphanet_export.verify.verification import Settings, stamp_report, verify_model
 
-    json_path = arguments.json or default_json_path(arguments.model)
+    json_path = arguments.json or format_of(arguments.model).report_path(arguments.model)
     check_places({"--json": json_path, "--report": arguments.report})
     settings = Settings(
         limit=arguments.limit,
@@ -134,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         reference=arguments.reference,
         weights=arguments.weights,
+        preprocessing=arguments.preprocessing,
         calib_data=arguments.calib_data,
         data=arguments.data,
         versus=arguments.vs,
@@ -153,18 +162,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses a command line that cannot work, before anything heavy is loaded."""
-    if arguments.model.suffix.lower() in _OTHERS:
-        raise UsageError(
-            f"alphanet verify reads ONNX files; {arguments.model} was compared with PyTorch in its own runtime when it "
-            "was exported, and alphanet_export.verify.measure.runtime_parity does so again, from Python"
-        )
-    if arguments.model.is_dir():
-        raise UsageError(f"{str(arguments.model)!r} is a folder; pass an ONNX file that alphanet export wrote")
+    form = format_of(arguments.model)
+    if form.name != "onnx" and arguments.stamp:
+        raise UsageError(f"--stamp requires an ONNX file, not {arguments.model}")
     for flag, required in _REQUIRED:
         if getattr(arguments, flag) is not None and getattr(arguments, required) is None:
             raise UsageError(f"--{flag.replace('_', '-')} requires --{required}")
-    if arguments.vs is not None and arguments.vs.is_dir():
-        raise UsageError(f"--vs {str(arguments.vs)!r} is a folder; pass an ONNX file")
+    if arguments.vs is not None:
+        format_of(arguments.vs)
     if arguments.parity_only and (arguments.data is None or arguments.min_top1 is not None):
         raise UsageError("--parity-only requires --data, and cannot be used with --min-top1")
     for flag in ("data", "calib_data"):

@@ -1,47 +1,109 @@
-"""What an exported file says of itself."""
+"""The metadata of an exported file: written at export, and read back from any format."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from alphanet_export.build import Source, tensors_sha256
+from alphanet_export.formats import Format, format_of
 from alphanet_export.freeze import FrozenNet
+from alphanet_export.onnx_model import graph_sha256, input_shape, load_proto
+from alphanet_export.runtimes.runtime import PREFIX, open_runtime
 from alphanet_zoo import __version__
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
+from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
-PREFIX = "alphanet."
 PUBLISHED_INPUT = 224
 """Side, in pixels, of the crop that the published accuracies were measured on."""
+REQUIRED = ("arch", "space", "num_classes", "preprocessing")
+"""Entries without which a file cannot be verified."""
+SIDECAR_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported file and its metadata.
+
+    Args:
+        path: The file.
+        format: Key of `alphanet_export.formats.FORMATS`.
+        file_sha256: SHA-256 of the file.
+        graph_sha256: SHA-256 of an ONNX model without metadata, equal for equal networks; None for other formats.
+        input_size: Side of the square input image, in pixels.
+        batch: The only batch size it accepts, or None if any is accepted.
+        opset: Version of ONNX's standard operators; None for other formats.
+        metadata: The ``alphanet.*`` entries, decoded from JSON, without that prefix.
+    """
+
+    path: Path
+    format: str
+    file_sha256: str
+    graph_sha256: str | None
+    input_size: int
+    batch: int | None
+    opset: int | None
+    metadata: Mapping[str, Any]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space of its arch."""
+        return SearchSpace.from_dict(self.metadata["space"])
+
+    @property
+    def arch(self) -> ArchSpec:
+        """The arch that it computes."""
+        return ArchSpec.from_dict(self.metadata["arch"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes its input."""
+        return Preprocessing.from_dict(self.metadata["preprocessing"])
+
+    @property
+    def num_classes(self) -> int:
+        """The number of logits."""
+        return int(self.metadata["num_classes"])
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the logits, or None if they are unknown."""
+        labels = self.metadata.get("labels")
+        return tuple(map(str, labels)) if labels else None
 
 
 def describe(frozen: FrozenNet, source: Source) -> dict[str, str]:
-    """The entries of ``metadata_props``: ``alphanet.<key>`` to JSON, the same for the same net and tools."""
+    """The metadata of an export: ``alphanet.<key>`` to JSON. Equal for equal networks and tool versions."""
     entries = facts(frozen, source)
     return {PREFIX + key: json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in entries.items()}
 
 
 def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
-    """The same as plain values, by key without the prefix.
+    """The metadata as plain values, by key without the prefix.
 
-    ``macs`` is multiply-accumulates for one image and ``published_top1`` percent, on the published input only and
-    for weights that are not made up.
+    ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the input is the
+    published one and the weights are not random.
     """
     net = frozen.net
     published = frozen.preprocessing.input_size == PUBLISHED_INPUT and source.weights != "random"
     return {
         "name": source.name,
-        "arch": net.arch.to_dict(),
-        "space": net.space.to_dict(),
-        "num_classes": net.num_classes,
+        **network_facts(net, frozen.preprocessing),
         "macs": count_macs(net.arch, net.space, net.num_classes),
         "params": count_params(net.arch, net.space, net.num_classes),
-        "preprocessing": frozen.preprocessing.to_dict(),
-        "labels": label_names(net),
         "weights": source.weights,
         "weights_sha256": source.weights_sha256 or tensors_sha256(source.net),
         "calibration": net.calibration,
@@ -50,8 +112,19 @@ def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
     }
 
 
+def network_facts(net: AlphaNet, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The part of the metadata that describes the network: the `REQUIRED` entries and the labels."""
+    return {
+        "arch": net.arch.to_dict(),
+        "space": net.space.to_dict(),
+        "num_classes": net.num_classes,
+        "preprocessing": preprocessing.to_dict(),
+        "labels": label_names(net),
+    }
+
+
 def tool_versions() -> dict[str, str]:
-    """Versions of what made the file."""
+    """Versions of the packages that write a file."""
     tools = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {"alphanet_zoo": __version__, "python": platform.python_version(), **tools}
 
@@ -70,7 +143,147 @@ def label_names(net: AlphaNet) -> list[str] | None:
 
 
 def imagenet_labels() -> list[str]:
-    """The names of ImageNet's 1000 classes, as torchvision has them."""
+    """The names of ImageNet's 1000 classes, from torchvision."""
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
     return list(_IMAGENET_CATEGORIES)
+
+
+def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | None = None) -> ExportedModel:
+    """Reads an exported file of any format that has a runtime here.
+
+    The digests of a sidecar are checked before a runtime opens the file.
+
+    Args:
+        path: The file.
+        assumed: Metadata to use if the file has none, see `network_facts`.
+
+    Raises:
+        UsageError: There is no such file, it has an unknown format, or it has metadata and ``assumed`` is not None.
+        MissingDependencyError: The runtime that reads the format is not installed.
+        AlphaNetError: The file is corrupt, truncated or changed since the export, is not an image classifier, or has no
+            metadata and ``assumed`` is None.
+    """
+    path = Path(path)
+    form = format_of(path)
+    graph_digest, opset = None, None
+    if form.name == "onnx":
+        proto = load_proto(path)
+        entries = {entry.key: entry.value for entry in proto.metadata_props}
+        batch, size = input_shape(path, proto)
+        graph_digest = graph_sha256(proto)
+        opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        metadata = _checked(path, _decoded(path, entries), assumed)
+    else:
+        recorded = read_sidecar(path, form)
+        with open_runtime(path) as runtime:
+            batch, found = runtime.batch, runtime.input_size
+            metadata = _checked(path, recorded or _decoded(path, runtime.metadata), assumed)
+        size = found or metadata["preprocessing"]["input_size"]
+    if metadata["preprocessing"]["input_size"] != size:
+        described = metadata["preprocessing"]["input_size"]
+        raise AlphaNetError(f"{path} takes images of {size} pixels, and its preprocessing gives {described}; "
+                            "export it again")  # fmt: skip
+    return ExportedModel(path, form.name, sha256_of(path), graph_digest, size, batch, opset, metadata)
+
+
+def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
+    """`open_exported` for uses that require an ONNX file: servers, the web page, int8.
+
+    Raises:
+        UsageError: There is no such file, or its name does not end in ``.onnx``.
+        AlphaNetError: See `open_exported`.
+    """
+    if Path(path).suffix.lower() != ".onnx":
+        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet-export --format onnx wrote")
+    return open_exported(path)
+
+
+def write_sidecar(form: Format, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes ``<file name>.json``: the metadata, and the SHA-256 of every file of the export and of itself.
+
+    Does nothing if the format has no sidecar.
+
+    Args:
+        form: The format.
+        path: The file that was written.
+        metadata: Its entries, see `describe`.
+    """
+    place = form.sidecar_path(path)
+    if place is None:
+        return
+    endings = (form.ending, *form.companions)
+    content = {
+        "schema": SIDECAR_SCHEMA,
+        "format": form.name,
+        "files": {end: sha256_of(file) for end, file in zip(endings, form.weight_files(path), strict=True)},
+        "metadata": {key.removeprefix(PREFIX): json.loads(text) for key, text in metadata.items()},
+    }
+    content["sha256"] = _content_sha256(content)
+    place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_sidecar(path: Path, form: Format) -> dict[str, Any] | None:
+    """The metadata in the sidecar of a file; None if there is no sidecar.
+
+    Raises:
+        AlphaNetError: The sidecar is damaged, or a file has changed since the export.
+    """
+    place = form.sidecar_path(path)
+    if place is None or not place.is_file():
+        return None
+    remedy = f"export it again, or delete {place.name} to use the metadata inside the file"
+    try:
+        content = json.loads(place.read_text("utf-8"))
+        recorded, digests, metadata = content.pop("sha256"), content["files"], dict(content["metadata"])
+        expected = [digests[ending] for ending in (form.ending, *form.companions)]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise AlphaNetError(f"{place} is not the sidecar of an export ({error!r}); {remedy}") from error
+    if recorded != _content_sha256(content):
+        raise AlphaNetError(f"{place} has changed since the export (its SHA-256 differs); {remedy}")
+    for file, digest in zip(form.weight_files(path), expected, strict=True):
+        if not file.is_file():
+            raise AlphaNetError(f"{file} is missing; copy it beside {path.name}, or export it again")
+        if sha256_of(file) != digest:
+            raise AlphaNetError(f"{file} has changed since the export: its SHA-256 is not that in {place}; {remedy}")
+    return metadata
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def _decoded(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
+    """The ``alphanet.*`` entries, decoded from JSON, without the prefix."""
+    metadata: dict[str, Any] = {}
+    for key, text in entries.items():
+        if not key.startswith(PREFIX):
+            continue
+        try:
+            metadata[key.removeprefix(PREFIX)] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise AlphaNetError(f"{path}: its metadata {key} is not JSON ({error}); export it again") from error
+    return metadata
+
+
+def _checked(path: Path, metadata: dict[str, Any], assumed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The metadata, whose required entries are present and valid."""
+    missing = [PREFIX + key for key in REQUIRED if key not in metadata]
+    if missing and assumed is None:
+        raise AlphaNetError(
+            f"{path} has no metadata of alphanet-export ({', '.join(missing)}); export it again, or verify it with "
+            "--reference NAME|PATH and --preprocessing FILE.json"
+        )
+    if assumed is not None and not missing:
+        raise UsageError(f"{path} has its own metadata; remove --preprocessing")
+    if assumed is not None:
+        metadata = {**metadata, **assumed}
+    try:
+        SearchSpace.from_dict(metadata["space"]).validate(ArchSpec.from_dict(metadata["arch"]))
+        Preprocessing.from_dict(metadata["preprocessing"])
+    except (ValueError, TypeError) as error:
+        raise AlphaNetError(f"{path}: its metadata is not valid ({error}); export it again") from error
+    if not isinstance(metadata["num_classes"], int) or metadata["num_classes"] < 1:
+        raise AlphaNetError(f"{path}: alphanet.num_classes is {metadata['num_classes']!r}; export it again")
+    return metadata

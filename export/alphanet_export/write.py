@@ -1,7 +1,8 @@
-"""Writes a frozen net to files: all of them, once each has been shown to compute what the net computes, or none."""
+"""Writes a frozen network to files, each first compared with the network: all files are written, or none."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,23 +14,23 @@ from torch import Tensor
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import describe
-from alphanet_export.placing import moves_of, place
-from alphanet_export.runtimes.opening import open_runtime
+from alphanet_export.metadata import describe, open_exported, write_sidecar
+from alphanet_export.placing import Move, moves_of, place
+from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
-from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
+from alphanet_export.verify.report.report import Data, Reference, VerificationReport
 
 AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The files of an export.
 
     Args:
-        sizes: Bytes of each file, or of all in a folder.
-        parities: Of each format that runs here, by its name; empty where parity was not measured.
-        unrun: The formats of which only the structure was checked.
+        sizes: Size in bytes of each file, or of all files in a folder.
+        parities: Parity by format; empty if it was not measured.
+        unrun: Formats of which only the structure was checked, because they do not run on this system.
     """
 
     sizes: Mapping[Path, int]
@@ -51,48 +52,56 @@ def write_export(
     verify: bool = True,
     seed: int = 0,
 ) -> Written:
-    """Writes one file a format, each first checked in its real runtime (Core ML, which has none here, by structure).
+    """Writes one file per format. Each is first run in its runtime; Core ML, which has none here, is only inspected.
+
+    Beside each file that was run goes its report, `alphanet_export.formats.Format.report_path`, with the parity.
 
     Args:
-        frozen: What `freeze` made.
-        source: Where the net comes from, for the metadata. None: from memory.
-        onnx: The ONNX file, if any.
-        openvino: OpenVINO's ``.xml`` file, if any; the weights go to the ``.bin`` beside it.
-        executorch: ExecuTorch's ``.pte`` file, if any.
-        coreml: Core ML's ``.mlpackage`` folder, if any.
-        pt2: The file of the ExportedProgram, if any.
-        aoti: AOTInductor's ``.aoti.pt2`` package, if any.
+        frozen: The result of `freeze`.
+        source: Origin of the network, for the metadata. None: a network in memory.
+        onnx: Path of the ONNX file; None to skip the format, as for all the others.
+        openvino: Path of OpenVINO's ``.xml`` file; the weights go to the ``.bin`` file beside it.
+        executorch: Path of ExecuTorch's ``.pte`` file.
+        coreml: Path of Core ML's ``.mlpackage`` folder.
+        pt2: Path of the ExportedProgram.
+        aoti: Path of AOTInductor's ``.aoti.pt2`` package.
         opset: Version of ONNX's standard operators.
         verify: Measure parity before anything is written.
-        seed: Of the images that parity is measured on.
+        seed: Seed of the synthetic images for parity.
 
     Raises:
-        ValueError: No file is asked for, the opset is not supported, or a format cannot take the net as it is frozen.
-        MissingDependencyError: A package that a format needs is missing.
-        MissingProgramError: The compiler that a format needs is missing.
-        ParityError: A file would not compute what the net computes; nothing is written.
+        ValueError: No path is given, the opset is not supported, or a format does not support the frozen network.
+        MissingDependencyError: A package that a format requires is missing.
+        MissingProgramError: The compiler that a format requires is missing.
+        ParityError: A file does not compute what the network computes; nothing is written.
         OSError: The disk is full or not writable; nothing is written.
     """
     asked = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti}
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     if not targets:
-        raise ValueError(f"nothing to write; give {' or '.join(asked)}")
+        raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
     check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
-    metadata = describe(frozen, source or Source(frozen.net))
+    source = source or Source(frozen.net)
+    metadata = describe(frozen, source)
     images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
     parities: dict[str, Parity] = {}
+    moves: list[Move] = []
     with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
-        staged = {name: FORMATS[name].path(Path(folder) / "model") for name in targets}
-        for name, path in staged.items():
-            _write(name, frozen, path, metadata, opset)
-            if images is not None:
-                parities |= _checked(name, frozen, path, images)
-        sizes = place(move for name in targets for move in moves_of(name, staged[name], targets[name]))
+        for name, target in targets.items():
+            staged = FORMATS[name].path(Path(folder) / "model")
+            _write(name, frozen, staged, metadata, opset)
+            write_sidecar(FORMATS[name], staged, metadata)
+            moves += moves_of(name, staged, target)
+            if images is not None and (parity := _parity(name, frozen, staged, images)) is not None:
+                parities[name] = parity.check()
+                record = _record(name, staged, target, parity, source)
+                moves.append((record, FORMATS[name].report_path(target)))
+        sizes = place(moves)
     return Written(sizes, parities, tuple(name for name in targets if verify and name not in parities))
 
 
 def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:
-    """Writes one format; its module, and the package it needs, are loaded for that alone."""
+    """Writes one format. Only its own module, and the package that it requires, are imported."""
     match name:
         case "onnx":
             from alphanet_export.writers.to_onnx import onnx_bytes
@@ -122,14 +131,28 @@ def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str]
             raise AssertionError(name)
 
 
-def _checked(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> dict[str, Parity]:
-    """The parity of one format, by its name; nothing for Core ML, whose structure is checked instead."""
-    if name == "onnx":
-        return {name: measure_parity(path, frozen.net, images, synthetic=True).check()}
-    if not FORMATS[name].runs_here:
-        from alphanet_export.writers.to_coreml import check_coreml
+def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity | None:
+    """The parity of one file; None for Core ML, whose structure is checked instead."""
+    if FORMATS[name].runs_here:
+        return measure_parity(path, frozen.net, images, synthetic=True)
+    from alphanet_export.writers.to_coreml import check_coreml
 
-        check_coreml(path, frozen)
-        return {}
-    with open_runtime(path) as runtime:
-        return {name: measure_runtime_parity(runtime, frozen.net, images, synthetic=True).check()}
+    check_coreml(path, frozen)
+    return None
+
+
+def _record(name: str, staged: Path, target: Path, parity: Parity, source: Source) -> Path:
+    """Writes the report of a file beside it: its metadata, digest and parity, and nothing else."""
+    model = dataclasses.replace(open_exported(staged), path=target)
+    weights = model.metadata["weights_sha256"]
+    report = VerificationReport(
+        model=model,
+        file_bytes=sum(file.stat().st_size for file in FORMATS[name].weight_files(staged)),
+        data=Data(None, parity.images, parity.synthetic),
+        environment=current_environment(FORMATS[name]),
+        reference=Reference(source.name, source.weights, weights, model.metadata["calibration"]),
+        parity=parity,
+    )
+    record = FORMATS[name].report_path(staged)
+    report.write(record)
+    return record

@@ -61,7 +61,7 @@ def metadata(path: Path) -> dict[str, object]:
 def test_a0_with_random_weights(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--flops", "203M", "--onnx", "--weights", "random", "--img-size", "224"]) == 0
     out, err = capsys.readouterr()
-    assert [path.name for path in workdir.iterdir()] == ["alphanet_a0.onnx"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["alphanet_a0.onnx", "alphanet_a0.verify.json"]
     assert "alphanet_a0: 203.39 M MACs" in out and "resized to 192 in the graph" in out and "parity:" in out
     assert "published" not in out and "random" in err
     facts = metadata(workdir / "alphanet_a0.onnx")
@@ -79,7 +79,9 @@ def test_subnet_of_the_published_checkpoint_says_that_it_is_not_calibrated(
     inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*subnet(inputs), "--onnx", "--pt2", "--dynamic-batch", "-o", "new/"]) == 0
-    assert sorted(path.name for path in (workdir / "new").iterdir()) == ["small.onnx", "small.pt2"]
+    assert sorted(path.name for path in (workdir / "new").iterdir()) == [
+        "small.onnx", "small.pt2", "small.pt2.verify.json", "small.verify.json"
+    ]  # fmt: skip
     assert "--calib-data" in capsys.readouterr().err
     assert metadata(workdir / "new" / "small.onnx")["calibration"] == "sliced"
     session = onnxruntime.InferenceSession(workdir / "new" / "small.onnx", providers=["CPUExecutionProvider"])
@@ -201,11 +203,14 @@ def test_output_paths(tmp_path: Path) -> None:
 def test_format_writes_what_it_names(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*subnet(inputs), "--format", "pt2,openvino", "--onnx", "-o", "out/"]) == 0
     out, err = capsys.readouterr()
-    assert sorted(path.name for path in Path("out").iterdir()) == ["small.bin", "small.onnx", "small.pt2", "small.xml"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "small.bin", "small.onnx", "small.pt2", "small.pt2.verify.json", "small.verify.json", "small.xml",
+        "small.xml.json", "small.xml.verify.json",
+    ]  # fmt: skip
     (line,) = [line for line in out.splitlines() if line.startswith("parity:")]
-    for runtime in ("ONNX Runtime", "OpenVINO", "the ExportedProgram"):
+    for runtime in ("ONNX Runtime", "OpenVINO", "PyTorch ExportedProgram"):
         assert f" in {runtime}" in line
-    assert out.count("wrote:") == 4 and err.count("\n") == 1
+    assert out.count("wrote:") == 8 and err.count("\n") == 1
 
 
 def test_missing_package_ends_with_6(inputs: Path, capsys: pytest.CaptureFixture[str],
@@ -222,7 +227,7 @@ def test_missing_package_ends_with_6(inputs: Path, capsys: pytest.CaptureFixture
 def test_img_size_that_core_ml_cannot_honour(inputs: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("coremltools")
     assert main([*subnet(inputs), "--format", "coreml", "--img-size", "14"]) == 2
-    assert "--img-size does not go with --format coreml" in capsys.readouterr().err
+    assert "--format coreml does not support --img-size" in capsys.readouterr().err
     assert not list(workdir.iterdir())
 
 

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from alphanet_export.build import Source
-from alphanet_export.freeze import freeze, input_preprocessing
+from alphanet_export.freeze import freeze
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
-from alphanet_zoo.data.calibration import calibration_batches
 from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.evaluate.evaluator import Evaluator
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
@@ -22,6 +22,7 @@ from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
 from tests.export.exported import corrupted, tiny_net, tiny_onnx, with_broken_fusion, write_images
 
+PREPROCESSING = {"input_size": 12, "resize_size": 14, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 FAST = ("--seconds", "0.05", "--repeats", "5", "--threads", "1", "--starts", "1")
 
 
@@ -116,7 +117,7 @@ def test_a_lost_fusion_exits_5_unless_accepted(
     (tmp_path / "slow.onnx").write_bytes(with_broken_fusion(tiny_onnx()))
     argv = (tmp_path / "slow.onnx", "--reference", folder / "tiny.safetensors")
     code, out, err = run(capsys, *argv)
-    assert code == 5 and "QuickGelu: 7 where 8 belong" in err and err.count("\n") == 1 and "BROKEN" in out
+    assert code == 5 and "QuickGelu: 7 instead of 8" in err and err.count("\n") == 1 and "BROKEN" in out
     code, out, _ = run(capsys, *argv, "--any-graph")
     assert code == 0 and "BROKEN" in out and "fuses all" not in out
 
@@ -166,9 +167,9 @@ def test_a_supernet_is_a_reference_once_calibrated_alike(
     supernet = fill_live(build_supernet(ALPHANET_TINY, 10)).eval()
     digest = save_net(supernet, tmp_path / "supernet.safetensors")
     images, arch = FolderSource(folder / "images"), ALPHANET_TINY.smallest
-    batches = calibration_batches(images, input_preprocessing(supernet, arch.resolution), images=20)
+    net = Evaluator(None, images, images=20, seed=3).calibrated(supernet, arch)
     source = Source(supernet, "sub", "supernet.safetensors", digest, arch)
-    write_export(freeze(supernet, batches, arch=arch), source, onnx=tmp_path / "sub.onnx", verify=False)
+    write_export(freeze(net), source, onnx=tmp_path / "sub.onnx", verify=False)
     argv = (tmp_path / "sub.onnx", "--reference", tmp_path / "supernet.safetensors")
     code, _, err = run(capsys, *argv)
     assert code == 2 and "calibrated at export on 20 images" in err and "--calib-data" in err
@@ -206,7 +207,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ((), "required: MODEL.onnx"),
+        ((), "required: MODEL"),
         (("{none}",), "does not exist"),
         (("{images}",), "is a folder"),
         (("{tiny}", "--nonsense"), "--nonsense"),
@@ -237,11 +238,15 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--json", "report.txt"), "must end in"),
         (("{tiny}", "--json", "{tiny}/x.json"), "which is a file"),
         (("{tiny}", "--report", "{tiny}/x.html"), "which is a file"),
-        (("{xml}",), "alphanet verify reads ONNX files"),
+        (("{text}",), "unknown file type"),
+        (("{xml}", "--stamp"), "--stamp requires an ONNX file"),
+        (("{tiny}", "--preprocessing", "{prep}"), "--preprocessing requires --reference"),
+        (("{tiny}", "--preprocessing", "{prep}", "--reference", "{net}"), "has its own metadata"),
+        (("{tiny}", "--preprocessing", "{text}", "--reference", "{net}"), "pass a JSON file with input_size"),
         (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
-        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "holds alphanet_a0 (203.4 M MACs"),
+        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "contains alphanet_a0 (203.4 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
-        (("{tiny}", "--reference", "{net}", "--weights", "random"), "goes with a model's name"),
+        (("{tiny}", "--reference", "{net}", "--weights", "random"), "requires a model's name"),
         (("{tiny}", "--reference", "{seven}"), "the reference has 7 classes"),
         (("{tiny}", "--data", "{twelve}"), "holds 12 classes and the model has 10"),
     ],
@@ -255,7 +260,10 @@ def test_a_wrong_command_line_exits_2_and_writes_nothing(
     write_images(places["images"], each=1)
     write_images(places["twelve"], classes=12, each=1)
     (tmp_path / "images.html").mkdir()
+    places |= {"text": tmp_path / "tiny.txt", "prep": tmp_path / "prep.json"}
     places["xml"].touch()
+    places["text"].touch()
+    places["prep"].write_text(json.dumps(PREPROCESSING))
     places["tiny"].write_bytes((folder / "tiny.onnx").read_bytes())
     save_net(tiny_net(7), places["seven"])
     before = sorted(tmp_path.rglob("*"))

@@ -17,7 +17,7 @@ def test_a_list_comes_in_one_order_without_repeats() -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("opnvino", "did you mean openvino?"), ("onnx,core-ml", "did you mean coreml?"), ("zzz", "there is onnx,"),
+    [("opnvino", "did you mean openvino?"), ("onnx,core-ml", "did you mean coreml?"), ("zzz", "choose from onnx,"),
      ("onnx,", "unknown format ''")],
 )  # fmt: skip
 def test_unknown_format_names_the_nearest(text: str, told: str) -> None:
@@ -28,14 +28,14 @@ def test_unknown_format_names_the_nearest(text: str, told: str) -> None:
 def test_files_of_a_format() -> None:
     openvino, aoti = FORMATS["openvino"], FORMATS["aoti"]
     assert openvino.path(Path("a/net.1")) == Path("a/net.1.xml")
-    assert openvino.files(Path("a/net.1.xml")) == (Path("a/net.1.xml"), Path("a/net.1.bin"))
-    assert aoti.files(aoti.path(Path("net"))) == (Path("net.aoti.pt2"),)
+    assert openvino.files(Path("a/net.1.xml")) == (Path("a/net.1.xml"), Path("a/net.1.bin"), Path("a/net.1.xml.json"))
+    assert aoti.files(aoti.path(Path("net"))) == (Path("net.aoti.pt2"), Path("net.aoti.pt2.json"))
 
 
 def test_option_that_a_format_cannot_honour_is_refused() -> None:
-    with pytest.raises(UsageError, match="--dynamic-batch does not go with --format executorch"):
+    with pytest.raises(UsageError, match="--format executorch does not support --dynamic-batch"):
         check_formats(["onnx", "executorch"], dynamic_batch=True)
-    with pytest.raises(UsageError, match="--img-size does not go with --format coreml"):
+    with pytest.raises(UsageError, match="--format coreml does not support --img-size"):
         check_formats(["coreml"], dynamic_batch=False, resizes=True)
     check_formats(["onnx", "pt2"], dynamic_batch=True, resizes=True)
 
@@ -52,7 +52,7 @@ def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_formats_and_runtimes_are_listed_without_torch() -> None:
-    script = ("import sys, alphanet_export.formats, alphanet_export.runtimes.opening\n"
+    script = ("import sys, alphanet_export.formats, alphanet_export.runtimes.runtime\n"
               "print({'torch', 'openvino', 'onnxruntime'} & set(sys.modules))")  # fmt: skip
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

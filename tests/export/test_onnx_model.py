@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from alphanet_export.onnx_model import graph_sha256, graphs_of, open_model, open_session, run_logits, tensors_of
+from alphanet_export.metadata import open_exported
+from alphanet_export.onnx_model import graph_sha256, graphs_of, open_session, run_logits, tensors_of
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.space.presets import ALPHANET_TINY
@@ -29,13 +30,13 @@ def changed(path: Path, key: str, value: str | None) -> Path:
 def test_an_exported_file_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_onnx())
-    model = open_model(path)
+    model = open_exported(path)
     assert (model.input_size, model.batch, model.opset, model.num_classes) == (12, 1, 18, 10)
     assert model.arch == ALPHANET_TINY.smallest and model.space == ALPHANET_TINY
     assert model.labels == tuple("0123456789")
     assert model.file_sha256 == sha256_of(path)
     path.write_bytes(tiny_onnx(dynamic_batch=True))
-    assert open_model(path).batch is None
+    assert open_exported(path).batch is None
 
 
 def test_the_graph_hash_is_of_the_graph_alone(tmp_path: Path) -> None:
@@ -54,10 +55,10 @@ def test_the_graph_hash_is_of_the_graph_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no file"):
-        open_model(tmp_path / "none.onnx")
-    with pytest.raises(UsageError, match="no file"):
-        open_model(tmp_path)
+    with pytest.raises(UsageError, match="not a file"):
+        open_exported(tmp_path / "none.onnx")
+    with pytest.raises(UsageError, match="is a folder"):
+        open_exported(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no ONNX at all", b"\x00" * 100, b"\x08\x0a"])
@@ -65,7 +66,7 @@ def test_what_is_no_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(AlphaNetError, match=r"bad\.onnx") as refusal:
-        open_model(path)
+        open_exported(path)
     assert refusal.value.exit_code == 1
 
 
@@ -74,7 +75,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "short.onnx"
     path.write_bytes(tiny_onnx()[: int(len(tiny_onnx()) * share)])
     with pytest.raises(AlphaNetError, match=r"short\.onnx") as refusal:
-        open_model(path)
+        open_exported(path)
     assert refusal.value.exit_code == 1
 
 
@@ -94,19 +95,19 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
     path = tmp_path / "external.onnx"
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(AlphaNetError, match="'stray' in another file") as refusal:
-        open_model(path)
+        open_exported(path)
     assert refusal.value.exit_code == 1
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("alphanet.arch", None, "was not written by alphanet-export: it carries no alphanet.arch"),
-        ("alphanet.arch", "{", "alphanet.arch is no JSON"),
-        ("alphanet.arch", "[1]", "makes no sense"),
+        ("alphanet.arch", None, r"has no metadata of alphanet-export \(alphanet.arch\)"),
+        ("alphanet.arch", "{", "alphanet.arch is not JSON"),
+        ("alphanet.arch", "[1]", "is not valid"),
         ("alphanet.arch", json.dumps({**ALPHANET_TINY.smallest.to_dict(), "resolution": 13}), "resolution is 13"),
-        ("alphanet.space", "{}", "makes no sense"),
-        ("alphanet.preprocessing", "{}", "makes no sense"),
+        ("alphanet.space", "{}", "is not valid"),
+        ("alphanet.preprocessing", "{}", "is not valid"),
         ("alphanet.num_classes", "-3", "num_classes is -3"),
         ("alphanet.num_classes", '"ten"', "num_classes is 'ten'"),
     ],
@@ -115,7 +116,7 @@ def test_metadata_that_is_missing_or_wrong_is_refused(
     tmp_path: Path, key: str, value: str | None, message: str
 ) -> None:
     with pytest.raises(AlphaNetError, match=message) as refusal:
-        open_model(changed(tmp_path / "changed.onnx", key, value))
+        open_exported(changed(tmp_path / "changed.onnx", key, value))
     assert refusal.value.exit_code == 1
 
 
@@ -126,7 +127,7 @@ def test_another_input_is_refused(tmp_path: Path, shape: list[int]) -> None:
     path = tmp_path / "shape.onnx"
     onnx.save(proto, path)
     with pytest.raises(AlphaNetError, match=r"shape\.onnx"):
-        open_model(path)
+        open_exported(path)
 
 
 def test_other_names_are_refused(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_other_names_are_refused(tmp_path: Path) -> None:
     proto.graph.output[0].name = "scores"
     onnx.save(proto, tmp_path / "names.onnx")
     with pytest.raises(AlphaNetError, match=r"gives \['scores'\]"):
-        open_model(tmp_path / "names.onnx")
+        open_exported(tmp_path / "names.onnx")
 
 
 def test_a_graph_that_cannot_run_is_refused(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ def frozen() -> FrozenNet:
 def test_both_files_are_written_with_their_metadata(frozen: FrozenNet, tmp_path: Path) -> None:
     onnx_path, pt2_path = tmp_path / "new" / "net.onnx", tmp_path / "new" / "net.pt2"
     written = write_export(frozen, Source(frozen.net, "tiny"), onnx=onnx_path, pt2=pt2_path)
-    assert sorted(path.name for path in onnx_path.parent.iterdir()) == ["net.onnx", "net.pt2"]
-    assert written.sizes == {path: path.stat().st_size for path in (onnx_path, pt2_path)}
+    assert sorted(path.name for path in onnx_path.parent.iterdir()) == [
+        "net.onnx", "net.pt2", "net.pt2.verify.json", "net.verify.json"
+    ]  # fmt: skip
+    assert written.sizes == {path: path.stat().st_size for path in onnx_path.parent.iterdir()}
     assert list(written.parities) == ["onnx", "pt2"] and written.unrun == ()
     assert all(parity.images == 8 and parity.max_relative_error < 1e-5 for parity in written.parities.values())
     props = {p.key: json.loads(p.value) for p in onnx.load(onnx_path).metadata_props}
@@ -67,7 +69,7 @@ def test_a_file_that_cannot_be_written_leaves_none(frozen: FrozenNet, tmp_path: 
 
 
 def test_nothing_to_write_is_refused(frozen: FrozenNet) -> None:
-    with pytest.raises(ValueError, match="give onnx or openvino or"):
+    with pytest.raises(ValueError, match="pass onnx or openvino or"):
         write_export(frozen)
 
 
@@ -75,9 +77,9 @@ def test_formats_that_cannot_take_the_net_are_refused(tmp_path: Path) -> None:
     net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10)).eval()
     resized, dynamic = freeze(net, img_size=14), freeze(net, dynamic_batch=True)
     for frozen, kinds, told in (
-        (resized, {"coreml": tmp_path / "a.mlpackage"}, "--img-size does not go with --format coreml"),
-        (dynamic, {"coreml": tmp_path / "a.mlpackage"}, "--dynamic-batch does not go with --format coreml"),
-        (dynamic, {"executorch": tmp_path / "a.pte"}, "--dynamic-batch does not go with --format executorch"),
+        (resized, {"coreml": tmp_path / "a.mlpackage"}, "--format coreml does not support --img-size"),
+        (dynamic, {"coreml": tmp_path / "a.mlpackage"}, "--format coreml does not support --dynamic-batch"),
+        (dynamic, {"executorch": tmp_path / "a.pte"}, "--format executorch does not support --dynamic-batch"),
     ):
         with pytest.raises(UsageError, match=told):
             write_export(frozen, onnx=tmp_path / "a.onnx", **kinds)

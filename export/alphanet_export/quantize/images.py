@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alphanet_export.onnx_model import FloatArray, OnnxModel
+from alphanet_export.metadata import ExportedModel
+from alphanet_export.onnx_model import FloatArray
 from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.classes import match_classes
 from alphanet_zoo.data.sources import ImageSource, split_hold_out
@@ -40,7 +41,7 @@ class QuantImages:
 
 
 def quant_images(
-    model: OnnxModel,
+    model: ExportedModel,
     source: ImageSource,
     *,
     calibration: int = CALIBRATION_IMAGES,
@@ -78,7 +79,7 @@ def quant_images(
     return QuantImages(pixels, judged, None if outputs is None else outputs.numpy()[labels], why)
 
 
-def _outputs(model: OnnxModel, source: ImageSource, by_position: bool) -> tuple[torch.Tensor | None, str]:
+def _outputs(model: ExportedModel, source: ImageSource, by_position: bool) -> tuple[torch.Tensor | None, str]:
     """The model's output for each class of the images, or None and why they are of other classes."""
     remedy = "pass --labels-by-position if class i is output i"
     if not by_position and model.labels and set(source.classes).isdisjoint(model.labels):
@@ -95,7 +96,7 @@ def spread(images: FloatArray, count: int) -> FloatArray:
     return images[np.arange(count) * len(images) // count]
 
 
-def _read(model: OnnxModel, source: ImageSource) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _read(model: ExportedModel, source: ImageSource) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Pixels ``(N, 3, S, S)`` and labels ``(N,)``."""
     batches = list(evaluation_batches(source, model.preprocessing, 32))
     return (

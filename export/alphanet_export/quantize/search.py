@@ -14,7 +14,7 @@ from alphanet_export.quantize.layers import share_of_macs
 from alphanet_export.quantize.log import QuantizationLog, Sensitivity, Speed, Step, Trial
 from alphanet_export.quantize.toolchain import Toolchain
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.interleaved import CPU_TIME, interleave
+from alphanet_export.verify.measure.ab import CPU_TIME, interleave
 from alphanet_export.verify.measure.parity import sqnr_db
 from alphanet_zoo.errors import AccuracyError
 from alphanet_zoo.evaluate.statistics import median_ratio_interval

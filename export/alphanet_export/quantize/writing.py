@@ -15,8 +15,7 @@ import onnx as onnx_package
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import PREFIX, describe
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import describe, open_onnx, write_sidecar
 from alphanet_export.packages import require_package
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.quantize.images import QuantImages, quant_images
@@ -25,6 +24,7 @@ from alphanet_export.quantize.log import QuantizationLog
 from alphanet_export.quantize.onnx_qdq import OnnxQdq
 from alphanet_export.quantize.search import find_int8
 from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.runtimes.runtime import PREFIX
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.sources import ImageSource
@@ -98,12 +98,14 @@ def write_int8(
         if verify:
             made_up = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
             parity = measure_parity(plain, frozen.net, made_up, synthetic=True).check()
-        parts = quant_images(open_model(plain), images, labels_by_position=labels_by_position)
+        parts = quant_images(open_onnx(plain), images, labels_by_position=labels_by_position)
         for each, target in targets.items():
             toolchain = _toolchain(each, frozen, content, parts, reduce_range)
             model, log = find_int8(toolchain, parts, max_drop=max_drop)
             staged = FORMATS[each].path(Path(name) / "int8")
-            toolchain.write(model, staged, _with_summary(metadata, log))
+            entries = _with_summary(metadata, log)
+            toolchain.write(model, staged, entries)
+            write_sidecar(FORMATS[each], staged, entries)
             record = Path(name) / f"{each}.json"
             record.write_text(json.dumps(log.to_dict(), indent=1, allow_nan=False) + "\n", "utf-8")
             moves += moves_of(each, staged, target)

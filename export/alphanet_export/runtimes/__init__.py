@@ -1,1 +1,1 @@
-"""Every runtime that an export runs in, behind one small interface: load, infer, close."""
+"""The runtimes that run an exported file, behind one interface: load, infer, close."""

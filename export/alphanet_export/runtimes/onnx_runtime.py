@@ -5,31 +5,40 @@ from __future__ import annotations
 import os
 
 from alphanet_export.onnx_model import open_session, run_logits
-from alphanet_export.runtimes.interface import FloatArray, Runtime, only_ours
+from alphanet_export.runtimes.runtime import FloatArray, Runtime, alphanet_entries
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX file at full optimisation. Its threads wait actively during a run, and sleep between runs.
+    """An ONNX file at full optimisation. Idle threads spin during a run.
 
     Args:
         path: The ``.onnx`` file.
-        threads: As `Runtime`.
-        precision: As `Runtime`; what ONNX Runtime computes in is written in the file.
+        threads: See `Runtime`.
+        precision: See `Runtime`; the file itself defines the arithmetic.
+        sleep_between: Let the threads sleep between runs, so that other sessions get the cores. Without it they spin
+            on, which is faster for a session that runs alone.
 
     Raises:
-        AlphaNetError: It cannot be read.
+        AlphaNetError: The file cannot be read.
     """
 
     name, title = "onnxruntime", "ONNX Runtime"
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        precision: str = "fp32",
+        *,
+        sleep_between: bool = True,
+    ) -> None:
         """Loads the file."""
         super().__init__(str(path), threads, precision)
-        self._engine = open_session(path, "all", self.threads, spin=True, sleep_between=True)
+        self._engine = open_session(path, "all", self.threads, spin=True, sleep_between=sleep_between)
         shape = self._engine.get_inputs()[0].shape
         self.batch = shape[0] if isinstance(shape[0], int) else None
         self.input_size = int(shape[2])
-        self.metadata = only_ours(self._engine.get_modelmeta().custom_metadata_map)
+        self.metadata = alphanet_entries(self._engine.get_modelmeta().custom_metadata_map)
 
     def _run(self, images: FloatArray) -> FloatArray:
         """Runs the session."""

@@ -7,11 +7,11 @@ import os
 import numpy as np
 
 from alphanet_export.packages import require_package
-from alphanet_export.runtimes.interface import PREFIX, FloatArray, Runtime
+from alphanet_export.runtimes.runtime import PREFIX, FloatArray, Runtime
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 _ELEMENTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-"""OpenVINO's names of the precisions."""
+"""OpenVINO's names for the precisions."""
 
 
 class OpenVino(Runtime):
@@ -19,11 +19,11 @@ class OpenVino(Runtime):
 
     Args:
         path: The ``.xml`` file; its weights are in the ``.bin`` file beside it.
-        threads: As `Runtime`.
-        precision: As `Runtime`, a hint of OpenVINO's. It takes bf16 and fp16 only where the CPU computes in them.
+        threads: See `Runtime`.
+        precision: See `Runtime`. bf16 and fp16 require a CPU that computes in them.
 
     Raises:
-        UsageError: This CPU does not have the precision.
+        UsageError: This CPU does not support the precision.
         MissingDependencyError: OpenVINO is not installed.
         AlphaNetError: The file cannot be read.
     """
@@ -46,19 +46,21 @@ class OpenVino(Runtime):
         try:
             model = openvino.Core().read_model(os.fspath(path))
             compiled = openvino.compile_model(model, "CPU", settings)
+            shape = model.inputs[0].get_partial_shape()
+            self.input_size = shape[2].get_length()
         except Exception as error:  # All its errors are RuntimeErrors.
-            raise AlphaNetError(f"OpenVINO {openvino.__version__} cannot load {path}: {error}") from error
+            raise AlphaNetError(
+                f"OpenVINO {openvino.__version__} cannot load {path}: {error}; export it again"
+            ) from error
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used != _ELEMENTS[precision]:
-            raise UsageError(f"this CPU does not compute in {precision}: OpenVINO would take {used}; ask for fp32")
-        shape = model.inputs[0].get_partial_shape()
+            raise UsageError(f"this CPU does not compute in {precision}: OpenVINO would use {used}; pass fp32")
         self.batch = shape[0].get_length() if shape[0].is_static else None
-        self.input_size = shape[2].get_length()
         self.metadata = _rt_info(model)
         self._engine = compiled.create_infer_request()
 
     def _run(self, images: FloatArray) -> FloatArray:
-        """Runs the request; its output lies in the request's memory, so it is copied."""
+        """Runs the request and copies its output, which is in the request's memory."""
         return np.array(self._engine.infer(images)[0], dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The machine and the versions that a figure was measured with."""
+"""The machine and the versions of the packages that figures were measured with."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from alphanet_export.formats import Format
+
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and when figures were measured.
+    """Machine, versions and date of a measurement.
 
     Args:
-        cpu: The processor's name.
+        cpu: Name of the processor.
         cores: Physical cores that this process may use.
         system: Operating system and machine type.
         python: Version of Python.
@@ -23,7 +25,8 @@ class Environment:
         onnx: Version of onnx.
         torch: Version of PyTorch.
         alphanet_zoo: Version of this package.
-        date: When, in UTC, ISO 8601.
+        date: Date and time in UTC, ISO 8601.
+        runtime: Name and version of the runtime that ran the file; None if figures of several runtimes are compared.
     """
 
     cpu: str
@@ -35,10 +38,11 @@ class Environment:
     torch: str
     alphanet_zoo: str
     date: str
+    runtime: str | None = None
 
 
-def current_environment() -> Environment:
-    """This machine, now."""
+def current_environment(form: Format | None = None) -> Environment:
+    """This machine, now, with the runtime of a format."""
     return Environment(
         cpu=cpu_name(),
         cores=physical_cores(),
@@ -49,11 +53,12 @@ def current_environment() -> Environment:
         torch=_version("torch"),
         alphanet_zoo=_version("alphanet-zoo"),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        runtime=None if form is None else f"{form.title} {_version(form.distribution)}",
     )
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """Name of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -63,7 +68,7 @@ def cpu_name() -> str:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use: its affinity, siblings counted once, within its container's quota."""
+    """Physical cores that this process may use: its CPU affinity without hyperthreads, within the container's quota."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     siblings = {_siblings(cpu) for cpu in os.sched_getaffinity(0)}
@@ -79,7 +84,7 @@ def _siblings(cpu: int) -> str:
 
 
 def _quota() -> int:
-    """Cores that the control group allows, a large number where it sets no limit."""
+    """Cores that the control group allows; a large number if there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, round(int(quota) / int(period)))
@@ -91,5 +96,5 @@ def _version(distribution: str) -> str:
     """The version of an installed distribution."""
     try:
         return version(distribution)
-    except PackageNotFoundError:  # A build of it under another name, such as onnxruntime-gpu.
+    except PackageNotFoundError:  # A build under another name, such as onnxruntime-gpu.
         return str(getattr(__import__(distribution.replace("-", "_")), "__version__", "unknown"))

@@ -2,92 +2,144 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from alphanet_export.build import open_net, tensors_sha256, weights_file
-from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.build import tensors_sha256
+from alphanet_export.metadata import ExportedModel, network_facts
 from alphanet_export.verify.report.report import Reference
-from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.files import sha256_of
-from alphanet_zoo.nn.calibration import calibrate
+from alphanet_zoo.evaluate.calibration import recalibrate
+from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.space.presets import ALPHANET, FAMILIES
+from alphanet_zoo.space.presets import FAMILIES
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.registry import create_model
+from alphanet_zoo.zoo.names import is_name
+from alphanet_zoo.zoo.open import OpenedNet, open_net
+from alphanet_zoo.zoo.registry import open_model
 
 
 def open_reference(
-    name: str, model: OnnxModel, weights: str | None = None, calib_data: ImageSource | None = None
+    reference: str | AlphaNet,
+    model: ExportedModel,
+    weights: str | None = None,
+    calib_data: ImageSource | None = None,
 ) -> tuple[AlphaNet, Reference]:
-    """The network in eval mode, and what it is.
+    """The network in eval mode, and its description for the report.
 
     Args:
-        name: A model's name; or a ``.safetensors`` file, a ``save_pretrained`` folder or the published checkpoint,
-            with a static net or with a supernet that contains the file's arch.
-        model: The exported file that it is to be compared with.
-        weights: With a model's name: 'random', a file, a folder or a Hub repository; None is the published weights.
-        calib_data: The images that the file was calibrated on, to calibrate the network alike.
+        reference: A static network in eval mode; or a model's name, a ``.safetensors`` file, a ``save_pretrained``
+            folder or the published checkpoint, with a static network or with a supernet that contains the file's arch.
+        model: The exported file to compare it with.
+        weights: For a model's name: 'random', a file, a folder or a Hub repository; None is the published weights.
+        calib_data: The images that the file was calibrated on, to calibrate the network in the same way.
 
     Raises:
-        UsageError: No such name or file; another arch or number of classes; or the file was calibrated at export
-            and the network was not, without the images or with others.
-        AlphaNetError: The weights cannot be had or read.
+        UsageError: There is no such name or file; the arch or number of classes differs; or the file was calibrated at
+            export and the network was not, and the images are missing or differ.
+        AlphaNetError: The weights cannot be downloaded or read.
     """
-    path = Path(name)
-    is_path = path.exists() or bool(path.suffix) or len(path.parts) > 1
-    if weights is not None and is_path:
-        raise UsageError(f"--weights goes with a model's name; {name!r} is a file that has its own")
-    if is_path:
-        net = open_net(path)
-    else:
-        classes = model.num_classes if weights == "random" else None
-        net = create_model(name, pretrained=weights is None, weights=weights, num_classes=classes)
-    digest = _digest(Path(weights or name), net)
-    check_classes(net.num_classes, model)
-    net = _calibrated(_at_arch(net, model, name), model, name, calib_data).eval()
-    return net, Reference(name, weights, digest, net.calibration)
+    if isinstance(reference, AlphaNet):
+        _check_classes(reference, model)
+        digest = tensors_sha256(reference)
+        return reference, Reference("network in memory", None, digest, reference.calibration)
+    opened = _load(reference, weights, model.num_classes)
+    net, digest = opened.net, opened.sha256 or tensors_sha256(opened.net)
+    _check_classes(net, model)
+    net = _calibrated(_at_arch(net, model, reference), model, reference, calib_data).eval()
+    return net, Reference(reference, weights, digest, net.calibration)
 
 
-def check_classes(num_classes: int, model: OnnxModel) -> None:
-    """Checks that a reference has as many classes as the file.
+def assumed_metadata(
+    reference: str | AlphaNet | None, weights: str | None, preprocessing: Preprocessing | str | os.PathLike[str]
+) -> dict[str, Any]:
+    """The metadata to use for a file that has none: that of the reference, with a preprocessing.
+
+    Args:
+        reference: See `open_reference`. It must be a static network, because the file does not contain its arch.
+        weights: See `open_reference`.
+        preprocessing: A value, or a JSON file in the form of ``Preprocessing.to_dict``.
 
     Raises:
-        UsageError: It has not.
+        UsageError: The reference is missing or a supernet, or the JSON file is missing or not a preprocessing.
+        AlphaNetError: The weights cannot be downloaded or read.
     """
-    if num_classes != model.num_classes:
+    if reference is None:
+        raise UsageError("a preprocessing without a reference does not describe a file; pass --reference too")
+    if not isinstance(preprocessing, Preprocessing):
+        preprocessing = read_preprocessing(preprocessing)
+    net = reference if isinstance(reference, AlphaNet) else _load(reference, weights, None).net
+    if net.supernet:
+        raise UsageError(f"{reference} is a supernet, and the file does not contain its arch; pass a static network")
+    return network_facts(net, preprocessing)
+
+
+def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing:
+    """The preprocessing in a JSON file: input_size, resize_size, interpolation, mean, std.
+
+    Raises:
+        UsageError: There is no such file, or it does not contain a preprocessing.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"--preprocessing {path} is not a file; pass a JSON file with {', '.join(_FIELDS)}")
+    try:
+        spec = json.loads(Path(path).read_text("utf-8"))
+        return Preprocessing.from_dict(spec)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"--preprocessing {path}: {error}; pass a JSON file with {', '.join(_FIELDS)}") from error
+
+
+_FIELDS = ("input_size", "resize_size", "interpolation", "mean", "std")
+
+
+def _load(reference: str, weights: str | None, num_classes: int | None) -> OpenedNet:
+    """The network of a name or a path."""
+    if is_name(reference):
+        classes = num_classes if weights == "random" else None
+        return open_model(reference, pretrained=weights is None, weights=weights, num_classes=classes)
+    if weights is not None:
+        raise UsageError(f"--weights requires a model's name, and {reference!r} is not one; remove --weights")
+    return open_net(reference)
+
+
+def _check_classes(net: AlphaNet, model: ExportedModel) -> None:
+    """Raises UsageError unless the reference has as many classes as the file."""
+    if net.num_classes != model.num_classes:
         raise UsageError(
-            f"the reference has {num_classes} classes and {model.path} has {model.num_classes}; "
-            "give the network that it was exported from"
+            f"the reference has {net.num_classes} classes and {model.path} has {model.num_classes}; "
+            "pass the network that it was exported from"
         )
 
 
-def _at_arch(net: AlphaNet, model: OnnxModel, name: str) -> AlphaNet:
-    """The reference itself, or its slice at the file's arch."""
+def _at_arch(net: AlphaNet, model: ExportedModel, name: str) -> AlphaNet:
+    """The reference itself, or the subnet of a supernet at the file's arch."""
     if net.space == model.space and net.arch == model.arch and not net.supernet:
         return net
     if net.space != model.space or not (net.supernet and net.contains(model.arch)):
         theirs, ours = _named(net.arch, net.space), _named(model.arch, model.space)
         raise UsageError(
-            f"{name} holds {theirs}{', a supernet' if net.supernet else ''}, which does not hold what "
-            f"{model.path} computes, {ours}; give the network that it was exported from"
+            f"{name} contains {theirs}{', a supernet' if net.supernet else ''}, but {model.path} computes {ours}; "
+            "pass the network that it was exported from"
         )
     return net.extract(model.arch)
 
 
 def _named(arch: ArchSpec, space: SearchSpace) -> str:
-    """An arch by its model's name where it has one, else by its space; and its cost."""
+    """The name of an arch, or of its space if it has none; and its cost."""
     members = (member for family in FAMILIES.values() for member in family)
     names = [member.name for member in members if (member.arch, member.space) == (arch, space)]
     macs = f"{count_macs(arch, space) / 1e6:.1f} M MACs with 1000 classes"
     return f"{names[0] if names else f'an arch of the space {space.name}'} ({macs}, {arch.resolution} pixels)"
 
 
-def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageSource | None) -> AlphaNet:
+def _calibrated(net: AlphaNet, model: ExportedModel, name: str, calib_data: ImageSource | None) -> AlphaNet:
     """The reference with the batch-norm statistics that the file was given at export."""
     record = model.metadata.get("calibration")
     if not isinstance(record, Mapping) or net.calibration == record:
@@ -95,20 +147,6 @@ def _calibrated(net: AlphaNet, model: OnnxModel, name: str, calib_data: ImageSou
     if calib_data is None:
         raise UsageError(
             f"{model.path} was calibrated at export on {record['images']} images, and {name} was not; "
-            "give the same images with --calib-data FOLDER, or leave --reference out"
+            "pass the same images with --calib-data FOLDER, or remove --reference"
         )
-    varied = net.space == ALPHANET  # As alphanet-export decides where it is not told.
-    for augment in (varied, not varied):
-        calibrate(net, calibration_batches(calib_data, model.preprocessing, images=record["images"], augment=augment))
-        if net.calibration == record:
-            return net
-    raise UsageError(
-        f"the images in {calib_data.name} are not those that {model.path} was calibrated on (their digest differs; "
-        "only exports with --seed 0 can be calibrated alike); give the same ones, or leave --reference out"
-    )
-
-
-def _digest(source: Path, net: AlphaNet) -> str:
-    """SHA-256 of the weights, as an export records it: of their file, or of the tensors where there is none."""
-    file = weights_file(source) if source.is_dir() else source
-    return sha256_of(file) if file.is_file() else tensors_sha256(net)
+    return recalibrate(net, as_calibration(record), calib_data)

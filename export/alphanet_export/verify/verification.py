@@ -1,70 +1,71 @@
-"""Everything that is measured of an exported file, in one call."""
+"""Measures an exported file: parity, accuracy, latency, memory and, for ONNX, its graph."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphanet_export.build import tensors_sha256
-from alphanet_export.onnx_model import OnnxModel, open_model, open_session, run_logits
+from alphanet_export.formats import FORMATS, format_of
+from alphanet_export.metadata import ExportedModel, open_exported
 from alphanet_export.verify.environment import current_environment, physical_cores
 from alphanet_export.verify.measure.ab import measure_ratio
-from alphanet_export.verify.measure.accuracy import Classified, class_outputs, classify
-from alphanet_export.verify.measure.energy import Energy, measure_energy
+from alphanet_export.verify.measure.accuracy import BATCH, accuracy_of, answers_of_file
+from alphanet_export.verify.measure.energy import measure_energy
 from alphanet_export.verify.measure.graph_health import measure_health
 from alphanet_export.verify.measure.graph_rules import graph_rules
-from alphanet_export.verify.measure.latency import check_batch, measure_latency
+from alphanet_export.verify.measure.latency import (
+    check_batch,
+    measure_latency,
+    measure_throughput,
+    open_alone,
+    random_pixels,
+    thread_counts,
+)
 from alphanet_export.verify.measure.mcnemar import McNemar, compare_right, recorded_classes
-from alphanet_export.verify.measure.memory import measure_memory
 from alphanet_export.verify.measure.parity import (
     SYNTHETIC_IMAGES,
     TOLERANCE,
-    Parity,
     measure_consistency,
     measure_parity,
     synthetic_images,
 )
-from alphanet_export.verify.measure.startup import measure_startup
-from alphanet_export.verify.measure.throughput import measure_throughput, thread_counts
-from alphanet_export.verify.reference import check_classes, open_reference
-from alphanet_export.verify.report.report import Data, Reference, VerificationReport
+from alphanet_export.verify.measure.process import measure_process
+from alphanet_export.verify.reference import assumed_metadata, open_reference
+from alphanet_export.verify.report.report import Data, VerificationReport
 from alphanet_export.verify.report.stamp import write_stamp
-from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.folder import FolderSource
-from alphanet_zoo.data.sources import ImageSource, spread
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.sources import spread
+from alphanet_zoo.evaluate.evaluator import Answers, Evaluator
 from alphanet_zoo.nn.model import AlphaNet
-
-_DECODED = 16
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a file is measured.
+    """Options of `verify_model`.
 
     Args:
-        limit: Images of the data to take, spread evenly over it; None is all.
-        parity_only: Take the data for parity alone: its folders need not be the model's classes.
+        limit: Number of images of the data to use, spread evenly over it; None is all.
+        parity_only: Use the data for parity only: its folders need not be the model's classes.
         labels_by_position: Class i of the data is output i of the model, whatever their names.
-        tolerance: Largest relative error of parity. None: `TOLERANCE`, or of a file that computes in integers
+        tolerance: Largest relative error of parity. None: `TOLERANCE`, or, for an int8 file,
             `alphanet_export.verify.measure.parity.INT8_LEAST_DB`.
         min_top1: Floor of top-1, in percent.
         max_latency_ms: Target of the median latency.
-        threads: Threads within an operator for latency and memory; None is the physical cores.
-        batch: Images a run for latency and memory.
-        repeats: Runs to time at least.
-        seconds: Time to spend on latency at least, and as much on the ratio; a sixth of it on each point of the
-            throughput, a third on energy.
-        starts: Fresh processes to time the cold start of.
+        threads: Threads within an operator; None is the number of physical cores.
+        batch: Images per run for latency and memory.
+        repeats: Minimum number of timed runs.
+        seconds: Minimum time for the latency, and as much for the ratio; a sixth of it for each point of the
+            throughput, a third for energy.
+        starts: Number of fresh processes for the cold start and the memory.
         max_ratio: Target of the ratio of times.
-        any_graph: Report, and no more, where ONNX Runtime fuses less of the graph than it must.
+        any_graph: Report, but accept, an ONNX graph that ONNX Runtime does not fully fuse.
     """
 
     limit: int | None = None
@@ -87,58 +88,77 @@ def verify_model(
     *,
     reference: str | AlphaNet | None = None,
     weights: str | None = None,
+    preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     calib_data: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     versus: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
 ) -> VerificationReport:
-    """Measures an exported file: parity, accuracy, times, memory, energy, graph.
+    """Measures an exported file in the runtime of its format.
 
-    Nothing raises because a figure is bad: `VerificationReport.check` does.
+    A bad figure does not raise here; `VerificationReport.check` raises.
 
     Args:
-        model_path: A file that ``alphanet-export`` wrote.
-        reference: What it must compute: a static net in eval mode, or what `open_reference` takes. None: parity with
-            PyTorch is not measured, only that ONNX Runtime's optimiser keeps what the file computes.
+        model_path: A file that ``alphanet-export`` wrote, of any format in `alphanet_export.formats.FORMATS` that runs
+            here.
+        reference: The network that the file must compute, see `open_reference`. None: parity with PyTorch is not
+            measured; for ONNX, the optimised graphs are compared with the unoptimised one instead.
         weights: The weights of a reference that is a model's name.
+        preprocessing: For a file without metadata: how an image becomes its input, as a value or a JSON file. Requires
+            ``reference``.
         calib_data: The images that the file was calibrated on, for a reference that was not, see `open_reference`.
-        data: A folder with a folder of images for each class, for parity and accuracy. None: parity is measured on
-            8 synthetic images, accuracy not.
-        versus: Another ONNX file to compare times with.
-        settings: How to measure.
+        data: A folder with one folder of images per class, for parity and accuracy. None: parity is measured on
+            8 synthetic images, and accuracy is not measured.
+        versus: Another file to compare times with.
+        settings: Options.
 
     Raises:
-        UsageError: A file that does not exist, or arguments that do not fit the file.
-        AlphaNetError: A file is corrupt or cannot be run.
+        UsageError: A file does not exist, or an argument does not fit the file.
+        MissingDependencyError: The runtime of the format is not installed.
+        AlphaNetError: A file is corrupt, has changed since the export, has no metadata, or cannot be run.
     """
     settings = settings or Settings()
-    model = open_model(model_path)
+    assumed = None if preprocessing is None else assumed_metadata(reference, weights, preprocessing)
+    model = open_exported(model_path, assumed)
     check_batch(model.batch, settings.batch)
+    if versus is not None:
+        format_of(versus)
     folder = None if data is None else FolderSource(data)
-    labelled = None if settings.parity_only else folder
-    if labelled is not None:
-        class_outputs(model, labelled, settings.labels_by_position)
+    chosen = None if folder is None else spread(folder, settings.limit)
+    evaluator = Evaluator(chosen, batch_size=BATCH, labels_by_position=settings.labels_by_position)
+    labelled = folder is not None and not settings.parity_only
+    if labelled:
+        evaluator.outputs(model.num_classes, model.labels)
     calib = None if calib_data is None else FolderSource(calib_data)
-    net, described = _reference(reference, model, weights, calib)
-    health = measure_health(model.path)
-    if settings.tolerance is None and health.precision != "int8":
-        settings = dataclasses.replace(settings, tolerance=TOLERANCE)
+    net, described = (None, None) if reference is None else open_reference(reference, model, weights, calib)
+    onnx = model.format == "onnx"
+    health = measure_health(model.path) if onnx else None
+    int8 = health.precision == "int8" if health else bool(model.metadata.get("quantization"))
+    tolerance = TOLERANCE if settings.tolerance is None and not int8 else settings.tolerance
+    images = _images(model, evaluator)
+    parity, consistency = None, None
     with recorded_classes(net) as classes:
-        parity = _parity(model, net, folder, settings)
-    by_position = settings.labels_by_position
-    classified = classify(model, labelled, limit=settings.limit, labels_by_position=by_position) if labelled else None
+        if net is not None:
+            with warnings.catch_warnings():  # A net without statistics gives meaningless outputs, but equal ones.
+                warnings.filterwarnings("ignore", message=".*batch-norm statistics", category=UserWarning)
+                parity = measure_parity(model.path, net, images, synthetic=folder is None, tolerance=tolerance)
+        elif onnx:
+            consistency = measure_consistency(model.path, images, synthetic=folder is None, tolerance=tolerance)
+    answers = answers_of_file(model, evaluator, threads=settings.threads) if labelled else None
+    compared = parity or consistency
+    used = compared.images if compared else len(answers.classes) if answers else 0
     return VerificationReport(
         model=model,
-        file_bytes=model.path.stat().st_size,
-        data=Data(folder.root.resolve().name if folder else None, parity.images, folder is None),
-        environment=current_environment(),
+        file_bytes=_file_bytes(model),
+        data=Data(folder.root.resolve().name if folder else None, used, folder is None),
+        environment=current_environment(FORMATS[model.format]),
         reference=described,
-        parity=parity if net is not None else None,
-        consistency=parity if net is None else None,
-        accuracy=classified.accuracy if classified else None,
-        mcnemar=_mcnemar(classes, classified),
+        parity=parity,
+        consistency=consistency,
+        accuracy=accuracy_of(answers) if answers else None,
+        mcnemar=_mcnemar(classes, answers),
         graph_health=health,
-        graph_rules=graph_rules(model, health),
+        graph_rules=graph_rules(model, health) if health else None,
         min_top1=settings.min_top1,
         max_latency_ms=settings.max_latency_ms,
         max_ratio=settings.max_ratio,
@@ -148,80 +168,57 @@ def verify_model(
 
 
 def stamp_report(report: VerificationReport) -> VerificationReport:
-    """Writes a report's summary into its file; the same report, of the file as it is then.
+    """Writes a report's summary into its ONNX file; returns the report of the file as it is then.
 
     Raises:
+        UsageError: The file is not ONNX.
         AlphaNetError: The report has a failure, or the file has changed since.
     """
     write_stamp(report)
-    model = open_model(report.model.path)
-    return dataclasses.replace(report, model=model, file_bytes=model.path.stat().st_size)
+    model = open_exported(report.model.path)
+    return replace(report, model=model, file_bytes=_file_bytes(model))
 
 
-def default_json_path(model_path: str | os.PathLike[str]) -> Path:
-    """Where the report of a file goes: ``<stem>.verify.json`` beside it."""
-    path = Path(model_path)
-    return path.with_name(f"{path.stem}.verify.json")
-
-
-def _times(model: OnnxModel, versus: str | os.PathLike[str] | None, settings: Settings) -> dict[str, Any]:
-    """What is measured with a clock or a counter, one after the other, by its name in the report."""
-    path, batch, seconds = model.path, settings.batch, settings.seconds
+def _times(model: ExportedModel, versus: str | os.PathLike[str] | None, settings: Settings) -> dict[str, Any]:
+    """Everything that is measured with a clock or a counter, one after the other, by its name in the report."""
+    path, batch, seconds, size = model.path, settings.batch, settings.seconds, model.input_size
     threads = physical_cores() if settings.threads is None else settings.threads
-    timing = {"threads": threads, "batch": batch, "seconds": seconds}
+    latency = measure_latency(path, threads=threads, batch=batch, repeats=settings.repeats, seconds=seconds, size=size)
+    counts = thread_counts(settings.threads)
+    throughput = measure_throughput(path, batch=model.batch, threads=counts, seconds=seconds / 6, size=size)
+    with open_alone(path, threads) as runtime:
+        images = random_pixels(batch, size)
+        energy = measure_energy(lambda: runtime.infer(images), images_a_run=batch, seconds=seconds / 3)
+    ratio = None
+    if versus is not None:
+        ratio = measure_ratio(path, versus, threads=threads, batch=batch, rounds=settings.repeats, seconds=seconds)
+    startup, memory = measure_process(path, threads=threads, batch=batch, repeats=settings.starts, size=size)
     return {
-        "latency": measure_latency(path, repeats=settings.repeats, **timing),  # type: ignore[arg-type]
-        "throughput": measure_throughput(
-            path, batch=model.batch, threads=thread_counts(settings.threads), seconds=seconds / 6
-        ),
-        "startup": measure_startup(path, threads=threads, repeats=settings.starts),
-        "memory": measure_memory(path, threads=threads, batch=batch),
-        "energy": _energy(model, threads, batch, seconds / 3),
-        "timing_ratio": None if versus is None else measure_ratio(path, versus, rounds=settings.repeats, **timing),  # type: ignore[arg-type]
+        "latency": latency,
+        "throughput": throughput,
+        "startup": startup,
+        "memory": memory,
+        "energy": energy,
+        "timing_ratio": ratio,
     }
 
 
-def _energy(model: OnnxModel, threads: int, batch: int, seconds: float) -> Energy:
-    """Energy of runs in ONNX Runtime."""
-    session = open_session(model.path, "all", threads, spin=True)
-    images = synthetic_images(batch, model.input_size).numpy()
-    return measure_energy(lambda: run_logits(session, images), images_a_run=batch, seconds=seconds)
+def _file_bytes(model: ExportedModel) -> int:
+    """Size of the file and of the files that the runtime opens with it."""
+    return sum(file.stat().st_size for file in FORMATS[model.format].weight_files(model.path))
 
 
-def _mcnemar(reference: list[Tensor], file: Classified | None) -> McNemar | None:
-    """The test, where there are labelled images and a reference that has seen them."""
+def _mcnemar(reference: list[Tensor], file: Answers | None) -> McNemar | None:
+    """McNemar's test of the file against the reference; None without labelled images or a reference."""
     if file is None or not reference:
         return None
     return compare_right(torch.cat(reference) == file.classes, file.right)
 
 
-def _reference(
-    reference: str | AlphaNet | None, model: OnnxModel, weights: str | None, calib_data: ImageSource | None
-) -> tuple[AlphaNet | None, Reference | None]:
-    """The network to compare with, where there is one, and what it is."""
-    if reference is None:
-        return None, None
-    if isinstance(reference, str):
-        return open_reference(reference, model, weights, calib_data)
-    check_classes(reference.num_classes, model)
-    return reference, Reference("network in memory", None, tensors_sha256(reference), reference.calibration)
-
-
-def _parity(model: OnnxModel, net: AlphaNet | None, folder: ImageSource | None, settings: Settings) -> Parity:
-    """The file against ``net``, or, where there is none, against its own unoptimised graph."""
-    images = _images(model, folder, settings.limit)
-    options = {"synthetic": folder is None, "tolerance": settings.tolerance}
-    if net is None:
-        return measure_consistency(model.path, images, **options)  # type: ignore[arg-type]
-    with warnings.catch_warnings():  # Statistics from nowhere make outputs meaningless, and equal all the same.
-        warnings.filterwarnings("ignore", message="this net's batch-norm statistics", category=UserWarning)
-        return measure_parity(model.path, net, images, **options)  # type: ignore[arg-type]
-
-
-def _images(model: OnnxModel, folder: ImageSource | None, limit: int | None) -> Iterator[Tensor]:
+def _images(model: ExportedModel, evaluator: Evaluator) -> Iterator[Tensor]:
     """Batches of normalised images at the file's input size."""
-    if folder is None:
+    if evaluator.validation is None:
         yield synthetic_images(SYNTHETIC_IMAGES, model.input_size)
         return
-    for images, _ in evaluation_batches(spread(folder, limit), model.preprocessing, _DECODED):
+    for images, _ in evaluator.batches(model.preprocessing):
         yield images

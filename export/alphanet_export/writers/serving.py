@@ -9,7 +9,8 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, OnnxModel, open_model
+from alphanet_export.metadata import ExportedModel, open_onnx
+from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
 
@@ -42,7 +43,7 @@ def write_repository(
         AlphaNetError: The file is corrupt, or not ours.
         OSError: The disk is full or not writable; no file is replaced.
     """
-    model = open_model(model_path)
+    model = open_onnx(model_path)
     name = name or str(model.metadata.get("name") or model.path.stem)
     check_repository(repository, name)
     folder = Path(repository) / name
@@ -71,7 +72,7 @@ def check_repository(repository: str | os.PathLike[str], name: str | None = None
         raise UsageError(f"{name!r} cannot be a served model's name; give letters, digits, _ - and .")
 
 
-def config_pbtxt(model: OnnxModel, name: str, *, max_batch: int | None = None) -> str:
+def config_pbtxt(model: ExportedModel, name: str, *, max_batch: int | None = None) -> str:
     """Triton's description of a model.
 
     A file with a fixed batch gets ``max_batch_size: 0`` and the whole shape; one that takes any number of images gets

@@ -11,7 +11,7 @@ import torch
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.packages import require_compiler
 from alphanet_export.quiet import quiet
-from alphanet_export.runtimes.aot_inductor import INPUT_SHAPE
+from alphanet_export.runtimes.torch_runtimes import INPUT_SHAPE
 
 
 def write_aoti(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:

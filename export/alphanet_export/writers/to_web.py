@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.metadata import ExportedModel, open_onnx
 from alphanet_export.writers.ort_web import ORT_WEB_FILES, check_ort_web, ort_web_package, package_facts
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
@@ -46,7 +46,7 @@ def write_web(
         OSError: The disk is full or not writable; no file is replaced.
     """
     check_ort_web(ort_web)
-    model = open_model(model_path)
+    model = open_onnx(model_path)
     if model.preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(
             f"the page resizes {' or '.join(INTERPOLATIONS)}, and {model.path} wants "
@@ -66,7 +66,7 @@ def write_web(
     return {target / name: (target / name).stat().st_size for name in (*contents, *sources)}
 
 
-def page_facts(model: OnnxModel, ort_web_version: str) -> dict[str, Any]:
+def page_facts(model: ExportedModel, ort_web_version: str) -> dict[str, Any]:
     """What the page knows of the model: the content of ``model.json``."""
     facts = {key: model.metadata.get(key) for key in MODEL_FACTS}
     return facts | {

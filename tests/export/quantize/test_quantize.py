@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 
 from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import open_exported
 from alphanet_export.quantize.images import FEWEST_LABELLED, QuantImages, quant_images
 from alphanet_export.quantize.layers import find_layers, nodes_of, share_of_macs
 from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
@@ -94,7 +94,7 @@ def exported(frozen: FrozenNet, digits: FolderSource, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def images(exported: Path, digits: FolderSource) -> QuantImages:
-    return quant_images(open_model(exported), digits, calibration=32)
+    return quant_images(open_exported(exported), digits, calibration=32)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_the_file_has_integer_weights_and_float_gates(exported: Path) -> None:
 
 
 def test_the_file_says_how_it_was_made(exported: Path) -> None:
-    summary = open_model(exported).metadata["quantization"]
+    summary = open_exported(exported).metadata["quantization"]
     log = json.loads(exported.with_name("digits.onnx.quantization.json").read_text())
     assert summary["precision"] == "int8" and summary["verdict"] == log["steps"][-1]["judgement"]
     assert summary["method"] in ("min-max", "percentile", "entropy") and len(log["trials"]) == 3
@@ -210,7 +210,7 @@ def test_its_verification_is_of_noise_and_not_of_bits(
 def test_integers_that_compute_something_else_break_parity(exported: Path, net: AlphaNet) -> None:
     other = fill_live(copy.deepcopy(net), seed=5).eval()
     with pytest.raises(ParityError, match=r"signal to noise .* dB \(int8 must reach 10\)"):
-        measure_parity(exported, other, synthetic_images(8, open_model(exported).input_size), tolerance=None).check()
+        measure_parity(exported, other, synthetic_images(8, open_exported(exported).input_size), tolerance=None).check()
 
 
 @pytest.mark.slow
@@ -218,12 +218,12 @@ def test_any_batch_and_a_newer_opset_go_with_int8(net: AlphaNet, digits: FolderS
     arguments = [*export_arguments(net, tmp_path, digits), "--quantize", "int8", "--max-drop", "100"]
     path = tmp_path / "any.onnx"
     assert main([*arguments, "--dynamic-batch", "--opset", "21", "-o", str(path)]) == 0
-    assert onnx.load(path).opset_import[0].version == 21 and open_model(path).batch is None
+    assert onnx.load(path).opset_import[0].version == 21 and open_exported(path).batch is None
     assert verify([str(path), "--data", str(digits.root), "--repeats", "3", "--seconds", "0.01"]) == 0
 
 
 def test_images_of_other_classes_judge_by_agreement(exported: Path, digits: FolderSource, tmp_path: Path) -> None:
-    model = open_model(exported)
+    model = open_exported(exported)
     for name in ("0", "1"):
         shutil.copytree(digits.root / name, tmp_path / f"x{name}")
     few = quant_images(model, FolderSource(tmp_path))
@@ -244,11 +244,11 @@ def test_classes_of_which_only_some_are_the_models_are_refused(
     shutil.copytree(digits.root, tmp_path / "images")
     (tmp_path / "images" / "0").rename(tmp_path / "images" / "ten")
     with pytest.raises(UsageError, match="not labels of the model: ten. .*--labels-by-position"):
-        quant_images(open_model(exported), FolderSource(tmp_path / "images"))
+        quant_images(open_exported(exported), FolderSource(tmp_path / "images"))
 
 
 def test_too_few_images_are_refused(exported: Path, digits: FolderSource, tmp_path: Path) -> None:
-    model = open_model(exported)
+    model = open_exported(exported)
     with pytest.raises(UsageError, match="too few to quantise with"):
         few = tmp_path / "few"
         shutil.copytree(digits.root / "4", few / "4")

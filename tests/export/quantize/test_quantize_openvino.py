@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from alphanet_export.freeze import freeze
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import open_exported
 from alphanet_export.quantize.images import quant_images
 from alphanet_export.quantize.layers import find_layers
 from alphanet_export.quantize.writing import write_int8
@@ -31,7 +31,7 @@ def test_layers_are_int8_one_by_one(digits: FolderSource, tmp_path: Path) -> Non
     from alphanet_export.quantize.nncf_openvino import NncfOpenVino
 
     (tmp_path / "plain.onnx").write_bytes(tiny_onnx())
-    images = quant_images(open_model(tmp_path / "plain.onnx"), digits, calibration=16)
+    images = quant_images(open_exported(tmp_path / "plain.onnx"), digits, calibration=16)
     frozen = freeze(tiny_net())
     layers = find_layers(onnx.load_model_from_string(onnx_bytes(frozen)))
     tools = NncfOpenVino(frozen, layers, images.calibration)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import open_exported
 from alphanet_export.writers.serving import config_pbtxt, write_repository
 from alphanet_zoo.errors import UsageError
 from tests.export.exported import tiny_onnx
@@ -26,7 +26,7 @@ def test_an_entry_of_a_model_repository(exported: Path, tmp_path: Path) -> None:
     assert (folder / "1" / "model.onnx").read_bytes() == exported.read_bytes()
     assert (folder / "labels.txt").read_text().splitlines() == [str(index) for index in range(10)]
     config = (folder / "config.pbtxt").read_text()
-    dynamic = open_model(exported).batch is None
+    dynamic = open_exported(exported).batch is None
     assert 'name: "tiny"\nplatform: "onnxruntime_onnx"\n' in config
     assert f"max_batch_size: {32 if dynamic else 0}\n" in config and ("dynamic_batching" in config) == dynamic
     shapes = [[int(n) for n in dims.split(",")] for dims in re.findall(r"dims: \[([^]]*)]", config)]
@@ -46,7 +46,7 @@ def test_writing_again_replaces_and_leaves_other_models_alone(exported: Path, tm
 
 
 def test_batches_that_do_not_fit(exported: Path, tmp_path: Path) -> None:
-    model = open_model(exported)
+    model = open_exported(exported)
     if model.batch is None:
         assert "max_batch_size: 8\n" in config_pbtxt(model, "tiny", max_batch=8)
         wrong, told = 0, "at least 1"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import open_exported
 from alphanet_export.writers.ort_web import ORT_WEB_FILES, ORT_WEB_VERSION
 from alphanet_export.writers.to_web import write_web
 from alphanet_zoo.errors import AlphaNetError, MissingProgramError, UsageError
@@ -55,7 +55,7 @@ def test_the_page_is_whole_and_says_what_the_model_is(exported: Path, package: P
                      *(f"ort/{name}" for name in ORT_WEB_FILES)}  # fmt: skip
     assert (page / "model.onnx").read_bytes() == exported.read_bytes()
     assert (page / "ort" / ORT_WEB_FILES[1]).read_text() == ORT_WEB_FILES[1]
-    facts, model = json.loads((page / "model.json").read_text()), open_model(exported)
+    facts, model = json.loads((page / "model.json").read_text()), open_exported(exported)
     assert facts["arch"] == model.arch.to_dict() and facts["preprocessing"] == model.preprocessing.to_dict()
     assert facts["macs"] == model.metadata["macs"] and facts["params"] == model.metadata["params"]
     assert facts["labels"] == [str(index) for index in range(10)] and facts["input_size"] == 12

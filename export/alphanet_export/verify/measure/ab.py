@@ -1,39 +1,111 @@
-"""A file against another, timed in turns in one process."""
+"""Several models timed in turns in one process, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from alphanet_export.formats import format_of
 from alphanet_export.onnx_model import load_proto, open_session
+from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_export.verify.environment import physical_cores
-from alphanet_export.verify.measure.interleaved import clock_for, interleave
-from alphanet_export.verify.measure.latency import check_batch
+from alphanet_export.verify.measure.latency import MOST_REPEATS, check_batch, random_pixels
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
-from alphanet_zoo.evaluate.statistics import median_ratio_interval
+from alphanet_zoo.evaluate.statistics import DoubleArray, median_ratio_interval
 from alphanet_zoo.files import sha256_of
+
+WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock to time runs with.
+
+    Args:
+        read: Returns the time in seconds.
+        name: Its name.
+        rest: Pause before each timed run, in seconds.
+    """
+
+    read: Callable[[], float]
+    name: str
+    rest: float = 0.0
+
+
+CPU_TIME = Clock(time.process_time, "CPU time")
+WALL_TIME = Clock(time.perf_counter, "wall time", rest=0.005)
+"""The threads of PyTorch and ExecuTorch, and by default those of ONNX Runtime, spin for some milliseconds after a run.
+They would take a core from the next model: two sessions that alternate on two cores would take twice their time."""
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds: float = 0.0,
+    seed: int = 0,
+    clock: Clock = WALL_TIME,
+) -> dict[str, DoubleArray]:
+    """Times every function once per round, in an order drawn for each round.
+
+    Args:
+        runs: Functions to time, by name.
+        rounds: Minimum number of rounds.
+        seconds: Minimum wall time to spend (10,000 rounds at most).
+        seed: Seed of the order.
+        clock: Clock to time with.
+
+    Returns:
+        Times in milliseconds, ``(rounds,)`` each; the n-th times of all functions belong to one round.
+    """
+    rng = np.random.default_rng(seed)
+    for run in runs.values():
+        for _ in range(WARM_UP_RUNS):
+            run()
+    names = sorted(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    begin, done = time.perf_counter(), 0
+    while done < rounds or (time.perf_counter() - begin < seconds and done < MOST_REPEATS):
+        for index in rng.permutation(len(names)):
+            time.sleep(clock.rest)
+            start = clock.read()
+            runs[names[index]]()
+            times[names[index]].append(1e3 * (clock.read() - start))
+        done += 1
+    return {name: np.asarray(values) for name, values in times.items()}
+
+
+def clock_for(threads: int) -> Clock:
+    """The clock for a number of threads.
+
+    One thread is timed by the CPU time of the process, which other programs hardly affect. Several threads wait for one
+    another, so they are timed by wall time.
+    """
+    return CPU_TIME if threads == 1 else WALL_TIME
 
 
 @dataclass(frozen=True)
 class TimingRatio:
-    """How a file's time compares with another's.
+    """Time of a file relative to another.
 
     Args:
         other: Name of the other file.
         other_sha256: Its SHA-256.
-        ratio: Median time of the file over that of the other: below 1 the file is faster.
+        ratio: Median time of the file over that of the other; below 1 the file is faster.
         ratio_interval: Its 95 % bootstrap interval over rounds.
         median_ms: Median time of the file.
         other_median_ms: Median time of the other.
-        rounds: How many rounds; each runs both once, in random order.
-        threads: Threads within an operator, of both.
-        batch: Images a run, of both.
-        clock: What was timed with: "CPU time" of one thread, or "wall time".
+        rounds: Number of rounds; each runs both once, in random order.
+        threads: Threads within an operator, for both.
+        batch: Images per run, for both.
+        clock: Name of the clock: "CPU time" for one thread, else "wall time".
     """
 
     other: str
@@ -71,30 +143,32 @@ def measure_ratio(
     rounds: int = 50,
     seconds: float = 3.0,
 ) -> TimingRatio:
-    """Times two files in ONNX Runtime at full optimisation, each once a round in random order.
+    """Times two files in their runtimes at full optimisation, each once per round in random order.
 
-    Both keep their own threads; those of the one that waits sleep. One thread is timed by its CPU time.
+    Each file has its own threads; those of the file that waits sleep. One thread is timed by its CPU time.
 
     Args:
-        model_path: The file.
-        other_path: Any ONNX file with one image input ``(N, 3, H, W)`` and its weights inside.
-        threads: Threads within an operator; None is the physical cores.
-        batch: Images a run.
-        rounds: Rounds at least.
-        seconds: Time to spend at least.
+        model_path: The file, of any format that has a runtime here.
+        other_path: The other file: the same, or any ONNX file with one image input ``(N, 3, H, W)`` and its weights
+            inside.
+        threads: Threads within an operator; None is the number of physical cores.
+        batch: Images per run.
+        rounds: Minimum number of rounds.
+        seconds: Minimum time to spend.
 
     Raises:
-        UsageError: There is no such file, or one takes no such batch.
+        UsageError: There is no such file, or a file does not accept the batch size.
         AlphaNetError: A file cannot be loaded or run.
     """
     threads = physical_cores() if threads is None else threads
-    load_proto(other_path)  # Refuses what is not one whole file.
-    runs = {name: _runner(path, threads, batch) for name, path in (("a", model_path), ("b", other_path))}
     clock = clock_for(threads)
-    try:
-        times = interleave(runs, rounds=rounds, seconds=seconds, clock=clock)
-    except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
-        raise AlphaNetError(f"ONNX Runtime cannot run {model_path} and {other_path}: {error}") from error
+    with ExitStack() as stack:
+        paths = {"a": model_path, "b": other_path}
+        runs = {name: stack.enter_context(_runner(path, threads, batch)) for name, path in paths.items()}
+        try:
+            times = interleave(runs, rounds=rounds, seconds=seconds, clock=clock)
+        except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
+            raise AlphaNetError(f"{model_path} and {other_path} cannot be run in turns: {error}") from error
     median, other = float(np.median(times["a"])), float(np.median(times["b"]))
     return TimingRatio(
         other=Path(other_path).name,
@@ -110,15 +184,29 @@ def measure_ratio(
     )
 
 
-def _runner(path: str | os.PathLike[str], threads: int, batch: int) -> Callable[[], object]:
-    """One run of a file on a batch of made-up images."""
+@contextmanager
+def _runner(path: str | os.PathLike[str], threads: int, batch: int) -> Iterator[Callable[[], object]]:
+    """One run of a file on a batch of random pixels."""
+    if format_of(path).name == "onnx":
+        yield _onnx_runner(path, threads, batch)
+        return
+    with open_runtime(path, threads=threads) as runtime:
+        check_batch(runtime.batch, batch, str(path))
+        if runtime.input_size is None:
+            raise UsageError(f"{path} does not contain its input size, so it cannot be timed beside another file")
+        yield partial(runtime.infer, random_pixels(batch, runtime.input_size))
+
+
+def _onnx_runner(path: str | os.PathLike[str], threads: int, batch: int) -> Callable[[], object]:
+    """One run of any ONNX file with one image input."""
+    load_proto(path)  # Refuses a file that is corrupt or stores weights elsewhere.
     session = open_session(path, "all", threads, spin=True, sleep_between=True)
     inputs = session.get_inputs()
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4 or not all(isinstance(side, int) for side in shape[1:]):
-        raise UsageError(f"{path} takes {[(i.name, i.shape) for i in inputs]}; give a file with one input (N, 3, H, W)")
+        raise UsageError(f"{path} takes {[(i.name, i.shape) for i in inputs]}; pass a file with one input (N, 3, H, W)")
     check_batch(shape[0] if isinstance(shape[0], int) else None, batch, str(path))
     if inputs[0].type != "tensor(float)":
-        raise UsageError(f"{path} takes {inputs[0].type}; give a file that takes float32 images")
+        raise UsageError(f"{path} takes {inputs[0].type}; pass a file that takes float32 images")
     images = np.random.default_rng(0).standard_normal((batch, *shape[1:]), dtype=np.float32)
     return partial(session.run, None, {inputs[0].name: images})

@@ -1,4 +1,4 @@
-"""How often an exported file is right, with the interval that the number of images allows."""
+"""Accuracy of an exported file on labelled images, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from alphanet_export.onnx_model import OnnxModel, open_session, run_logits
-from alphanet_zoo.data.batches import evaluation_batches
-from alphanet_zoo.data.classes import match_classes
+from alphanet_export.metadata import ExportedModel
+from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_zoo.data.sources import ImageSource, spread
-from alphanet_zoo.errors import AccuracyError, AlphaNetError
+from alphanet_zoo.errors import AccuracyError
+from alphanet_zoo.evaluate.evaluator import Answers, Evaluator
 from alphanet_zoo.evaluate.statistics import wilson_interval
+
+BATCH = 16
+"""Images decoded at a time and, if the model's batch size allows it, run at a time."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,11 @@ class Accuracy:
     Args:
         top1: Share of the images whose class has the largest logit.
         top1_interval: Its interval.
-        top5: Share of the images whose class is among the five largest logits; None with five classes or fewer,
-            where it says nothing.
+        top5: Share of the images whose class is among the five largest logits; None with five classes or fewer.
         top5_interval: Its interval, or None.
-        images: How many images.
-        classes: How many classes.
+        images: Number of images.
+        classes: Number of classes.
+        correct: Number of images whose class has the largest logit.
     """
 
     top1: float
@@ -34,6 +37,7 @@ class Accuracy:
     top5_interval: tuple[float, float] | None
     images: int
     classes: int
+    correct: int
 
     def check(self, min_top1: float) -> Accuracy:
         """Returns itself.
@@ -50,92 +54,46 @@ class Accuracy:
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """What a file made of labelled images.
-
-    Args:
-        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
-        classes: The true class of each image, ``(N,)``.
-        num_classes: How many classes it tells apart.
-    """
-
-    best: torch.Tensor
-    classes: torch.Tensor
-    num_classes: int
-
-    @property
-    def right(self) -> torch.Tensor:
-        """Whether the likeliest class is the true one, ``(N,)``."""
-        return self.best[:, 0] == self.classes
-
-    @property
-    def accuracy(self) -> Accuracy:
-        """Top-1 and top-5."""
-        images, within = len(self.classes), (self.best == self.classes.unsqueeze(1)).any(dim=1)
-        top1, top1_interval = _percent(int(self.right.sum()), images)
-        top5, top5_interval = _percent(int(within.sum()), images)
-        some = self.num_classes > 5
-        return Accuracy(
-            top1, top1_interval, top5 if some else None, top5_interval if some else None, images, self.num_classes
-        )
+def accuracy_of(answers: Answers) -> Accuracy:
+    """Top-1 and top-5 of predictions."""
+    images, within = len(answers.classes), (answers.best == answers.classes.unsqueeze(1)).any(dim=1)
+    top1, top1_interval = _percent(answers.hits.correct, images)
+    top5, top5_interval = _percent(int(within.sum()), images) if answers.num_classes > 5 else (None, None)
+    return Accuracy(top1, top1_interval, top5, top5_interval, images, answers.num_classes, answers.hits.correct)
 
 
 def measure_accuracy(
-    model: OnnxModel,
+    model: ExportedModel,
     source: ImageSource,
     *,
-    batch_size: int = 16,
     limit: int | None = None,
-    threads: int = 0,
+    threads: int | None = None,
     labels_by_position: bool = False,
 ) -> Accuracy:
-    """Runs labelled images through an exported file, with the preprocessing that its metadata has.
+    """Runs labelled images through an exported file in its runtime, with the preprocessing of its metadata.
 
     Args:
-        model: The file, see `alphanet_export.onnx_model.open_model`.
-        source: The images; for their classes see `class_outputs`.
-        batch_size: Images decoded at a time and, if the model allows it, run at a time.
-        limit: Number of images, spread evenly over the source; None is all.
-        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        model: The file, see `alphanet_export.metadata.open_exported`.
+        source: The images; for their classes see `alphanet_zoo.data.classes.match_classes`.
+        limit: Number of images to use, spread evenly over the source; None is all.
+        threads: Threads within an operator; None is the number of physical cores.
         labels_by_position: Class i of the images is output i of the model, whatever their names.
 
     Raises:
-        UsageError: The images' classes are not the model's.
+        UsageError: The classes of the images are not the model's.
         AlphaNetError: An image cannot be read, or the file cannot be run.
     """
-    options = {"batch_size": batch_size, "limit": limit, "threads": threads}
-    return classify(model, source, **options, labels_by_position=labels_by_position).accuracy  # type: ignore[arg-type]
+    evaluator = Evaluator(spread(source, limit), batch_size=BATCH, labels_by_position=labels_by_position)
+    return accuracy_of(answers_of_file(model, evaluator, threads=threads))
 
 
-def classify(
-    model: OnnxModel,
-    source: ImageSource,
-    *,
-    batch_size: int = 16,
-    limit: int | None = None,
-    threads: int = 0,
-    labels_by_position: bool = False,
-) -> Classified:
-    """As `measure_accuracy`, and keeps the classes of each image."""
-    outputs = class_outputs(model, source, labels_by_position)
-    session = open_session(model.path, "all", threads)
-    best, classes = [], []
-    for pixels, labels in evaluation_batches(spread(source, limit), model.preprocessing, batch_size):
-        try:
-            logits = torch.from_numpy(run_logits(session, pixels.numpy()))
-        except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
-            raise AlphaNetError(f"ONNX Runtime cannot run {model.path}: {error}") from error
-        best.append(logits.topk(min(5, model.num_classes), dim=1).indices)
-        classes.append(outputs[labels])
-    return Classified(torch.cat(best), torch.cat(classes), model.num_classes)
-
-
-def class_outputs(model: OnnxModel, source: ImageSource, labels_by_position: bool = False) -> torch.Tensor:
-    """The model's output for each class of the images, ``(classes,)``; see `match_classes`."""
-    return match_classes(
-        source.classes, model.labels, model.num_classes, by_position=labels_by_position, where=source.name
-    )
+def answers_of_file(model: ExportedModel, evaluator: Evaluator, *, threads: int | None = None) -> Answers:
+    """The predictions of an exported file for an evaluator's images; arguments as `measure_accuracy`."""
+    with open_runtime(model.path, threads=threads) as runtime:
+        return evaluator.answers(
+            lambda pixels: torch.from_numpy(runtime.infer(pixels.numpy())),
+            model.preprocessing, model.num_classes, model.labels,
+        )  # fmt: skip
 
 
 def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Energy of an inference, where the machine counts it (RAPL, in Linux' powercap tree)."""
+"""Energy per image, on machines with RAPL counters (Linux' powercap tree)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LEAST_RUNS = 3
 
 @dataclass(frozen=True)
 class Energy:
-    """What the processor packages took while images were run; None where the machine does not tell.
+    """Energy of the processor packages while images were run; None if the machine does not report it.
 
-    The counters are those of whole packages: idle power and other programs are in them.
+    The counters cover whole packages, so idle power and other programs are included.
 
     Args:
-        unavailable: Why nothing was measured; None where it was.
-        millijoules_per_image: Energy over images.
-        above_idle_millijoules_per_image: Less what the idle packages took in the same time, measured just before.
+        unavailable: Why nothing was measured; None if it was.
+        millijoules_per_image: Energy per image.
+        above_idle_millijoules_per_image: The same minus the energy of the idle packages, measured just before.
         watts: Mean power while running.
         idle_watts: Mean power while this process slept.
-        packages: How many packages were counted.
-        images: How many images were run.
+        packages: Number of packages.
+        images: Number of images run.
     """
 
     unavailable: str | None
@@ -39,13 +39,13 @@ class Energy:
 
 @dataclass(frozen=True)
 class _Package:
-    """One package's counter, in microjoules; it starts again at 0 after ``range_uj``."""
+    """The counter of one package, in microjoules; it wraps to 0 after ``range_uj``."""
 
     counter: Path
     range_uj: int
 
     def read(self) -> int:
-        """The counter now."""
+        """The current value."""
         return int(self.counter.read_text())
 
 
@@ -58,22 +58,22 @@ def measure_energy(
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Energy:
-    """Runs for a while and reads the packages' counters before and after.
+    """Runs for a while and reads the counters of the packages before and after.
 
     Args:
         run: One run, warmed up.
-        images_a_run: Images in it.
-        seconds: How long to run at least (and three runs). A counter that starts again more than once in that time
-            is not told from one that does so once; they last for minutes.
+        images_a_run: Images per run.
+        seconds: Minimum time to run (and three runs). The counters wrap after minutes; a counter that wraps more than
+            once in this time is not detected.
         powercap: Linux' powercap tree.
-        sleep: As `time.sleep`.
-        clock: As `time.perf_counter`.
+        sleep: Replaces `time.sleep`.
+        clock: Replaces `time.perf_counter`.
     """
     try:
         packages = _packages(powercap)
         before = [package.read() for package in packages]
     except PermissionError:
-        return Energy(f"the counters in {powercap} are readable by the administrator alone")
+        return Energy(f"the counters in {powercap} are readable by the administrator only")
     except (OSError, ValueError) as error:
         return Energy(f"the counters in {powercap} cannot be read: {error}")
     if not packages:
@@ -102,7 +102,7 @@ def measure_energy(
 def _packages(powercap: Path) -> list[_Package]:
     """The processor packages: zones ``intel-rapl:N`` (AMD's have that name too) whose name is ``package-N``.
 
-    Their parts (cores, memory: ``intel-rapl:N:M``) are counted in them already.
+    Their parts (cores, memory: ``intel-rapl:N:M``) are already included.
     """
     zones = sorted(zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1)
     return [
@@ -113,7 +113,7 @@ def _packages(powercap: Path) -> list[_Package]:
 
 
 def _joules(packages: list[_Package], before: list[int]) -> float:
-    """Energy since ``before``, counters that started again made whole."""
+    """Energy since ``before``, corrected for counters that wrapped."""
     spent = 0
     for package, then in zip(packages, before, strict=True):
         now = package.read()

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a graph."""
+"""Operator counts of an ONNX graph before and after ONNX Runtime's optimisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx
 from alphanet_export.onnx_model import graphs_of, load_proto, open_session
 
 LEFTOVERS = ("BatchNormalization", "Cast", "Dropout", "Identity")
-"""Operators that a clean export of a classifier does not have."""
+"""Operators that a clean export does not contain."""
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "QLinearConv")
 _FLOATS = {
@@ -27,22 +27,21 @@ _BLOCKED, _FUSED = "com.microsoft.nchwc", "com.microsoft"
 
 @dataclass(frozen=True)
 class GraphHealth:
-    """Counts of nodes, in the file and in the graph that ONNX Runtime runs at full optimisation on this CPU.
+    """Counts of nodes in the file, and in the graph that ONNX Runtime runs at full optimisation on this CPU.
 
     Args:
         nodes: Nodes in the file.
         optimized_nodes: Nodes that run.
-        leftovers: Nodes in the file that a clean export does not have, see `LEFTOVERS`.
-        resizes: Resize nodes in the file (one where it resizes its input to the arch's resolution, else none).
+        leftovers: Nodes in the file that a clean export does not contain, see `LEFTOVERS`.
+        resizes: Resize nodes in the file: 1 if the graph resizes its input to the arch's resolution, else 0.
         convolutions: Convolutions that run, of any kind.
-        blocked_convolutions: Those of them in the CPU's blocked layout, its fast kernels.
-        fused_nodes: Nodes that run and do more than one operator's work: those of Microsoft's domain (FusedConv,
-            QuickGelu ...), and blocked convolutions with an activation or an addition inside.
-        reorder_nodes: Nodes that run to go in or out of the blocked layout, which compute nothing.
-        precision: What the file computes in: float32, int8 (where it quantises), or the type of its convolutions'
-            weights.
+        blocked_convolutions: Convolutions in the CPU's blocked layout, which has the fast kernels.
+        fused_nodes: Nodes that combine several operators: those of Microsoft's domain (FusedConv, QuickGelu, ...), and
+            blocked convolutions with an activation or an addition inside.
+        reorder_nodes: Nodes that convert to or from the blocked layout.
+        precision: float32, int8 (if the graph quantises), or the type of the convolutions' weights.
         operators: Nodes in the file by operator.
-        optimized_operators: Nodes that run by operator, with the domain where it is not the standard one.
+        optimized_operators: Nodes that run by operator, with the domain if it is not the standard one.
     """
 
     nodes: int
@@ -89,12 +88,12 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
 
 
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Every node of a model, constants (which run once, at load time) left out."""
+    """Every node of a model except constants, which run once at load time."""
     return [node for graph in graphs_of(proto) for node in graph.node if node.op_type != "Constant"]
 
 
 def _precision(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> str:
-    """What the convolutions of a file compute in."""
+    """The precision of the convolutions of a file."""
     if any(node.op_type in _QUANTISED for node in nodes):
         return "int8"
     types = {tensor.name: tensor.data_type for graph in graphs_of(proto) for tensor in graph.initializer}
@@ -103,12 +102,12 @@ def _precision(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> str:
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:
-    """Whether a node of an optimised graph does more than one operator's work."""
+    """Whether a node of an optimised graph combines several operators."""
     if node.domain == _BLOCKED and node.op_type == "Conv":
         return len(node.input) > 3 or any(attribute.name == "activation" for attribute in node.attribute)
     return node.domain == _FUSED
 
 
 def _ranked(counts: Counter[str]) -> dict[str, int]:
-    """Counts, the largest first and equal ones by name."""
+    """Counts, the largest first, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,4 @@
-"""What ONNX Runtime must make of an exported graph, derived from the arch, so that a lost fusion does not go unseen."""
+"""Rules for the graph that ONNX Runtime runs, derived from the arch, so that a lost fusion is detected."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.shapes import net_shape
 
 BLOCKED_MACHINES = ("x86_64", "amd64")
-"""Machine types on which every build of ONNX Runtime has the blocked convolution layout (8 or 16 channels a block)."""
+"""Machine types on which every build of ONNX Runtime has the blocked layout (8 or 16 channels per block)."""
 WIDEST_BLOCK = 16
-"""Channels of the widest block, that of AVX-512: there a pool of fewer, or of no multiple, leaves the layout."""
+"""Channels of the widest block (AVX-512). A pool whose channels are not a multiple of it leaves the layout."""
 ALIGNMENT = 8
-"""Channels that a convolution's must be a multiple of for all layers to be blocked."""
+"""All layers are blocked only if every number of channels is a multiple of this."""
 
 
 @dataclass(frozen=True)
 class GraphRule:
-    """One count of the graph that runs, and what it must be.
+    """One count of the graph that runs, and its required value.
 
     Args:
         name: What is counted.
         found: The count.
-        expected: What it must be, or must not exceed.
-        at_most: Whether fewer will do.
+        expected: The required value, or the largest allowed one.
+        at_most: Whether ``expected`` is an upper limit.
     """
 
     name: str
@@ -42,7 +42,7 @@ class GraphRule:
 
     @property
     def wanted(self) -> str:
-        """What the count must be, in words."""
+        """The required value, in words."""
         return f"at most {self.expected}" if self.at_most else str(self.expected)
 
 
@@ -51,8 +51,8 @@ class GraphRules:
     """The rules of one graph on one kind of CPU.
 
     Args:
-        not_applicable: Why there are none for this file or this CPU; None where there are.
-        rules: Each rule with what was found.
+        not_applicable: Why there are no rules for this file or this CPU; None if there are.
+        rules: Each rule with its count.
     """
 
     not_applicable: str | None
@@ -60,45 +60,47 @@ class GraphRules:
 
     @property
     def holds(self) -> bool:
-        """Whether every rule holds; true where none applies."""
+        """Whether every rule holds; True if there are no rules."""
         return all(rule.holds for rule in self.rules)
 
     def check(self) -> GraphRules:
         """Returns itself.
 
         Raises:
-            TargetError: A rule is broken: the file computes what it should, slower than it should.
+            TargetError: A rule is broken: the file is correct, but slower than it should be.
         """
-        broken = [f"{rule.name}: {rule.found} where {rule.wanted} belong" for rule in self.rules if not rule.holds]
+        broken = [f"{rule.name}: {rule.found} instead of {rule.wanted}" for rule in self.rules if not rule.holds]
         if broken:
             raise TargetError(
-                f"ONNX Runtime no longer makes a fast graph of this file ({'; '.join(broken)}); export it again, use "
+                f"ONNX Runtime does not fully optimise this file ({'; '.join(broken)}); export it again, use "
                 "the version of onnxruntime that it was exported with, or accept it with --any-graph"
             )
         return self
 
 
-def graph_rules(model: OnnxModel, health: GraphHealth, *, machine: str | None = None) -> GraphRules:
-    """What must hold of the graph that runs.
+def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | None = None) -> GraphRules:
+    """The rules for the graph that runs.
 
-    The counts follow from the arch (SiLUs, squeeze-and-excites, strided shortcuts), not from a table of versions, so
-    they hold for any ONNX Runtime: one that fuses less breaks them.
+    The counts are derived from the arch (SiLUs, squeeze-and-excites, strided shortcuts), not from a table of versions,
+    so a version of ONNX Runtime that fuses less breaks them.
 
     Args:
-        model: The file.
-        health: What was counted.
-        machine: The CPU's type, as `platform.machine` gives it; None is this one.
+        model: The ONNX file.
+        health: Its counts.
+        machine: Type of the CPU, see `platform.machine`; None is this one.
     """
     machine = machine or platform.machine()
     if machine.lower() not in BLOCKED_MACHINES:
         return GraphRules(f"ONNX Runtime has no blocked convolution layout on {machine}")
     if health.precision != "float32":
-        return GraphRules(f"the rules are those of float32 graphs, and this one computes in {health.precision}")
+        return GraphRules(f"the rules are for float32 graphs, and this one computes in {health.precision}")
     shape = net_shape(model.space, model.arch)
     blocks = [block for stage in shape.stages for block in stage]
     widths = [shape.stem_channels, shape.head_channels, *(block.out_channels for block in blocks)]
     if any(width % ALIGNMENT for width in widths):
-        return GraphRules(f"the arch has widths that are no multiple of {ALIGNMENT}, which no layout has blocks for")
+        return GraphRules(
+            f"the arch has widths that are not multiples of {ALIGNMENT}, which the blocked layout does not support"
+        )
     silus = 3 + sum(1 + block.expand for block in blocks)  # The stem, both head convolutions; each block's own.
     excites = sum(block.se_channels > 0 for block in blocks)
     loose = sum(block.stride == 2 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)

@@ -1,31 +1,36 @@
-"""How long a model takes, with its spread."""
+"""Latency of a model with its spread, and throughput over batch sizes and threads."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, open_session
+from alphanet_export.formats import format_of
+from alphanet_export.runtimes.runtime import FloatArray, Runtime, open_runtime
 from alphanet_export.verify.environment import physical_cores
-from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
+from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval
 
 WARM_UP_SECONDS = 0.3
 MOST_REPEATS = 10_000
 BINS = 30
+BATCHES = (1, 4, 16)
+"""Batch sizes of the throughput if a file accepts any."""
+LEAST_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a run took how long.
+    """Distribution of the times of single runs.
 
     Args:
         edges_ms: Edges of the bins, of equal width, one more than ``counts``.
         counts: Runs in each bin.
-        slower: Runs beyond the last edge, which is the 99th percentile.
+        slower: Runs slower than the last edge, which is the 99th percentile.
     """
 
     edges_ms: tuple[float, ...]
@@ -45,13 +50,14 @@ class Latency:
         mean_ms: The mean.
         min_ms: The fastest run.
         images_per_second: The batch over the median.
-        cpu_share: Share of the threads' time, 0 to 1, that the system gave them. Waiting threads spin, so it is near 1
-            on a quiet machine; well below, other programs had the cores, and times are too long.
-        load_ms: Time to open the file and optimise its graph, once.
-        repeats: Runs that were timed.
-        batch: Images a run.
+        cpu_share: CPU time of the process over the wall time of its threads, 0 to 1. Close to 1 on an idle machine,
+            because waiting threads spin; if it is much lower, other programs used the cores and the times are too
+            long. None if it does not show that: the idle threads of some runtimes sleep.
+        load_ms: Time to open the file and optimise its graph.
+        repeats: Number of timed runs.
+        batch: Images per run.
         threads: Threads within an operator.
-        histogram: The spread.
+        histogram: Distribution of the times.
     """
 
     median_ms: float
@@ -61,7 +67,7 @@ class Latency:
     mean_ms: float
     min_ms: float
     images_per_second: float
-    cpu_share: float
+    cpu_share: float | None
     load_ms: float
     repeats: int
     batch: int
@@ -83,6 +89,23 @@ class Latency:
         return self
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """Throughput at one batch size and number of threads.
+
+    Args:
+        batch: Images per run.
+        threads: Threads within an operator.
+        images_per_second: The batch size over the median time of a run.
+        runs: Number of timed runs.
+    """
+
+    batch: int
+    threads: int
+    images_per_second: float
+    runs: int
+
+
 def measure_latency(
     model_path: str | os.PathLike[str],
     *,
@@ -90,69 +113,129 @@ def measure_latency(
     batch: int = 1,
     repeats: int = 50,
     seconds: float = 3.0,
+    size: int | None = None,
 ) -> Latency:
-    """Times a model in ONNX Runtime on the CPU, at full optimisation.
+    """Times a model in its runtime on the CPU, at full optimisation.
 
-    After a warm-up, runs one batch after the other until both ``repeats`` runs and ``seconds`` are over (10,000
-    runs at most). Pixels are made up: the time of a convolutional network does not depend on them.
+    After a warm-up, runs one batch after the other until both ``repeats`` runs and ``seconds`` have passed (10,000
+    runs at most). The pixels are random: the time of a convolutional network does not depend on them.
 
     Args:
-        model_path: ONNX file with the input ``pixel_values`` and the output ``logits``.
-        threads: Threads within an operator; by default the physical cores that this process may use.
-        batch: Images a run.
-        repeats: Runs to time at least.
-        seconds: Time to spend at least.
+        model_path: A file of any format that has a runtime here.
+        threads: Threads within an operator; None is the number of physical cores that this process may use.
+        batch: Images per run.
+        repeats: Minimum number of timed runs.
+        seconds: Minimum time to spend.
+        size: Side of the input in pixels; None to take it from the file.
 
     Raises:
-        UsageError: The model takes no such batch, or a value is out of its domain.
+        UsageError: The model does not accept the batch size, or a value is out of its domain.
         AlphaNetError: The file cannot be loaded or run.
     """
     threads = physical_cores() if threads is None else threads
     if threads < 1 or batch < 1 or repeats < 2 or not 0 <= seconds < float("inf"):
         raise UsageError(
             f"threads {threads}, batch {batch}, repeats {repeats}, seconds {seconds}: "
-            "give at least 1 thread, a batch of 1, 2 repeats and 0 seconds"
+            "pass at least 1 thread, a batch of 1, 2 repeats and 0 seconds"
         )
     start = time.perf_counter()
-    session = open_session(model_path, "all", threads, spin=True)
-    load = time.perf_counter() - start
-    shape = session.get_inputs()[0].shape
-    check_batch(shape[0] if isinstance(shape[0], int) else None, batch)
-    feed = {INPUT_NAME: np.random.default_rng(0).standard_normal((batch, *shape[1:]), dtype=np.float32)}
-
-    def run() -> float:
-        begin = time.perf_counter()
-        session.run([OUTPUT_NAME], feed)
-        return time.perf_counter() - begin
-
-    try:
-        spent = run() + run()
+    with open_alone(model_path, threads) as runtime:
+        load = time.perf_counter() - start
+        check_batch(runtime.batch, batch)
+        images = random_pixels(batch, runtime.input_size or size)
+        spent = _timed(runtime, images) + _timed(runtime, images)
         while spent < min(seconds, WARM_UP_SECONDS):
-            spent += run()
+            spent += _timed(runtime, images)
         times: list[float] = []
         begin, busy = time.perf_counter(), time.process_time()
         while len(times) < repeats or (time.perf_counter() - begin < seconds and len(times) < MOST_REPEATS):
-            times.append(run())
+            times.append(_timed(runtime, images))
         share = (time.process_time() - busy) / (threads * (time.perf_counter() - begin))
-    except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
-        raise AlphaNetError(f"ONNX Runtime cannot run {model_path}: {error}") from error
-    return summarise(np.asarray(times) * 1e3, batch=batch, threads=threads, cpu_share=share, load_ms=load * 1e3)
+        spins = threads == 1 or runtime.name == "onnxruntime"
+    return summarise(
+        np.asarray(times) * 1e3, batch=batch, threads=threads, cpu_share=share if spins else None, load_ms=load * 1e3
+    )
+
+
+def measure_throughput(
+    model_path: str | os.PathLike[str],
+    *,
+    batch: int | None = None,
+    threads: Sequence[int] | None = None,
+    seconds: float = 0.5,
+    size: int | None = None,
+) -> tuple[Throughput, ...]:
+    """Times a grid of batch sizes and threads, one after the other.
+
+    Args:
+        model_path: A file of any format that has a runtime here.
+        batch: The only batch size that it accepts; None if it accepts any, for `BATCHES`.
+        threads: Numbers of threads; None is `thread_counts`.
+        seconds: Minimum time for each point (and three runs).
+        size: Side of the input in pixels; None to take it from the file.
+
+    Raises:
+        UsageError: The file does not accept the batch size.
+        AlphaNetError: The file cannot be loaded or run.
+    """
+    points = []
+    for count in threads or thread_counts():
+        with open_alone(model_path, count) as runtime:
+            for number in BATCHES if batch is None else (batch,):
+                check_batch(runtime.batch, number)
+                images = random_pixels(number, runtime.input_size or size)
+                times: list[float] = []
+                runtime.infer(images)
+                begin = time.perf_counter()
+                while len(times) < LEAST_RUNS or time.perf_counter() - begin < seconds:
+                    times.append(_timed(runtime, images))
+                points.append(Throughput(number, count, number / float(np.median(times)), len(times)))
+    return tuple(points)
+
+
+def thread_counts(most: int | None = None) -> tuple[int, ...]:
+    """1, 2, 4 ... and ``most``, by default the number of physical cores that this process may use."""
+    most = physical_cores() if most is None else most
+    powers = [1 << power for power in range(most.bit_length()) if 1 << power < most]
+    return (*powers, most)
+
+
+def open_alone(path: str | os.PathLike[str], threads: int) -> Runtime:
+    """Opens a file to run it alone: ONNX Runtime's idle threads spin between runs, which is faster."""
+    if format_of(path).name != "onnx":
+        return open_runtime(path, threads=threads)
+    from alphanet_export.runtimes.onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(path, threads, sleep_between=False)
+
+
+def random_pixels(batch: int, size: int | None) -> FloatArray:
+    """Normally distributed pixels ``(batch, 3, size, size)``, the same on every call."""
+    assert size is not None, "the file does not contain its input size"
+    return np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
+
+
+def _timed(runtime: Runtime, images: FloatArray) -> float:
+    """Wall time of one run, in seconds."""
+    begin = time.perf_counter()
+    runtime.infer(images)
+    return time.perf_counter() - begin
 
 
 def check_batch(fixed: int | None, batch: int, name: str = "the model") -> None:
-    """Checks that a model called ``name`` with the batch size ``fixed`` (None: any) takes ``batch`` images.
+    """Checks that a model called ``name`` with the fixed batch size ``fixed`` (None: any) accepts ``batch`` images.
 
     Raises:
         UsageError: It does not.
     """
     if fixed is not None and batch != fixed:
         raise UsageError(
-            f"{name} takes batches of {fixed} alone, not {batch}; "
-            f"export it with --dynamic-batch, or give --batch {fixed}"
+            f"{name} takes only batches of {fixed}, not {batch}; "
+            f"export it with --dynamic-batch, or pass --batch {fixed}"
         )
 
 
-def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: float, load_ms: float) -> Latency:
+def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: float | None, load_ms: float) -> Latency:
     """The figures of runs that took ``times_ms``, shape ``(repeats,)``."""
     median, p90, p99 = (float(v) for v in np.quantile(times_ms, (0.5, 0.9, 0.99)))
     counts, edges = np.histogram(times_ms, bins=BINS, range=(float(times_ms.min()), p99))
@@ -164,7 +247,7 @@ def summarise(times_ms: DoubleArray, *, batch: int, threads: int, cpu_share: flo
         mean_ms=float(times_ms.mean()),
         min_ms=float(times_ms.min()),
         images_per_second=1e3 * batch / median,
-        cpu_share=min(1.0, cpu_share),
+        cpu_share=None if cpu_share is None else min(1.0, cpu_share),
         load_ms=load_ms,
         repeats=len(times_ms),
         batch=batch,

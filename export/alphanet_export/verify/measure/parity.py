@@ -1,10 +1,11 @@
-"""Whether an exported file computes what its network computes."""
+"""Parity: whether an exported file computes what its network computes."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,24 +15,26 @@ from onnxruntime import InferenceSession
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alphanet_export.formats import format_of
 from alphanet_export.onnx_model import FloatArray, open_session, run_logits
+from alphanet_export.runtimes.runtime import Runtime, open_runtime
 from alphanet_zoo.errors import AlphaNetError, ParityError
 
 TOLERANCE = 2e-5
 """Largest relative error that a float32 export may have (docs/verify.md says how it was chosen)."""
 
 INT8_LEAST_DB = 10.0
-"""Least signal to noise of the logits, in decibels, of a file that computes in integers (docs/verify.md says how it was
-chosen): each kernel rounds in its own way, so no error of single logits tells a sound file from a broken one."""
+"""Smallest signal-to-noise ratio of the logits of an int8 file, in decibels (docs/verify.md says how it was chosen).
+Kernels round differently, so the error of single logits does not separate a correct int8 file from a broken one."""
 
 LOUDEST_DB = 150.0
-"""Decibels that float32 itself does not reach: there the two are equal."""
+"""Largest signal-to-noise ratio reported, in decibels; more than float32 can represent."""
 
 PARITY_LEVELS = ("basic", "all")
 """ONNX Runtime's optimisation levels at which parity must hold."""
 
 SYNTHETIC_IMAGES = 8
-"""How many made-up images parity is measured on where none are given."""
+"""Number of synthetic images that parity is measured on if no images are passed."""
 
 Logits = Callable[[FloatArray], FloatArray]
 """``(N, 3, S, S)`` pixels to ``(N, classes)`` logits, float32."""
@@ -39,18 +42,18 @@ Logits = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class LevelParity:
-    """Parity at one optimisation level of ONNX Runtime.
+    """Parity at one optimisation level of ONNX Runtime, or in another runtime.
 
     Args:
-        level: ``basic`` or ``all``.
+        level: ``basic`` or ``all``; the runtime's name for other formats.
         max_relative_error: The largest, over images, of ``max |a - b| / max |b|`` over one image's logits, a from
-            the file and b from the reference; infinite where a logit is not finite.
+            the file and b from the reference; infinite if a logit is not finite.
         max_absolute_error: The largest ``|a - b|``.
-        top1_agreement: Share of the images, 0 to 1, on which both name the same class. Where the reference's
-            logits of the two classes lie within twice the tolerance (of the image's largest logit) they are tied,
-            and either is right.
-        ties: How many of the images agree only as ties.
-        signal_to_noise_db: See `sqnr_db`, over all images; minus infinity where a logit is not finite.
+        top1_agreement: Share of the images, 0 to 1, for which both predict the same class. If the reference's
+            logits of the two classes differ by less than twice the tolerance (relative to the image's largest logit)
+            they are tied, and either is right.
+        ties: Number of images that agree only as ties.
+        signal_to_noise_db: See `sqnr_db`, over all images; minus infinity if a logit is not finite.
     """
 
     level: str
@@ -63,16 +66,16 @@ class LevelParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from its reference, on some images.
+    """Difference between an exported file and its reference, on some images.
 
     Args:
         max_relative_error: The worst over the levels, see `LevelParity`.
         top1_agreement: The worst over the levels, 0 to 1.
-        images: How many images were compared.
-        synthetic: Whether these were made up, see `synthetic_images`.
-        tolerance: The largest relative error allowed. None: the file computes in integers, and `INT8_LEAST_DB` decides.
+        images: Number of images compared.
+        synthetic: Whether the images are synthetic, see `synthetic_images`.
+        tolerance: Largest relative error allowed. None for an int8 file, which must reach `INT8_LEAST_DB` instead.
         signal_to_noise_db: The worst over the levels.
-        reference: What it was compared with, in words.
+        reference: Name of what it was compared with.
         levels: The figures for each optimisation level.
     """
 
@@ -87,7 +90,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the tolerance and every image gets the same class; or little of it is noise."""
+        """Whether error and classes are within the tolerance, or, for int8, the noise is low enough."""
         if self.tolerance is None:
             return self.signal_to_noise_db >= INT8_LEAST_DB
         return self.max_relative_error <= self.tolerance and self.top1_agreement == 1.0
@@ -105,43 +108,43 @@ class Parity:
             else:
                 worst = min(self.levels, key=lambda level: level.signal_to_noise_db)
                 figure = f"signal to noise {worst.signal_to_noise_db:.1f} dB (int8 must reach {INT8_LEAST_DB:g})"
-            remedy = (
-                ", and give the very weights it was exported from as reference" if self.reference == "PyTorch" else ""
-            )
+            at = f"at optimisation level {worst.level}" if worst.level in PARITY_LEVELS else f"in {worst.level}"
+            remedy = ", and pass the weights it was exported from as reference" if self.reference == "PyTorch" else ""
             raise ParityError(
-                f"the file does not compute what {self.reference} computes: {figure} at optimisation level "
-                f"{worst.level}, top-1 agreement {100 * self.top1_agreement:.1f} % of {self.images} images; "
-                f"do not use this file: export it again{remedy}"
+                f"the file does not compute what {self.reference} computes: {figure} {at}, top-1 agreement "
+                f"{100 * self.top1_agreement:.1f} % of {self.images} images; do not use it: export it again{remedy}"
             )
         return self
 
 
 def measure_parity(
-    model_path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Runtime,
     net: nn.Module,
     images: Tensor | Iterable[Tensor],
     *,
     synthetic: bool = False,
     tolerance: float | None = TOLERANCE,
 ) -> Parity:
-    """Compares an exported file in ONNX Runtime, at `PARITY_LEVELS`, with the PyTorch net it came from.
+    """Compares an exported model with the PyTorch network that it was exported from.
 
     Args:
-        model_path: ONNX file with the input ``pixel_values`` and the output ``logits``.
-        net: The network in eval mode; it gets the same pixels, and resizes them itself where it must.
-        images: ``(N, 3, S, S)`` normalised pixels at the file's input size, or an iterable of such batches.
-        synthetic: Whether the images were made up (recorded, no more).
-        tolerance: Largest relative error for `Parity.check`; None for a file that computes in integers.
+        model: A file of any format that has a runtime here, or a runtime that `open_runtime` returned. An ONNX file is
+            run at each of `PARITY_LEVELS`.
+        net: The network in eval mode. It gets the same pixels, and resizes them itself if necessary.
+        images: ``(N, 3, S, S)`` normalised pixels at the model's input size, or an iterable of such batches.
+        synthetic: Whether the images are synthetic (for the record only).
+        tolerance: Largest relative error for `Parity.check`; None for an int8 file. The default is for float32.
 
     Returns:
-        The figures; call `Parity.check` to have broken parity raise.
+        The figures. `Parity.check` raises if parity is broken.
 
     Raises:
-        AlphaNetError: The file cannot be loaded or run.
+        AlphaNetError: The model cannot be loaded or run.
         ValueError: ``net`` is in training mode, or there are no images.
     """
     reference = torch_logits(net)
-    return compare_logits(_levels(model_path), "PyTorch", reference, images, synthetic, tolerance)
+    with _opened(model) as runs:
+        return compare_logits(runs, "PyTorch", reference, images, synthetic, tolerance)
 
 
 def measure_consistency(
@@ -151,10 +154,10 @@ def measure_consistency(
     synthetic: bool = False,
     tolerance: float | None = TOLERANCE,
 ) -> Parity:
-    """Compares ONNX Runtime's optimised graphs with the same file run without optimisation.
+    """Compares ONNX Runtime's optimised graphs of a file with the unoptimised graph.
 
-    This needs no reference, and says only that the optimiser keeps what the file says, not that the file is right.
-    Args and raises as `measure_parity`.
+    This requires no reference. It shows that the optimiser preserves what the file computes, not that the file is
+    correct. Arguments and exceptions as in `measure_parity`.
     """
     session = open_session(model_path, "disabled")
     reference = partial(run_logits, session)
@@ -162,10 +165,10 @@ def measure_consistency(
 
 
 def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
-    """Smooth coloured noise with the statistics of normalised photographs, the same for the same arguments.
+    """Smooth coloured noise with the statistics of normalised photographs; deterministic.
 
-    Noise of every scale from 2 pixels a side to ``size``, each half as strong as the one coarser by two, scaled
-    to mean 0 and standard deviation 1.
+    Noise at every scale from 2 pixels to ``size``, each scale with half the amplitude of the next coarser one,
+    normalised to mean 0 and standard deviation 1.
 
     Returns:
         ``(n, 3, size, size)`` float32.
@@ -182,10 +185,10 @@ def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
 
 
 def torch_logits(net: nn.Module) -> Logits:
-    """What a net gives for float32 pixels.
+    """The network as a function from float32 pixels to logits.
 
     Raises:
-        ValueError: It is in training mode.
+        ValueError: The network is in training mode.
     """
     if net.training:
         raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
@@ -206,7 +209,15 @@ def compare_logits(
     synthetic: bool,
     tolerance: float | None,
 ) -> Parity:
-    """Runs everything in ``runs``, a level of the result each, beside the reference called ``name``, batch by batch.
+    """Runs every function in ``runs`` and the reference on the same batches, and compares their logits.
+
+    Args:
+        runs: Functions to compare, by level.
+        name: Name of the reference.
+        reference: The function to compare with.
+        images: Normalised pixels, see `measure_parity`.
+        synthetic: See `measure_parity`.
+        tolerance: See `measure_parity`.
 
     Raises:
         ValueError: There are no images.
@@ -218,7 +229,7 @@ def compare_logits(
         for level, run in runs.items():
             actual[level].append(run(pixels))
     if not expected:
-        raise ValueError("there are no images to measure parity on; give at least one")
+        raise ValueError("there are no images to measure parity on; pass at least one")
     target = np.concatenate(expected)
     levels = tuple(
         level_parity(level, np.concatenate(given), target, tolerance or 0.0) for level, given in actual.items()
@@ -233,6 +244,18 @@ def compare_logits(
         reference=name,
         levels=levels,
     )
+
+
+@contextmanager
+def _opened(model: str | os.PathLike[str] | Runtime) -> Iterator[dict[str, Logits]]:
+    """A model's logits by level: the optimisation levels of an ONNX file, or the name of its runtime."""
+    if isinstance(model, Runtime):
+        yield {model.name: model.infer}
+    elif format_of(model).name == "onnx":
+        yield _levels(model)
+    else:
+        with open_runtime(model) as runtime:
+            yield {runtime.name: runtime.infer}
 
 
 def _levels(model_path: str | os.PathLike[str]) -> dict[str, Logits]:
@@ -259,12 +282,12 @@ def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance
     """The figures of one level, from logits ``(N, classes)``, float32.
 
     Raises:
-        ParityError: They have not the same shape.
+        ParityError: Their shapes differ.
     """
     if actual.shape != expected.shape:
         raise ParityError(
             f"the file gives logits of shape {actual.shape}, its reference {expected.shape}; "
-            "give the reference that it was exported from"
+            "pass the reference that it was exported from"
         )
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         return LevelParity(level, np.inf, np.inf, float(np.mean(actual.argmax(1) == expected.argmax(1))), 0, -np.inf)
@@ -286,7 +309,7 @@ def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance
 
 
 def sqnr_db(expected: FloatArray, actual: FloatArray) -> float:
-    """What logits should be, to what they are off by, in decibels of their squares: at most `LOUDEST_DB`."""
+    """Signal-to-quantisation-noise ratio of logits in decibels, at most `LOUDEST_DB`."""
     noise = float(np.square(expected.astype(np.float64) - actual).sum())
     signal = float(np.square(expected.astype(np.float64)).sum())
     if noise == 0:

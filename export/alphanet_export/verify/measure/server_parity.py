@@ -13,15 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alphanet_export.onnx_model import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    FloatArray,
-    OnnxModel,
-    open_model,
-    open_session,
-    run_logits,
-)
+from alphanet_export.metadata import ExportedModel, open_onnx
+from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, FloatArray, open_session, run_logits
 from alphanet_export.verify.measure.kserve import KServeClient, ServerFacts
 from alphanet_export.verify.measure.parity import (
     SYNTHETIC_IMAGES,
@@ -155,7 +148,7 @@ def verify_server(
         ParityError: The server's model has another input or output.
         AlphaNetError: The file is corrupt; the server cannot be reached, is not ready, or does not have the model.
     """
-    model = open_model(model_path)
+    model = open_onnx(model_path)
     folder = None if data is None else FolderSource(data)
     client = KServeClient(url)
     client.check_ready()
@@ -188,7 +181,7 @@ def verify_server(
     )
 
 
-def check_served(served: dict[str, Any], model: OnnxModel) -> None:
+def check_served(served: dict[str, Any], model: ExportedModel) -> None:
     """Refuses a served model with other tensors than the file; what the server leaves unsaid is not judged.
 
     Raises:

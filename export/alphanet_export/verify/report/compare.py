@@ -20,11 +20,10 @@ from torch.export import Dim
 
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.packages import require_package
-from alphanet_export.runtimes.interface import Runtime
-from alphanet_export.runtimes.opening import open_runtime
-from alphanet_export.runtimes.torch_runtime import torch_threads
+from alphanet_export.runtimes.runtime import Runtime, open_runtime
+from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import current_environment, physical_cores
-from alphanet_export.verify.measure.interleaved import clock_for, interleave
+from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.report import DEFAULT_RUNTIMES, NETS
 from alphanet_export.verify.report.table import ComparisonTable, Figures, Row
 from alphanet_export.writers.to_executorch import write_executorch

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from alphanet_export.verify.measure.ab import TimingRatio
-from alphanet_export.verify.measure.latency import Latency
+from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.measure.throughput import Throughput
 from alphanet_export.verify.report.render import printable
 
 WIDTH = 800

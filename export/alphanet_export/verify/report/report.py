@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.environment import Environment
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.accuracy import Accuracy
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_export.verify.measure.graph_rules import GraphRules
-from alphanet_export.verify.measure.latency import Latency
+from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.measure.memory import Memory
 from alphanet_export.verify.measure.parity import Parity
-from alphanet_export.verify.measure.startup import Startup
-from alphanet_export.verify.measure.throughput import Throughput
+from alphanet_export.verify.measure.process import Memory, Startup
 from alphanet_export.verify.report.render import write_page
 from alphanet_export.verify.report.sections import document_of
 from alphanet_export.verify.report.stamp import Stamp, read_stamp
@@ -79,13 +77,13 @@ class VerificationReport:
         consistency: Without a reference: the optimised graphs compared with the unoptimised one.
         accuracy: Accuracy on the labelled images.
         mcnemar: The file compared with the reference on the labelled images.
-        latency: Latency in ONNX Runtime on this CPU.
+        latency: Latency in the format's runtime on this CPU.
         throughput: Throughput by batch size and threads.
         startup: Start-up time of a new process.
         memory: Peak memory in a separate process.
         energy: Energy per image, if the machine has counters.
-        graph_health: Node counts.
-        graph_rules: Expected node counts.
+        graph_health: Node counts; ONNX only.
+        graph_rules: Expected node counts; ONNX only.
         timing_ratio: The file's time relative to that of another file.
         min_top1: Lowest accepted top-1, in percent.
         max_latency_ms: Highest accepted median latency, in milliseconds.
@@ -96,7 +94,7 @@ class VerificationReport:
         failures: The failed checks, the most serious first.
     """
 
-    model: OnnxModel
+    model: ExportedModel
     file_bytes: int
     data: Data
     environment: Environment
@@ -153,7 +151,7 @@ class VerificationReport:
 
     @property
     def stamp(self) -> Stamp | None:
-        """The earlier verification that is recorded in the file, or None."""
+        """What an ONNX file records of an earlier verification."""
         return read_stamp(self.model)
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,6 +161,7 @@ class VerificationReport:
             "schema": SCHEMA,
             "passed": not self.failures,
             "failures": [str(failure) for failure in self.failures],
+            "format": model.format,
             "file": {"name": model.path.name, "bytes": self.file_bytes, "sha256": model.file_sha256},
             "graph_sha256": model.graph_sha256,
             "weights_sha256": model.metadata.get("weights_sha256"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alphanet_export.formats import FORMATS
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.latency import Latency
@@ -22,6 +23,7 @@ from alphanet_export.verify.report.render import (
 )
 
 if TYPE_CHECKING:
+    from alphanet_export.metadata import ExportedModel
     from alphanet_export.verify.report.report import VerificationReport
 
 QUIET = 0.8
@@ -81,6 +83,7 @@ def _file_section(report: VerificationReport) -> Section:
     model, metadata, arch = report.model, report.model.metadata, report.model.arch
     names = ("width", "depth", "kernel_size", "expand_ratio")
     sizes = {name: " ".join(map(str, getattr(arch, name))) for name in names}
+    title = FORMATS[model.format].title
     batch, side = "N" if model.batch is None else str(model.batch), model.input_size
     sizes_allowed = "any batch size" if model.batch is None else f"batch size {model.batch} only"
     random = "random weights: times are valid, predictions are not" if metadata.get("weights") == "random" else ""
@@ -93,15 +96,23 @@ def _file_section(report: VerificationReport) -> Section:
             ("", f"expand_ratio {sizes['expand_ratio']}", ""),
             ("MACs", in_thousands(metadata.get("macs")), "per image, at the arch's resolution"),
             ("Parameters", in_thousands(metadata.get("params")), ""),
-            ("Input", f"{batch} x 3 x {side} x {side}", f"{sizes_allowed}, opset {model.opset}"),
+            ("Format", model.format, title if model.opset is None else f"{title}, opset {model.opset}"),
+            ("Input", f"{batch} x 3 x {side} x {side}", sizes_allowed),
             ("File size", in_bytes(report.file_bytes), ""),
             ("Weights", str(metadata.get("weights") or "unknown"), random),
             ("Calibration", _calibration(metadata.get("calibration")), "source of the batch-norm statistics"),
-            ("SHA-256 of the graph", _short(model.graph_sha256), "without metadata; the JSON has the full digest"),
+            _digest_row(model),
             ("SHA-256 of the weights", _short(metadata.get("weights_sha256")), "as recorded at export"),
-            _stamp_row(report),
+            *([_stamp_row(report)] if model.format == "onnx" else []),
         ),
     )
+
+
+def _digest_row(model: ExportedModel) -> Row:
+    """The digest of an ONNX graph, or of another file."""
+    if model.graph_sha256 is None:
+        return "SHA-256 of the file", _short(model.file_sha256), "the JSON has the full digest"
+    return "SHA-256 of the graph", _short(model.graph_sha256), "without metadata; the JSON has the full digest"
 
 
 def _stamp_row(report: VerificationReport) -> Row:
@@ -125,9 +136,16 @@ def _parity_section(report: VerificationReport) -> Section:
         for level in parity.levels:
             ties = f", {level.ties} ties" if level.ties else ""
             agreement = f"top-1 agreement {100 * level.top1_agreement:.1f} %{ties}"
-            rows.append((f"Level {level.level} vs {parity.reference}", f"{level.max_relative_error:.2e}", agreement))
+            rows.append((f"{_level(level.level)} vs {parity.reference}", f"{level.max_relative_error:.2e}", agreement))
         rows.append(_tolerance_row(parity, report.data.folder))
-    return Section("Parity", tuple(rows), "largest relative error of the logits, by optimisation level")
+    by_level = ", by optimisation level" if report.model.format == "onnx" else ""
+    return Section("Parity", tuple(rows), f"largest relative error of the logits{by_level}")
+
+
+def _level(name: str) -> str:
+    """An optimisation level of ONNX Runtime, or another runtime."""
+    titles = {form.runtime: form.title for form in FORMATS.values()}
+    return titles.get(name) or f"Level {name}"
 
 
 def _tolerance_row(parity: Parity, folder: str | None) -> Row:
@@ -173,7 +191,7 @@ def _accuracy_section(report: VerificationReport) -> Section:
 
 def _latency_section(report: VerificationReport) -> Section:
     """Latency, start-up, memory and energy."""
-    rows = _latency_rows(report.latency, report.max_latency_ms)
+    rows, runtime = _latency_rows(report.latency, report.max_latency_ms), report.environment.runtime or "ONNX Runtime"
     if start := report.startup:
         steps = f"import {start.import_ms:.0f}, load {start.load_ms:.0f}, first run {start.first_ms:.0f} ms"
         rows.append(("Cold start", f"{start.total_ms:.0f} ms", f"new process to first result: {steps}"))
@@ -186,7 +204,7 @@ def _latency_section(report: VerificationReport) -> Section:
     return Section(
         "Latency, memory and energy",
         (*rows, _energy_row(report.energy)),
-        "ONNX Runtime on the CPU, with the 95 % bootstrap confidence interval of the median",
+        f"{runtime} on the CPU, with the 95 % bootstrap confidence interval of the median",
         latency_plot(report.latency) if report.latency else "",
     )
 
@@ -196,17 +214,23 @@ def _latency_rows(latency: Latency | None, target_ms: float | None) -> list[Row]
     if latency is None:
         return [("Median latency", NOT_MEASURED, "")]
     target = "" if target_ms is None else f", target: at most {target_ms:g} ms"
-    quiet = latency.cpu_share >= QUIET
-    share = "of the threads' time" if quiet else "OTHER PROGRAMS USED THE CPU: times are too long"
     run = f"batch size {latency.batch}, {threads_of(latency.threads)}"
     return [
         ("Median latency", f"{latency.median_ms:.2f} ms", interval(latency.median_interval_ms, "ms") + target),
         ("90th, 99th percentile", f"{latency.p90_ms:.2f}, {latency.p99_ms:.2f} ms", f"{latency.repeats} runs"),
         ("Mean, minimum", f"{latency.mean_ms:.2f}, {latency.min_ms:.2f} ms", ""),
         ("Rate", f"{latency.images_per_second:.1f} images/s", run),
-        ("CPU utilisation", f"{100 * latency.cpu_share:.0f} %", share),
+        *_share_rows(latency.cpu_share),
         ("Load time", f"{latency.load_ms:.0f} ms", "reading the file and optimising its graph"),
     ]
+
+
+def _share_rows(cpu_share: float | None) -> list[Row]:
+    """The CPU utilisation of the threads, and what it means; nothing if the runtime's idle threads sleep."""
+    if cpu_share is None:
+        return []
+    share = "of the threads' time" if cpu_share >= QUIET else "OTHER PROGRAMS USED THE CPU: times are too long"
+    return [("CPU utilisation", f"{100 * cpu_share:.0f} %", share)]
 
 
 def _energy_row(energy: Energy | None) -> Row:
@@ -259,7 +283,8 @@ def _graph_section(report: VerificationReport) -> Section:
     """What ONNX Runtime makes of the graph."""
     health = report.graph_health
     if health is None:
-        return Section("Graph", (("Nodes", NOT_MEASURED, ""),))
+        remark = "" if report.model.format == "onnx" else "ONNX only"
+        return Section("Graph", (("Nodes", NOT_MEASURED, remark),))
     blocked = f"{health.blocked_convolutions} of {health.convolutions} convolutions"
     rows = (
         ("Nodes", str(health.nodes), f"{health.optimized_nodes} after optimisation"),
@@ -291,6 +316,7 @@ def _environment_section(report: VerificationReport) -> Section:
     here = report.environment
     versions = f"Python {here.python}, ONNX Runtime {here.onnxruntime}, onnx {here.onnx}, torch {here.torch}"
     rows = (
+        *([("Runtime", here.runtime, "")] if here.runtime else []),
         ("CPU", here.cpu, f"{here.cores} physical cores, {here.system}"),
         ("Versions", versions, ""),
         ("Date", here.date, f"alphanet-zoo {here.alphanet_zoo}"),

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alphanet_export.onnx_model import OnnxModel, graph_sha256, load_proto
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_export.metadata import ExportedModel
+from alphanet_export.onnx_model import graph_sha256, load_proto
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ def write_stamp(report: VerificationReport) -> None:
     The file is replaced in one step, so that an interrupted write leaves it as it was.
 
     Raises:
+        UsageError: The file is not ONNX.
         AlphaNetError: The report has a failure (which is raised), or the file has changed since it was measured.
         OSError: The disk is full or not writable.
     """
     report.check()
     path = report.model.path
+    if report.model.format != "onnx":
+        raise UsageError(f"{path} is not an ONNX file; only ONNX files can be stamped")
     proto = load_proto(path)
     if graph_sha256(proto) != report.model.graph_sha256:
         raise AlphaNetError(f"{path} has changed since it was measured; verify it again")
@@ -76,7 +80,7 @@ def stamp_summary(report: VerificationReport) -> dict[str, Any]:
     return kept
 
 
-def read_stamp(model: OnnxModel) -> Stamp | None:
+def read_stamp(model: ExportedModel) -> Stamp | None:
     """The stamp of a file, compared with the file as it is now; None if it has no stamp."""
     summary = model.metadata.get(KEY)
     if not isinstance(summary, Mapping):
@@ -87,7 +91,7 @@ def read_stamp(model: OnnxModel) -> Stamp | None:
     return Stamp(all(summary.get(key) == value for key, value in now.items()), str(date or "unknown"), summary)
 
 
-def _identity(model: OnnxModel) -> dict[str, Any]:
+def _identity(model: ExportedModel) -> dict[str, Any]:
     """The metadata that determines the meaning of a file's outputs."""
     labels = json.dumps(model.metadata.get("labels"), ensure_ascii=False).encode()
     kept = {key: model.metadata.get(key) for key in ("weights_sha256", "arch", "preprocessing")}

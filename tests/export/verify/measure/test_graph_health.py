@@ -42,5 +42,5 @@ def test_leftovers_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(UsageError, match="not a file"):
         measure_health(tmp_path / "none.onnx")

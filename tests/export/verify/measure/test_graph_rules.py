@@ -7,16 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from alphanet_export.onnx_model import OnnxModel, open_model
+from alphanet_export.metadata import ExportedModel, open_exported
 from alphanet_export.verify.measure.graph_health import GraphHealth, measure_health
 from alphanet_export.verify.measure.graph_rules import graph_rules
 from alphanet_zoo.errors import TargetError
 from tests.export.exported import tiny_onnx, with_broken_fusion
 
 
-def opened(path: Path, content: bytes) -> tuple[OnnxModel, GraphHealth]:
+def opened(path: Path, content: bytes) -> tuple[ExportedModel, GraphHealth]:
     path.write_bytes(content)
-    return open_model(path), measure_health(path)
+    return open_exported(path), measure_health(path)
 
 
 @pytest.mark.parametrize("dynamic_batch", [False, True])
@@ -35,7 +35,7 @@ def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None
 def test_a_lost_fusion_is_told(tmp_path: Path) -> None:
     rules = graph_rules(*opened(tmp_path / "m.onnx", with_broken_fusion(tiny_onnx())), machine="AMD64")
     assert [rule.name for rule in rules.rules if not rule.holds][0] == "SiLUs fused to one QuickGelu"
-    with pytest.raises(TargetError, match="QuickGelu: 7 where 8 belong.* export it again.*--any-graph"):
+    with pytest.raises(TargetError, match="QuickGelu: 7 instead of 8.* export it again.*--any-graph"):
         rules.check()
 
 

@@ -5,8 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphanet_export.verify.measure.latency import measure_latency, summarise
+from alphanet_export.verify.measure.latency import (
+    measure_latency,
+    measure_throughput,
+    summarise,
+    thread_counts,
+)
 from alphanet_zoo.errors import TargetError, UsageError
+from tests.export.exported import tiny_onnx
 
 
 def test_the_figures_of_known_times() -> None:
@@ -42,7 +48,7 @@ def test_the_time_budget_is_spent(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 2}, "batches of 1 alone, not 2; export it with --dynamic-batch"),
+        ({"batch": 2}, "only batches of 1, not 2; export it with --dynamic-batch"),
         ({"threads": 0}, "threads 0"),
         ({"batch": 0}, "batch 0"),
         ({"repeats": 1}, "repeats 1"),
@@ -60,3 +66,23 @@ def test_the_target() -> None:
     assert latency.check(51.0) is latency
     with pytest.raises(TargetError, match="median latency 51.00 ms .* above the target of 50 ms"):
         latency.check(50.0)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))])
+def test_threads_double_up_to_the_cores(most: int, expected: tuple[int, ...]) -> None:
+    assert thread_counts(most) == expected
+
+
+def test_a_file_of_any_batch_gets_a_grid(tmp_path: Path) -> None:
+    (tmp_path / "any.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
+    points = measure_throughput(tmp_path / "any.onnx", threads=(1, 2), seconds=0.01)
+    assert [(point.threads, point.batch) for point in points] == [(1, 1), (1, 4), (1, 16), (2, 1), (2, 4), (2, 16)]
+    assert all(point.images_per_second > 0 and point.runs >= 3 for point in points)
+
+
+def test_a_file_of_one_batch_gets_its_own(tmp_path: Path) -> None:
+    (tmp_path / "one.onnx").write_bytes(tiny_onnx())
+    (point,) = measure_throughput(tmp_path / "one.onnx", batch=1, threads=(1,), seconds=0.0)
+    assert (point.batch, point.threads, point.runs) == (1, 1, 3)
+    with pytest.raises(UsageError, match="takes only batches of 1, not 2"):
+        measure_throughput(tmp_path / "one.onnx", batch=2, threads=(1,), seconds=0.0)

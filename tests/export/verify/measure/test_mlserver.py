@@ -27,7 +27,7 @@ from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceResponse
 
 
-class OnnxModel(MLModel):
+class ExportedModel(MLModel):
     async def load(self):
         self.session = onnxruntime.InferenceSession(self.settings.parameters.uri, providers=["CPUExecutionProvider"])
         return True
@@ -59,7 +59,7 @@ def server(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     for name, content in (("tiny", tiny_onnx()), ("other", corrupted(tiny_onnx()))):
         (root / name).mkdir()
         (root / name / "model.onnx").write_bytes(content)
-        model = {"name": name, "implementation": "onnx_runtime.OnnxModel", "platform": "onnx", "inputs": [image],
+        model = {"name": name, "implementation": "onnx_runtime.ExportedModel", "platform": "onnx", "inputs": [image],
                  "outputs": [logits], "parameters": {"uri": str(root / name / "model.onnx")}}  # fmt: skip
         (root / name / "model-settings.json").write_text(json.dumps(model))
     (root / "onnx_runtime.py").write_text(RUNTIME)

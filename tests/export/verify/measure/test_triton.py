@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphanet_export.onnx_model import open_model, open_session, run_logits
+from alphanet_export.metadata import open_exported
+from alphanet_export.onnx_model import open_session, run_logits
 from alphanet_export.verify.measure.kserve import KServeClient
 from alphanet_export.verify.measure.server_parity import verify_server
 from alphanet_export.writers.serving import write_repository
@@ -106,7 +107,7 @@ def test_triton_takes_the_configuration_as_it_is_meant(server: str, files: Path)
         assert (config["input"][0]["dims"], config["output"][0]["dims"]) == (image, logits)
         assert config["output"][0]["label_filename"] == "labels.txt" and ("dynamic_batching" in config) == (largest > 0)
         arch = json.loads(config["parameters"]["alphanet.arch"]["string_value"])
-        assert arch == open_model(files / f"{name}.onnx").arch.to_dict()
+        assert arch == open_exported(files / f"{name}.onnx").arch.to_dict()
 
 
 @pytest.mark.parametrize("name", ["fixed", "many"])

@@ -11,26 +11,25 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from alphanet_export.onnx_model import OnnxModel
+from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.accuracy import Accuracy
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_export.verify.measure.graph_rules import GraphRule, GraphRules
-from alphanet_export.verify.measure.latency import summarise
+from alphanet_export.verify.measure.latency import Throughput, summarise
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.measure.memory import Memory
 from alphanet_export.verify.measure.parity import LevelParity, Parity
-from alphanet_export.verify.measure.startup import Startup
-from alphanet_export.verify.measure.throughput import Throughput
+from alphanet_export.verify.measure.process import Memory, Startup
 from alphanet_export.verify.report.report import Data, Reference, VerificationReport
 from alphanet_zoo.errors import AccuracyError, ParityError, TargetError
 from alphanet_zoo.space.presets import ALPHANET_TINY
 
 EVIL = "<script>alert('x')</script>|&\"\n"
-MODEL = OnnxModel(
+MODEL = ExportedModel(
     path=Path("folder") / "tiny.onnx",
+    format="onnx",
     file_sha256="f" * 64,
     graph_sha256="a" * 64,
     input_size=12,
@@ -53,8 +52,8 @@ BROKEN = dataclasses.replace(PARITY, max_relative_error=0.5, levels=(LevelParity
 ACCURACY = Accuracy(90.0, (85.0, 94.0), 99.0, (97.0, 99.9), 200, 10)
 LATENCY = summarise(np.linspace(1.0, 3.0, 101), batch=1, threads=2, cpu_share=0.95, load_ms=5.0)
 HEALTH = GraphHealth(40, 30, 0, 0, 15, 15, 13, 7, "float32", {"Conv": 15}, {"com.microsoft.nchwc.Conv": 15, "Gemm": 1})
-PLAIN = ("schema", "passed", "failures", "graph_sha256", "weights_sha256", "throughput", "name", "arch", "space",
-         "num_classes", "macs", "params", "preprocessing", "calibration", "tools")  # fmt: skip
+PLAIN = ("schema", "format", "passed", "failures", "graph_sha256", "weights_sha256", "throughput", "name", "arch",
+         "space", "num_classes", "macs", "params", "preprocessing", "calibration", "tools")  # fmt: skip
 RULES = GraphRules(None, (GraphRule("SiLUs fused", 8, 8), GraphRule("reorders", 4, 6, at_most=True)))
 UNFUSED = GraphRules(None, (GraphRule("SiLUs fused", 7, 8), GraphRule("reorders", 4, 6, at_most=True)))
 RATIO = TimingRatio("other.onnx", "e" * 64, 0.8, (0.78, 0.83), 2.0, 2.5, 50, 1, 1, "CPU time")
@@ -163,7 +162,7 @@ def test_a_lost_fusion_can_be_accepted() -> None:
     accepted = report(graph_rules=UNFUSED, any_graph=True)
     assert accepted.check() is accepted and accepted.to_dict()["graph_rules"]["holds"] is False
     assert "BROKEN" in accepted.to_text() and "7, expected 8" in accepted.to_text()
-    with pytest.raises(TargetError, match="SiLUs fused: 7 where 8 belong"):
+    with pytest.raises(TargetError, match="SiLUs fused: 7 instead of 8"):
         report(graph_rules=UNFUSED).check()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from alphanet_export.onnx_model import open_model
+from alphanet_export.metadata import open_exported
 from alphanet_export.verify.report.report import VerificationReport
 from alphanet_export.verify.report.stamp import read_stamp, stamp_summary, write_stamp
 from alphanet_export.verify.verification import Settings, stamp_report, verify_model
@@ -33,10 +33,10 @@ def file(report: VerificationReport) -> Path:
 
 
 def test_a_stamp_is_written_last_and_changes_no_graph(report: VerificationReport, file: Path) -> None:
-    before = open_model(file)
+    before = open_exported(file)
     assert read_stamp(before) is None and "--stamp writes" in report.to_text()
     stamped = stamp_report(report)
-    after = open_model(file)
+    after = open_exported(file)
     assert after.graph_sha256 == before.graph_sha256 and after.file_sha256 != before.file_sha256
     assert stamped.model.file_sha256 == after.file_sha256  # The report is of the file as it is now.
     onnx.checker.check_model(onnx.load(file))
@@ -64,7 +64,7 @@ def test_a_stamp_of_another_graph_or_meaning_does_not_match(report: Verification
     stamp_report(report)
     sound = file.read_bytes()
     file.write_bytes(corrupted(sound))
-    stale = dataclasses.replace(report, model=open_model(file))
+    stale = dataclasses.replace(report, model=open_exported(file))
     assert stale.stamp is not None and not stale.stamp.matches
     assert "DOES NOT MATCH" in stale.to_text() and stale.to_dict()["stamp"]["matches"] is False
     proto = onnx.load_model_from_string(sound)
@@ -72,7 +72,7 @@ def test_a_stamp_of_another_graph_or_meaning_does_not_match(report: Verification
         if entry.key == "alphanet.labels":
             entry.value = json.dumps(json.loads(entry.value)[::-1])
     file.write_bytes(proto.SerializeToString())
-    relabelled = read_stamp(open_model(file))
+    relabelled = read_stamp(open_exported(file))
     assert relabelled is not None and not relabelled.matches
 
 

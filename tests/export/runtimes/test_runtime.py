@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from alphanet_export.build import Source
-from alphanet_export.formats import FORMATS
+from alphanet_export.formats import FORMATS, format_of
 from alphanet_export.freeze import freeze
-from alphanet_export.runtimes.interface import FloatArray
-from alphanet_export.runtimes.opening import RUNTIMES, open_runtime, runtime_of
-from alphanet_export.verify.measure.parity import synthetic_images
-from alphanet_export.verify.measure.runtime_parity import measure_runtime_parity
+from alphanet_export.runtimes.runtime import RUNTIMES, FloatArray, open_runtime
+from alphanet_export.verify.measure.parity import measure_parity, synthetic_images
 from alphanet_export.write import write_export
 from alphanet_zoo.errors import AlphaNetError, ParityError, UsageError
 from alphanet_zoo.nn.init import fill_live
@@ -81,16 +79,16 @@ def test_every_file_carries_the_same_metadata(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_gives_its_parity(name: str, net: AlphaNet, folder: Path) -> None:
     with open_runtime(file_of(folder, name), threads=1) as runtime:
-        parity = measure_runtime_parity(runtime, net, IMAGES, synthetic=True).check()
+        parity = measure_parity(runtime, net, IMAGES, synthetic=True).check()
         assert parity.max_relative_error < 1e-5 and (parity.top1_agreement, parity.images) == (1.0, 3)
         assert [level.level for level in parity.levels] == [FILES[name]]
         other = fill_live(AlphaNet(net.arch, ALPHANET_TINY, 10), seed=1).eval()
         with pytest.raises(ParityError):
-            measure_runtime_parity(runtime, other, IMAGES).check()
+            measure_parity(runtime, other, IMAGES).check()
         with pytest.raises(ValueError, match="eval mode"):
-            measure_runtime_parity(runtime, fill_live(AlphaNet(net.arch, ALPHANET_TINY, 10)), IMAGES)
+            measure_parity(runtime, fill_live(AlphaNet(net.arch, ALPHANET_TINY, 10)), IMAGES)
         with pytest.raises(ValueError, match="no images"):
-            measure_runtime_parity(runtime, net, IMAGES[:0])
+            measure_parity(runtime, net, IMAGES[:0])
 
 
 def test_a_net_runs_as_it_is_and_threads_are_put_back(net: AlphaNet, expected: FloatArray) -> None:
@@ -128,14 +126,14 @@ def test_a_runtime_refuses_what_it_cannot_honour(net: AlphaNet, folder: Path, tm
     cases = [
         (onnx, {"threads": 0}, "threads is 0"),
         (onnx, {"precision": "fp64"}, "unknown precision 'fp64'"),
-        (onnx, {"precision": "bf16"}, "ONNX Runtime cannot be asked for bf16; it takes fp32"),
-        (net, {"precision": "fp16"}, "PyTorch cannot be asked for fp16"),
+        (onnx, {"precision": "bf16"}, "ONNX Runtime does not support bf16; pass fp32"),
+        (net, {"precision": "fp16"}, "PyTorch does not support fp16"),
         (onnx, {"name": "onnxruntme"}, "did you mean onnxruntime?"),
         (onnx, {"name": "openvino"}, "openvino does not run"),
-        (net, {"name": "onnxruntime"}, "a AlphaNet in memory; pytorch or pytorch-compiled does"),
-        (tmp_path / "none.onnx", {}, "is no file"),
-        (tmp_path / "net.bin", {}, "ends in none of"),
-        (tmp_path / "net.mlpackage", {}, "macOS alone"),
+        (net, {"name": "onnxruntime"}, "a AlphaNet in memory; use pytorch or pytorch-compiled"),
+        (tmp_path / "none.onnx", {}, "is not a file"),
+        (tmp_path / "net.bin", {}, "unknown file type"),
+        (tmp_path / "net.mlpackage", {}, "macOS only"),
     ]
     for model, options, told in cases:
         with pytest.raises(UsageError, match=told.replace("?", r"\?")):
@@ -173,7 +171,7 @@ def test_a_file_that_is_compiled_runs_in_its_runtime(
 ) -> None:
     path = FORMATS[name].path(tmp_path / "one")
     written = write_export(freeze(net), Source(net, "tiny"), **{name: path})
-    assert written.parities[name].max_relative_error < 1e-5 and runtime_of(path) == SLOW_FILES[name]
+    assert written.parities[name].max_relative_error < 1e-5 and format_of(path).runtime == SLOW_FILES[name]
     for threads in (1, 2):
         with open_runtime(path, threads=threads) as runtime:
             assert (runtime.name, runtime.input_size, runtime.batch) == (SLOW_FILES[name], 12, 1)
