@@ -48,7 +48,11 @@ def test_every_epoch_and_the_end_are_validated(trained, root):
     measured = validations(trained)
     assert list(measured) == [18, 36]
     assert all(set(figures) == {"smallest", "largest"} for figures in measured.values())
-    assert measured[36]["largest"] == {"accuracy": pytest.approx(measured[36]["largest"]["accuracy"]), "images": 300.0}
+    assert measured[36]["largest"] == {
+        "accuracy": pytest.approx(measured[36]["largest"]["accuracy"]),
+        "images": 300.0,
+        "correct": pytest.approx(300 * measured[36]["largest"]["accuracy"]),
+    }
     assert measured[36]["largest"]["accuracy"] > 0.15
     assert train(load_config(str(trained / "config.yaml"))).step == 36 and list(validations(trained)) == [18, 36]
 
