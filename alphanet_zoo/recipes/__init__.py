@@ -1,1 +1,1 @@
-"""Training recipes: one YAML file a run that somebody may want to repeat."""
+"""Training recipes: one YAML file per run that is worth repeating."""

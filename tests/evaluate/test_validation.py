@@ -81,7 +81,7 @@ def test_a_signal_cuts_a_validation_short(trained):
 
 def test_names_that_the_space_lacks_are_refused(root, tmp_path):
     overrides = settings(root, tmp_path, "validation.every_epochs=1", "validation.archs=alphanet_a0")
-    with pytest.raises(UsageError, match="alphanet_a0 is no arch of the space alphanet_tiny"):
+    with pytest.raises(UsageError, match="alphanet_a0 is not an arch of the space alphanet_tiny"):
         train(load_config("digits", overrides))
 
 
@@ -103,7 +103,7 @@ def test_the_net_of_a_run_becomes_a_file_at_its_end_and_before(trained, root, tm
     ("argv", "code", "named"),
     [
         (["{}", "-o", "x.onnx"], 2, "does not end with .safetensors"),
-        (["{}", "-o", "x.safetensors"], 2, "is no run"),
+        (["{}", "-o", "x.safetensors"], 2, "is not a training run"),
         (["/nowhere", "-o", "x.safetensors"], 2, "/nowhere"),
         (["{}"], 2, "-o"),
     ],
