@@ -1,6 +1,6 @@
-"""AlphaNet Zoo: accurate image classifiers for a budget of compute.
+"""AlphaNet Zoo: accurate image classifiers for a compute budget.
 
-The names below load when first used, so that importing the package costs nothing.
+Public names are imported on first use, so that ``import alphanet_zoo`` is cheap.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "ALPHANET": "space.presets",
     "ALPHANET_CIFAR": "space.presets",
     "ALPHANET_TINY": "space.presets",
     "ArchSpec": "space.arch",
     "SearchSpace": "space.space",
-    "Stage": "space.space",
+    "Stage": "space.choices",
     "count_macs": "space.cost",
     "count_params": "space.cost",
     "AlphaNet": "nn.model",
@@ -26,7 +26,7 @@ _HOMES = {
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
-_ROOMS = ("space", "nn", "data", "evaluate", "zoo", "train", "search")
+_SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "train", "search")
 
 if TYPE_CHECKING:
     from alphanet_zoo import data as data
@@ -41,31 +41,31 @@ if TYPE_CHECKING:
     from alphanet_zoo.nn.model import AlphaNet as AlphaNet
     from alphanet_zoo.nn.model import build_supernet as build_supernet
     from alphanet_zoo.space.arch import ArchSpec as ArchSpec
+    from alphanet_zoo.space.choices import Stage as Stage
     from alphanet_zoo.space.cost import count_macs as count_macs
     from alphanet_zoo.space.cost import count_params as count_params
     from alphanet_zoo.space.presets import ALPHANET as ALPHANET
     from alphanet_zoo.space.presets import ALPHANET_CIFAR as ALPHANET_CIFAR
     from alphanet_zoo.space.presets import ALPHANET_TINY as ALPHANET_TINY
     from alphanet_zoo.space.space import SearchSpace as SearchSpace
-    from alphanet_zoo.space.space import Stage as Stage
     from alphanet_zoo.zoo.convert import load_upstream as load_upstream
     from alphanet_zoo.zoo.names import list_models as list_models
     from alphanet_zoo.zoo.registry import create_model as create_model
 
-__all__ = ["__version__", "losses", *_HOMES]
+__all__ = ["__version__", "losses", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name from its home (PEP 562)."""
-    if name in _ROOMS:
+    """Imports a public name on first use (PEP 562)."""
+    if name in _SUBPACKAGES:
         return import_module(f"{__name__}.{name}")
     if name == "losses":
         return import_module(f"{__name__}.nn.losses")
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted({*__all__, *_ROOMS})
+    return sorted({*__all__, *_SUBPACKAGES})

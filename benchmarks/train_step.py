@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from alphanet_zoo.nn.init import fill_live
     from alphanet_zoo.nn.model import AlphaNet
     from alphanet_zoo.space.presets import ALPHANET
-    from alphanet_zoo.train.meter import peak_memory
+    from alphanet_zoo.train.runlog import peak_memory
     from alphanet_zoo.train.sandwich import draw_archs
 
     mode, batch_size, device = arguments.mode, arguments.batch_size, torch.device(arguments.device)
@@ -111,6 +111,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     import torch
 
     from alphanet_zoo.nn.kernels import compile_kernels
+    from alphanet_zoo.train.config import OptimConfig, SandwichConfig
     from alphanet_zoo.train.distributed import Ranks
     from alphanet_zoo.train.gradients import Gradients
     from alphanet_zoo.train.optim import make_optimizer
@@ -121,7 +122,6 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         distillation_loss,
         label_loss_of,
     )
-    from alphanet_zoo.train.sections import OptimConfig, SandwichConfig
 
     net.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         kernels=compile_kernels() if arguments.kernels == "compiled" else None,
         compiled=compile_recurring(net) if arguments.compile else {},
     )  # fmt: skip
-    return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).parts[0]]
+    return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).micro_batches[0]]
 
 
 def plain_step(net: Any, images: Any, labels: Any) -> Any:
@@ -144,8 +144,8 @@ def plain_step(net: Any, images: Any, labels: Any) -> Any:
     import torch.distributed as dist
     from torch.nn import functional as F
 
+    from alphanet_zoo.train.config import SandwichConfig
     from alphanet_zoo.train.sandwich import distillation_loss, label_loss_of
-    from alphanet_zoo.train.sections import SandwichConfig
 
     class Swish(torch.autograd.Function):
         """x * sigmoid(x), with its derivative written out."""

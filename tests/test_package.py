@@ -33,8 +33,8 @@ def test_importing_the_package_and_its_space_loads_no_torch() -> None:
     run_python(
         "import sys, alphanet_zoo, pkgutil, importlib\n"
         "assert 'numpy' not in sys.modules\n"
-        "import alphanet_zoo.space as rooms\n"
-        "for module in pkgutil.iter_modules(rooms.__path__):\n"
+        "import alphanet_zoo.space as package\n"
+        "for module in pkgutil.iter_modules(package.__path__):\n"
         "    importlib.import_module(f'alphanet_zoo.space.{module.name}')\n"
         "alphanet_zoo.count_macs(alphanet_zoo.ALPHANET.largest)\n"
         f"assert not [name for name in '{heavy}'.split() if name in sys.modules]\n"
@@ -74,7 +74,7 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry_points = next(archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
-    sources = [p for room in ("alphanet_zoo", "export/alphanet_export") for p in (ROOT / room).rglob("*.py")]
+    sources = [p for folder in ("alphanet_zoo", "export/alphanet_export") for p in (ROOT / folder).rglob("*.py")]
     for path in sources:
         assert str(path.relative_to(ROOT)).removeprefix("export/") in names
     assert {"alphanet_zoo/py.typed", "alphanet_export/py.typed", "alphanet_zoo/recipes/digits.yaml"} <= names

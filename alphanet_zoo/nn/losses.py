@@ -1,7 +1,7 @@
-"""What a subnet is trained to minimise: alpha-divergences, their rivals, and the loss against labels.
+"""Losses: alpha-divergences, KL distillation, and losses against labels.
 
-Every loss takes the student's logits first and returns the mean over the batch. Half and bfloat16 logits are computed
-in float32, also inside autocast, and everything stays finite for float32 logits up to 1e30.
+Every loss takes the student's logits first and returns the mean over the batch. Losses of float16 and bfloat16 logits
+are computed in float32, also under autocast. All results are finite for float32 logits up to 1e30.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NEAR = 1e-3
-"""An alpha this near to 0 or 1 takes the limit's formula."""
+"""The limit formulas for alpha 0 and 1 apply if alpha differs by less than this."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _full_precision(logits: Tensor) -> Tensor:
-    """Logits in float32, or in float64 where they are."""
+    """Converts logits to float32; float64 is left as it is."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _checked_smoothing(smoothing: float) -> float:
-    """Label smoothing in its domain."""
+    """Returns ``smoothing`` if it is in [0, 1)."""
     if not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"label smoothing is {smoothing}; give a value from 0 to under 1")
+        raise ValueError(f"label smoothing is {smoothing}; pass a value of at least 0 and less than 1")
     return smoothing
 
 
 def _log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-softmax of student (with gradient) and teacher (without), after checking their shapes."""
+    """Log-softmax of student (with gradient) and teacher (detached); checks their shapes."""
     if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
         raise ValueError(
             f"student logits are {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)}; "
-            "give two tensors of one shape (N, classes)"
+            "pass two tensors of the same shape (N, classes)"
         )
     student = F.log_softmax(_full_precision(student_logits), dim=1)
     return student, F.log_softmax(_full_precision(teacher_logits.detach()), dim=1)
@@ -51,9 +51,9 @@ def alpha_divergence(
     Args:
         student_logits: ``(N, classes)``; gradients flow through their log-softmax only.
         teacher_logits: ``(N, classes)``; detached.
-        alpha: Any real number. Towards -1 it punishes the student for over-estimating the teacher's uncertainty,
-            towards +1 for under-estimating it; at 1 it is KL(teacher, student). 0 and 1 are limits.
-        clip: Bound (beta) of the powered importance ratio; ``math.inf`` gives the true divergence.
+        alpha: Any real number. Negative values penalise a student that over-estimates the teacher's uncertainty,
+            positive values one that under-estimates it. 1 is KL(teacher, student). At 0 and 1 the limits are used.
+        clip: Upper bound (beta) of the importance ratio raised to alpha; ``math.inf`` disables clipping.
 
     Returns:
         ``(divergence, surrogate)``, each ``(N,)``, the divergence without gradient. The surrogate may be negative.
@@ -64,14 +64,14 @@ def alpha_divergence(
     Source: docs/specification.md, section 5; Wang et al., 2021, arXiv:2102.07954, equations 3 to 6.
     """
     if not math.isfinite(alpha) or not clip > 0:
-        raise ValueError(f"alpha is {alpha} and clip {clip}; give a finite alpha and a positive clip")
+        raise ValueError(f"alpha is {alpha} and clip {clip}; pass a finite alpha and a positive clip")
     with torch.autocast(student_logits.device.type, enabled=False):
         student, teacher = _log_probabilities(student_logits, teacher_logits)
         return _divergence(student, teacher, alpha, clip)
 
 
 def _divergence(student: Tensor, teacher: Tensor, alpha: float, clip: float) -> tuple[Tensor, Tensor]:
-    """`alpha_divergence` of log-probabilities ``(N, classes)``, in log space so that no ratio overflows."""
+    """`alpha_divergence` of log-probabilities ``(N, classes)``; works in log space to avoid overflow."""
     log_q = student.detach()
     q, log_ratio = log_q.exp(), teacher - log_q
     if abs(alpha - 1.0) < NEAR:
@@ -88,9 +88,13 @@ def _divergence(student: Tensor, teacher: Tensor, alpha: float, clip: float) -> 
 
 
 class AdaptiveTerms(NamedTuple):
-    """What the adaptive loss chooses from, per sample: ``(N,)`` each.
+    """The terms of the adaptive loss per sample, ``(N,)`` each.
 
-    ``chose_min`` says where alpha_min's divergence was the larger; ``surrogate`` is the chosen one's, with gradient.
+    Attributes:
+        divergence_min: Divergence at ``alpha_min``, detached.
+        divergence_max: Divergence at ``alpha_max``, detached.
+        chose_min: Whether the divergence at ``alpha_min`` is the larger one.
+        surrogate: Surrogate of the larger divergence, with gradient.
     """
 
     divergence_min: Tensor
@@ -100,25 +104,28 @@ class AdaptiveTerms(NamedTuple):
 
 
 class AdaptiveAlphaDivergence(nn.Module):
-    """The adaptive alpha-divergence: per sample the surrogate of the end whose divergence is larger.
+    """Adaptive alpha-divergence: for each sample the surrogate of the larger of two divergences.
 
     Args:
-        alpha_min: The end that punishes over-estimated uncertainty.
-        alpha_max: The end that punishes under-estimated uncertainty; it takes ties.
-        clip: Bound of the powered importance ratio.
+        alpha_min: Lower alpha; penalises over-estimated uncertainty.
+        alpha_max: Upper alpha; penalises under-estimated uncertainty. Used if the divergences are equal.
+        clip: Upper bound of the importance ratio raised to alpha.
+
+    Raises:
+        ValueError: ``alpha_min`` is not less than ``alpha_max``.
 
     Source: docs/specification.md, section 5; Wang et al., 2021, arXiv:2102.07954, equation 8.
     """
 
     def __init__(self, alpha_min: float = -1.0, alpha_max: float = 1.0, clip: float = 5.0) -> None:
-        """Checks the ends."""
+        """Checks the alphas."""
         super().__init__()
         if not alpha_min < alpha_max:
-            raise ValueError(f"alpha_min is {alpha_min} and alpha_max {alpha_max}; give the smaller first")
+            raise ValueError(f"alpha_min is {alpha_min} and alpha_max {alpha_max}; alpha_min must be the smaller")
         self.alpha_min, self.alpha_max, self.clip = alpha_min, alpha_max, clip
 
     def terms(self, student_logits: Tensor, teacher_logits: Tensor) -> AdaptiveTerms:
-        """Both divergences and the choice, for logging; arguments as `forward`."""
+        """Both divergences and the choice, for logging. Arguments as `forward`."""
         low, low_surrogate = alpha_divergence(student_logits, teacher_logits, self.alpha_min, self.clip)
         high, high_surrogate = alpha_divergence(student_logits, teacher_logits, self.alpha_max, self.clip)
         chose_min = low > high
@@ -130,15 +137,15 @@ class AdaptiveAlphaDivergence(nn.Module):
 
 
 class AlphaDivergence(nn.Module):
-    """The surrogate of one fixed alpha.
+    """The surrogate of the alpha-divergence at a fixed alpha.
 
     Args:
         alpha: As in `alpha_divergence`.
-        clip: Bound of the powered importance ratio.
+        clip: Upper bound of the importance ratio raised to alpha.
     """
 
     def __init__(self, alpha: float, clip: float = 5.0) -> None:
-        """Keeps the figures."""
+        """Stores the arguments."""
         super().__init__()
         self.alpha, self.clip = alpha, clip
 
@@ -148,7 +155,7 @@ class AlphaDivergence(nn.Module):
 
 
 class KLDistillation(nn.Module):
-    """Cross-entropy with the teacher's probabilities: KL(teacher, student) up to the teacher's entropy.
+    """Cross-entropy with the teacher's probabilities, which is KL(teacher, student) plus the teacher's entropy.
 
     Source: Hinton et al., 2015, arXiv:1503.02531, at temperature 1; the loss of BigNAS and AttentiveNAS.
     """
@@ -161,21 +168,21 @@ class KLDistillation(nn.Module):
 
 
 def per_label(logits: Tensor) -> Tensor:
-    """Logits ``(N, labels)`` of independent labels as ``(N x labels, 2)``: the outcomes yes and no of each."""
+    """Converts logits ``(N, labels)`` of independent labels to ``(N x labels, 2)``: yes and no for each label."""
     return torch.stack((logits, torch.zeros_like(logits)), dim=-1).flatten(0, 1)
 
 
 class PerLabel(nn.Module):
-    """A distillation loss between distributions, applied to every label on its own: for several labels an image.
+    """Applies a distillation loss to every label separately, for multi-label images.
 
     With `KLDistillation` it is the binary cross-entropy against the teacher's probabilities.
 
     Args:
-        loss: ``(student logits, teacher logits) -> scalar`` over classes that exclude each other.
+        loss: Loss ``(student logits, teacher logits) -> scalar`` over mutually exclusive classes.
     """
 
     def __init__(self, loss: Loss) -> None:
-        """Keeps the loss."""
+        """Stores the loss."""
         super().__init__()
         self.loss = loss
 
@@ -185,10 +192,10 @@ class PerLabel(nn.Module):
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy of each label, for several labels an image.
+    """Binary cross-entropy against the labels, for multi-label images.
 
     Args:
-        smoothing: Every target moves by half of this towards one half.
+        smoothing: Label smoothing; moves every target towards 0.5 by half of this value.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -205,10 +212,10 @@ class BinaryCrossEntropy(nn.Module):
 
 
 class LabelSmoothedCrossEntropy(nn.Module):
-    """Cross-entropy against labels, smoothed.
+    """Cross-entropy against the labels, with label smoothing.
 
     Args:
-        smoothing: Probability spread evenly over all classes, the label's included.
+        smoothing: Probability that is distributed evenly over all classes, including the class of the label.
 
     Source: docs/specification.md, section 6; Szegedy et al., 2016, arXiv:1512.00567.
     """
@@ -219,8 +226,6 @@ class LabelSmoothedCrossEntropy(nn.Module):
         self.smoothing = _checked_smoothing(smoothing)
 
     def forward(self, student_logits: Tensor, target: Tensor) -> Tensor:
-        """The mean, a scalar, of logits ``(N, classes)`` and labels ``(N,)`` from 0, int64."""
+        """The mean, a scalar, of logits ``(N, classes)`` and class indices ``(N,)``, int64."""
         with torch.autocast(student_logits.device.type, enabled=False):
-            log_probabilities = F.log_softmax(_full_precision(student_logits), dim=1)
-            right = log_probabilities.gather(1, target[:, None]).squeeze(1)
-            return -((1.0 - self.smoothing) * right + self.smoothing * log_probabilities.mean(1)).mean()
+            return F.cross_entropy(_full_precision(student_logits), target, label_smoothing=self.smoothing)

@@ -1,1 +1,1 @@
-"""From a trained supernet to a Pareto front."""
+"""Search a trained supernet for subnets with the best trade-off of accuracy and cost."""

@@ -1,4 +1,4 @@
-"""Evolutionary search for the front of cost and score; what they are is for the caller to say."""
+"""Evolutionary search for the Pareto front of a cost and a score, both passed as functions of an arch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alphanet_zoo.space.sampling import count_within
 from alphanet_zoo.space.space import SearchSpace
 
 ATTEMPTS = 200
-"""Tries to breed one arch that is new and within the window, before the search gives up."""
+"""Attempts to breed one new arch within the window before it is given up."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An arch that was scored."""
+    """A scored arch."""
 
     arch: ArchSpec
     cost: float
@@ -41,30 +41,31 @@ def evolve(
     bins: int = 8,
     mutation_prob: float = 0.1,
 ) -> list[Candidate]:
-    """Scores the initial archs, then breeds more around the front, generation by generation.
+    """Scores the initial archs, then breeds archs around the front, one generation at a time.
 
-    Parents are the front and the best arch of each of ``bins`` equal ranges of the cost seen so far (so that no range
-    dies out); half of the children mutate one parent, half cross two. An arch is scored once.
+    Parents are the archs of the front and the best arch of each of ``bins`` equal ranges of the cost seen so far, which
+    keeps every range populated. Half of the children are mutations of one parent, half are crossovers of two. No arch
+    is scored twice.
 
     Args:
-        space: Where archs come from.
-        cost: Cheap; archs outside ``low`` to ``high`` are not scored.
-        score: Expensive; larger is better.
-        initial: Archs to begin with, such as `first_population` gives.
-        evaluations: The most archs to score.
+        space: The search space.
+        cost: Cost of an arch; should be cheap. Archs outside ``low`` to ``high`` are not scored.
+        score: Score of an arch, larger is better; may be expensive.
+        initial: Initial archs, for example from `first_population`.
+        evaluations: Maximum number of archs to score.
         rng: Source of randomness.
         low: Least cost.
         high: Greatest cost.
-        generation: Children bred from the same parents.
-        bins: Ranges of cost that each keep a parent.
+        generation: Number of children per generation.
+        bins: Number of ranges of cost that each contribute a parent.
         mutation_prob: Probability of redrawing each entry of an arch.
 
     Returns:
-        All scored archs, in the order of scoring; fewer than ``evaluations`` where the window holds no more or none
-        more is found near the parents.
+        All scored archs in the order of scoring. Fewer than ``evaluations`` if the window contains fewer, or if no new
+        arch is found near the parents.
 
     Raises:
-        ValueError: No initial arch is within the window, or an argument is out of its domain.
+        ValueError: No initial arch is within the window, or an argument is out of range.
 
     Source: the evolutionary searches of Cai et al., 2020, arXiv:1908.09791, and Wang et al., 2021, arXiv:2011.09011.
     """
@@ -79,7 +80,7 @@ def evolve(
 
     add(initial)
     if not scored:
-        raise ValueError(f"no initial arch costs {low} to {high}; give one that does")
+        raise ValueError(f"no initial arch costs {low} to {high}; pass at least one that does")
     while len(scored) < evaluations:
         parents = _parents(list(scored.values()), bins)
         children: dict[ArchSpec, None] = {}
@@ -96,7 +97,7 @@ def evolve(
 
 
 def _parents(candidates: Sequence[Candidate], bins: int) -> list[ArchSpec]:
-    """The front, and the best of each range of cost, each once."""
+    """The archs of the front and the best arch of each range of cost, without duplicates."""
     front = [candidates[i] for i in pareto_front([(c.cost, c.score) for c in candidates])]
     costs = [c.cost for c in candidates]
     width = (max(costs) - min(costs)) / bins or 1.0
@@ -109,7 +110,7 @@ def _parents(candidates: Sequence[Candidate], bins: int) -> list[ArchSpec]:
 
 
 def _breed(space: SearchSpace, parents: Sequence[ArchSpec], prob: float, rng: np.random.Generator) -> ArchSpec:
-    """A mutated parent, or (as often) a mutated cross of two."""
+    """A mutation of one parent or, with equal probability, a crossover of two."""
     one, other = (parents[i] for i in rng.integers(len(parents), size=2))
     if rng.random() < 0.5:
         return space.mutate(one, prob, rng)
@@ -120,18 +121,18 @@ def _breed(space: SearchSpace, parents: Sequence[ArchSpec], prob: float, rng: np
 def first_population(
     space: SearchSpace, low: float, high: float, n: int, rng: np.random.Generator, *, num_classes: int = 1000
 ) -> list[ArchSpec]:
-    """About ``n`` archs spread over a window of MACs: its ends, and a uniform draw from each of its equal slices.
+    """About ``n`` archs spread over a window of MACs, with a uniform draw from each of ``n - 2`` equal slices.
 
     Args:
-        space: Where the archs come from.
+        space: The search space.
         low: Least MACs.
         high: Greatest MACs.
-        n: The smallest and the largest arch, where they are within, and ``n - 2`` slices.
+        n: Number of archs, including the smallest and the largest arch of the space if they are in the window.
         rng: Source of randomness.
-        num_classes: Classes of the classifier, which the cost counts.
+        num_classes: Classes of the classifier, which is part of the cost.
 
     Raises:
-        ValueError: The window is empty; the message says the nearest possible costs.
+        TargetError: (a ValueError) The window is empty; the message names the nearest possible costs.
     """
     least, most = (count_macs(arch, space, num_classes) for arch in (space.smallest, space.largest))
     edges = np.linspace(max(low, least), min(high, most), max(n - 2, 1) + 1)

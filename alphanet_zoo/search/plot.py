@@ -1,4 +1,4 @@
-"""A picture of accuracy against cost."""
+"""Plots of accuracy against cost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Points = Sequence[tuple[float, float]]
 def plot_front(
     path: str | Path, evaluated: Points, front: Points, *, test: Points = (), images: int | None = None
 ) -> None:
-    """Draws all scored subnets and their front as a PNG file.
+    """Plots all scored subnets and their front to a PNG file.
 
     Args:
-        path: The file.
+        path: The PNG file.
         evaluated: ``(MACs, accuracy from 0 to 1)`` of every scored subnet, on validation images.
-        front: Those on the front, by ascending cost.
-        test: Points measured on test images, drawn in another colour.
-        images: Number of validation images, for the label.
+        front: The points of the front, by ascending cost.
+        test: Points measured on test images, in another colour.
+        images: Number of validation images, shown in the title.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -37,12 +37,12 @@ def plot_front(
         if test:
             axes.scatter(*_columns(test), marker="D", s=36, color="tab:red", zorder=3, label="test")
         counted = f" ({images} images)" if images else ""
-        axes.set(xlabel="million MACs an image", title=f"Accuracy against cost{counted}")
+        axes.set(xlabel="million MACs per image", title=f"Accuracy against cost{counted}")
 
 
 @contextmanager
 def accuracy_picture(path: str | Path) -> Iterator[Axes]:
-    """Axes with top-1 accuracy upwards, to draw on; a PNG file once the block ends well.
+    """Yields axes for top-1 accuracy (y axis), and writes them to a PNG file if the block succeeds.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -64,5 +64,5 @@ def accuracy_picture(path: str | Path) -> Iterator[Axes]:
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:
-    """Millions of MACs, and percent."""
+    """MACs in millions and accuracies in percent."""
     return [macs / 1e6 for macs, _ in points], [100 * accuracy for _, accuracy in points]

@@ -1,1 +1,1 @@
-"""What an architecture is and what it costs: plain Python and NumPy, instant to import."""
+"""Architectures, search spaces and their cost. Plain Python and NumPy; loads no torch."""

@@ -1,11 +1,12 @@
-"""Search spaces and model families, as data."""
+"""Search spaces and model families."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.choices import Stage
+from alphanet_zoo.space.space import SearchSpace
 
 ALPHANET = SearchSpace(
     name="alphanet",
@@ -40,7 +41,7 @@ ALPHANET_CIFAR = SearchSpace(
     ),
     head_width=(640, 768),
 )
-"""For images of about 32 pixels: stem of stride 1, three halvings; 13 to 61 M MACs with 10 classes."""
+"""A space for 32-pixel images: stem stride 1, three downsampling stages; 13 to 61 M MACs with 10 classes."""
 
 ALPHANET_TINY = SearchSpace(
     name="alphanet_tiny",
@@ -54,7 +55,8 @@ ALPHANET_TINY = SearchSpace(
     ),
     head_width=(96, 128),
 )
-"""For handwritten digits, demos and tests: 0.2 to 2.6 M MACs with 10 classes, every feature of the large spaces."""
+"""A space for handwritten digits, demos and tests with every feature of the large spaces: 0.2 to 2.6 M MACs with 10
+classes."""
 
 SPACES: dict[str, SearchSpace] = {space.name: space for space in (ALPHANET, ALPHANET_CIFAR, ALPHANET_TINY)}
 """The spaces by name."""
@@ -62,10 +64,15 @@ SPACES: dict[str, SearchSpace] = {space.name: space for space in (ALPHANET, ALPH
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """A named arch of a family, with what was published of it.
+    """A named arch of a family.
 
-    ``top1`` is the published ImageNet top-1 in percent, in a family that comes with weights their measured test top-1
-    (None where there is neither).
+    Attributes:
+        name: Name of the model.
+        arch: Its architecture.
+        space: The search space of ``arch``.
+        top1: Published ImageNet top-1 in percent; for a family with weights in the package, their measured test top-1.
+            None if there is neither.
+        num_classes: Outputs of the classifier.
     """
 
     name: str
@@ -78,7 +85,7 @@ class FamilyMember:
 def _member(
     name: str, top1: float, resolution: int, width: str, kernel_size: str, expand: str, depth: str
 ) -> FamilyMember:
-    """A row of docs/specification.md, section 4, its lists written as there."""
+    """A row of the table in docs/specification.md, section 4; lists are separated by spaces as there."""
     rows = [tuple(map(int, row.split())) for row in (width, depth, kernel_size, expand)]
     return FamilyMember(f"alphanet_{name}", ArchSpec(resolution, *rows), ALPHANET, top1)
 
@@ -95,10 +102,10 @@ IMAGENET_FAMILY: tuple[FamilyMember, ...] = (
     ),
     _member("a6", 80.78, 288, "16 16 24 32 64 112 216 224 1984", "3 3 3 3 3 5 3", "1 4 6 5 4 6 6", "1 3 3 4 4 6 1"),
 )
-"""A0 to A6 in ascending cost. Source: docs/specification.md, section 4 (published ImageNet top-1)."""
+"""A0 to A6 by ascending cost. Source: docs/specification.md, section 4; Wang et al., 2021, arXiv:2102.07954."""
 
 FAMILIES: dict[str, tuple[FamilyMember, ...]] = {"imagenet": IMAGENET_FAMILY}
 """The families by name."""
 
 ALIASES: dict[str, str] = {"alphanet_a5_small": "alphanet_a5"}
-"""Other names of models."""
+"""Alternative names of models."""

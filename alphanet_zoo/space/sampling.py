@@ -1,8 +1,9 @@
-"""Counting and drawing the archs of a window of costs, exactly.
+"""Exact counting and uniform sampling of the archs within a window of costs.
 
-A space is cut in two between links of its cost chain (see `tables`). Given the resolution and the width at the cut,
-any left part goes with any right part and the costs add up. With the left costs in order, two binary searches tell
-how many left parts bring a right part into the window, and which: nothing is binned and nothing rejected.
+The cost tables of a space (see `tables`) are cut into a left and a right half. A *partial arch* is one choice for every
+entry of a half. For a given resolution and width at the cut, every left partial arch can be combined with every right
+one, and their costs add up. With the left costs sorted, two binary searches give the number and the range of left
+partial archs that bring a right one into the window. Nothing is binned and nothing is rejected.
 """
 
 from __future__ import annotations
@@ -17,47 +18,61 @@ import numpy.typing as npt
 
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.space.tables import NO_COLUMN, Int64Array, Link, cost_links
+from alphanet_zoo.space.choices import SpaceChoices
+from alphanet_zoo.space.tables import NO_COLUMN, CostTable, Int64Array, cost_tables
 
-_MAX_PARTS = 2**25
-_MAX_WINDOWS = 128  # of the ImageNet space, 70 windows of 25 M take 164 MB in all, one at most 8 MB
+_MAX_PARTIAL_ARCHS = 2**25
+_MAX_WINDOWS = 128  # ImageNet space: 70 windows of 25 M MACs take 164 MB in total, at most 8 MB each
 _CHUNK = 1024
 _BEYOND = 2**62
 
-Numbers = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
-    """All left or all right parts at one resolution and one width at the cut.
+class _PartialArchs:
+    """All partial archs of one half at one resolution and one width at the cut, by ascending cost.
 
-    ``costs`` are MACs, ascending; ``numbers`` say which part each is, as `_write_choices` reads them.
+    Attributes:
+        costs: MACs, ascending.
+        indices: Flat index of each partial arch, decoded by `_write_choices`.
     """
 
     costs: Int64Array
-    numbers: Numbers
+    indices: Indices
 
 
 @dataclass(frozen=True, eq=False)
 class _Halves:
-    """A space cut in two: the links of either half, and the parts that meet at each resolution and width."""
+    """A space cut in two.
 
-    left_links: tuple[Link, ...]
-    right_links: tuple[Link, ...]
-    meetings: tuple[tuple[_Parts, _Parts], ...]
+    Attributes:
+        left_tables: Cost tables of the left half.
+        right_tables: Cost tables of the right half.
+        pairs: The left and right partial archs that can be combined, per resolution and width at the cut.
+    """
+
+    left_tables: tuple[CostTable, ...]
+    right_tables: tuple[CostTable, ...]
+    pairs: tuple[tuple[_PartialArchs, _PartialArchs], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """The archs that cost ``low`` to ``high``: each right part that has any, and how many there are up to it.
+    """The archs that cost ``low`` to ``high``, numbered from 0.
 
-    Right part ``rights[i]``, counted through all meetings, belongs to the archs ``ends[i - 1]`` to ``ends[i] - 1``.
+    Archs ``ends[i - 1]`` to ``ends[i] - 1`` contain the right partial arch ``rights[i]``.
+
+    Attributes:
+        low: Least cost.
+        high: Greatest cost.
+        rights: Right partial archs that occur in the window, counted through all pairs.
+        ends: Cumulative number of archs.
     """
 
     low: int
     high: int
-    rights: Numbers
+    rights: Indices
     ends: Int64Array
 
     @property
@@ -66,38 +81,37 @@ class _Window:
         return int(self.ends[-1]) if len(self.ends) else 0
 
 
-def count_within(space: SearchSpace, low: float, high: float, num_classes: int = 1000) -> int:
-    """The exact number of archs of ``space`` that cost ``low`` to ``high`` MACs, both included.
+def count_within(space: SpaceChoices, low: float, high: float, num_classes: int = 1000) -> int:
+    """The exact number of archs of ``space`` that cost ``low`` to ``high`` MACs (inclusive).
 
     Raises:
-        ValueError: ``low`` is above ``high``, one of them is no number, or the space is too large.
+        ValueError: ``low`` is above ``high``, a bound is not a number, or the space is too large.
     """
     return _window(space, *_whole_bounds(low, high), num_classes).total
 
 
 def draw_within(
-    space: SearchSpace, low: float, high: float, n: int, rng: np.random.Generator, num_classes: int = 1000
+    space: SpaceChoices, low: float, high: float, n: int, rng: np.random.Generator, num_classes: int = 1000
 ) -> list[ArchSpec]:
-    """Draws ``n`` archs, with replacement, exactly uniformly from those that cost ``low`` to ``high`` MACs.
+    """Draws ``n`` archs with replacement, exactly uniformly from those that cost ``low`` to ``high`` MACs.
 
-    The first call for a space and the first for a window take longer than the next ones, which find their
-    tables ready.
+    The first call for a space and the first call for a window build tables that later calls reuse.
 
     Args:
         space: The search space.
         low: Least cost, in multiply-accumulates (not millions).
-        high: Greatest cost, included.
+        high: Greatest cost (inclusive).
         n: Number of archs.
-        rng: Source of randomness; the draw is a function of its state.
-        num_classes: Classes of the classifier, which the cost counts.
+        rng: Source of randomness.
+        num_classes: Classes of the classifier, which is part of the cost.
 
     Raises:
-        TargetError: (a ValueError) No arch costs that much; the message says the nearest costs.
-        ValueError: ``low`` is above ``high``, one of them is no number, ``n`` is negative or no integer, or the
+        TargetError: (a ValueError) No arch costs that much; the message names the nearest costs.
+        ValueError: ``low`` is above ``high``, a bound is not a number, ``n`` is negative or not an integer, or the
             space is too large.
     """
     if not hasattr(n, "__index__") or operator.index(n) < 0:
-        raise ValueError(f"the number of archs to draw is {n!r}; give an integer of 0 or more")
+        raise ValueError(f"the number of archs to draw is {n!r}; pass an integer of at least 0")
     window = _window(space, *_whole_bounds(low, high), num_classes)
     if not window.total:
         raise TargetError(_nearest(space, low, high, num_classes))
@@ -107,20 +121,24 @@ def draw_within(
 
 
 def _whole_bounds(low: float, high: float) -> tuple[int, int]:
-    """The integers of the window, or the reason why it is none."""
+    """The window as integers.
+
+    Raises:
+        ValueError: The bounds are not two ascending numbers.
+    """
     if math.isnan(low) or math.isnan(high) or low > high:
-        raise ValueError(f"the window of MACs is {low} to {high}; give two numbers, the lower first")
+        raise ValueError(f"the window of MACs is {low} to {high}; pass two numbers, the lower one first")
     return math.ceil(min(max(low, 0), _BEYOND)), math.floor(min(max(high, 0), _BEYOND))
 
 
 @lru_cache(maxsize=_MAX_WINDOWS)
-def _window(space: SearchSpace, low: int, high: int, num_classes: int) -> _Window:
-    """Counts, for every right part, the left parts that bring it into the window."""
+def _window(space: SpaceChoices, low: int, high: int, num_classes: int) -> _Window:
+    """Counts, for every right partial arch, the left ones that bring it into the window."""
     counts = np.concatenate(
         [
             np.searchsorted(left.costs, high - right.costs, side="right")
             - np.searchsorted(left.costs, low - right.costs)
-            for left, right in _halves(space, num_classes).meetings
+            for left, right in _halves(space, num_classes).pairs
         ]
     )
     rights = np.flatnonzero(counts > 0)
@@ -128,84 +146,84 @@ def _window(space: SearchSpace, low: int, high: int, num_classes: int) -> _Windo
 
 
 @lru_cache(maxsize=4)
-def _halves(space: SearchSpace, num_classes: int) -> _Halves:
-    """Cuts the space where that leaves the fewest parts, and puts the parts in order of cost."""
-    links = cost_links(space, num_classes)
-    sizes = [_num_parts(links[:i]) + _num_parts(links[i:]) for i in range(1, len(links))]
-    if min(sizes) > _MAX_PARTS:
+def _halves(space: SpaceChoices, num_classes: int) -> _Halves:
+    """Cuts the space such that the number of partial archs is least, and sorts them by cost."""
+    tables = cost_tables(space, num_classes)
+    sizes = [_num_partial_archs(tables[:i]) + _num_partial_archs(tables[i:]) for i in range(1, len(tables))]
+    if min(sizes) > _MAX_PARTIAL_ARCHS:
         raise ValueError(
-            f"the space {space.name}, cut in two, has {min(sizes)} parts; sampling by cost holds up to {_MAX_PARTS}: "
-            "give a space of fewer choices"
+            f"the space {space.name}, cut in two, has {min(sizes)} partial archs; sampling by cost supports up to "
+            f"{_MAX_PARTIAL_ARCHS}: pass a space with fewer choices"
         )
     cut = sizes.index(min(sizes)) + 1
-    left, right = _chain(links[:cut]), _chain(links[cut:])
+    left, right = _partial_costs(tables[:cut]), _partial_costs(tables[cut:])
     resolutions, _, states, _ = left.shape
-    left_numbers = np.arange(left.size, dtype=np.int32).reshape(left.shape)
+    left_indices = np.arange(left.size, dtype=np.int32).reshape(left.shape)
     right = right.reshape(resolutions, states, -1)
-    right_numbers = np.arange(right.size, dtype=np.int32).reshape(right.shape)
-    meetings = tuple(
-        (_in_order(left[i, :, j], left_numbers[i, :, j]), _in_order(right[i, j], right_numbers[i, j]))
+    right_indices = np.arange(right.size, dtype=np.int32).reshape(right.shape)
+    pairs = tuple(
+        (_in_order(left[i, :, j], left_indices[i, :, j]), _in_order(right[i, j], right_indices[i, j]))
         for i in range(resolutions)
         for j in range(states)
     )
-    return _Halves(links[:cut], links[cut:], meetings)
+    return _Halves(tables[:cut], tables[cut:], pairs)
 
 
-def _num_parts(links: tuple[Link, ...]) -> int:
-    """The number of ways to choose a resolution, the width that enters, and all choices of ``links``."""
-    return math.prod(links[0].macs.shape[:2]) * math.prod(math.prod(link.macs.shape[2:]) for link in links)
+def _num_partial_archs(tables: tuple[CostTable, ...]) -> int:
+    """Number of combinations of the resolution, the input width and all choices of ``tables``."""
+    return math.prod(tables[0].macs.shape[:2]) * math.prod(math.prod(table.macs.shape[2:]) for table in tables)
 
 
-def _chain(links: tuple[Link, ...]) -> Int64Array:
-    """Costs of all parts: ``[resolution, all choices before the last link, its width, its other choices]``."""
-    costs = links[0].macs.reshape(*links[0].macs.shape[:3], -1)
-    for link in links[1:]:
-        resolutions, entering, widths = link.macs.shape[:3]
-        costs = costs[..., None, None] + link.macs.reshape(resolutions, 1, entering, 1, widths, -1)
+def _partial_costs(tables: tuple[CostTable, ...]) -> Int64Array:
+    """Costs of all partial archs: ``[resolution, choices before the last table, its width, its other choices]``."""
+    costs = tables[0].macs.reshape(*tables[0].macs.shape[:3], -1)
+    for table in tables[1:]:
+        resolutions, entering, widths = table.macs.shape[:3]
+        costs = costs[..., None, None] + table.macs.reshape(resolutions, 1, entering, 1, widths, -1)
         costs = costs.reshape(resolutions, -1, *costs.shape[-2:])
     return costs
 
 
-def _in_order(costs: Int64Array, numbers: Numbers) -> _Parts:
-    """The parts in order of cost; equals keep theirs, so that every machine has the same order."""
+def _in_order(costs: Int64Array, indices: Indices) -> _PartialArchs:
+    """Sorts partial archs by cost. The sort is stable, so that the order is the same on every machine."""
     order = np.argsort(costs, axis=None, kind="stable")
-    return _Parts(costs.ravel()[order], numbers.ravel()[order])
+    return _PartialArchs(costs.ravel()[order], indices.ravel()[order])
 
 
-def _archs_at(space: SearchSpace, window: _Window, places: Int64Array, num_classes: int) -> Int64Array:
-    """The archs at these places of the window: ``(n, scalars)``, a row an `ArchSpec.scalars`."""
+def _archs_at(space: SpaceChoices, window: _Window, numbers: Int64Array, num_classes: int) -> Int64Array:
+    """The archs with these numbers in the window: ``(n, scalars)``, one `ArchSpec.scalars` per row."""
     halves = _halves(space, num_classes)
-    entry = np.searchsorted(window.ends, places, side="right")
+    entry = np.searchsorted(window.ends, numbers, side="right")
     rights = window.rights[entry]
-    within = places - np.where(entry > 0, window.ends[entry - 1], 0)
-    left_numbers, right_numbers = np.empty((2, len(places)), dtype=np.int32)
+    within = numbers - np.where(entry > 0, window.ends[entry - 1], 0)
+    left_indices, right_indices = np.empty((2, len(numbers)), dtype=np.int32)
     first = 0
-    for left, right in halves.meetings:
+    for left, right in halves.pairs:
         here = np.flatnonzero((rights >= first) & (rights < first + len(right.costs)))
         at_right = rights[here] - first
         at_left = np.searchsorted(left.costs, window.low - right.costs[at_right]) + within[here]
-        left_numbers[here], right_numbers[here] = left.numbers[at_left], right.numbers[at_right]
+        left_indices[here], right_indices[here] = left.indices[at_left], right.indices[at_right]
         first += len(right.costs)
-    rows = np.empty((len(places), len(space.entries)), dtype=np.int64)
-    _write_choices(rows, space, halves.left_links, left_numbers)
-    _write_choices(rows, space, halves.right_links, right_numbers)
+    rows = np.empty((len(numbers), len(space.entries)), dtype=np.int64)
+    _write_choices(rows, space, halves.left_tables, left_indices)
+    _write_choices(rows, space, halves.right_tables, right_indices)
     return rows
 
 
-def _write_choices(rows: Int64Array, space: SearchSpace, links: tuple[Link, ...], numbers: Numbers) -> None:
-    """Writes what each part chose into its row: a number is the part's place in the flattened `_chain`."""
-    lengths = (*links[0].macs.shape[:2], *(length for link in links for length in link.macs.shape[2:]))
-    columns = (0, NO_COLUMN, *(column for link in links for column in link.columns))
+def _write_choices(rows: Int64Array, space: SpaceChoices, tables: tuple[CostTable, ...], indices: Indices) -> None:
+    """Writes the choices of partial archs into their rows; an index is a position in the flattened `_partial_costs`."""
+    lengths = (*tables[0].macs.shape[:2], *(length for table in tables for length in table.macs.shape[2:]))
+    columns = (0, NO_COLUMN, *(column for table in tables for column in table.columns))
     for length, column in zip(reversed(lengths), reversed(columns), strict=True):
-        numbers, choice = np.divmod(numbers, np.int32(length))
+        indices, choice = np.divmod(indices, np.int32(length))
         if column != NO_COLUMN:
             rows[:, column] = np.array(space.entries[column][1]).take(choice)
 
 
-def _nearest(space: SearchSpace, low: float, high: float, num_classes: int) -> str:
-    """Says that no arch is in the window, and what the nearest ones cost."""
+def _nearest(space: SpaceChoices, low: float, high: float, num_classes: int) -> str:
+    """Error message: no arch is in the window; names the nearest costs below and above."""
     below, above = [], []
-    for left, right in _halves(space, num_classes).meetings:
+    for left, right in _halves(space, num_classes).pairs:
         place = np.searchsorted(left.costs, _whole_bounds(low, high)[0] - right.costs)
         has_below, has_above = place > 0, place < len(left.costs)
         below += [left.costs[place[has_below] - 1] + right.costs[has_below]]

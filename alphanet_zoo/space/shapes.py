@@ -1,4 +1,4 @@
-"""The shapes of a net, derived once from (space, arch) for both the network and the cost model."""
+"""The shapes of a net, derived once from (space, arch) for the network and the cost model, and the cost of each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.choices import SpaceChoices, Stage
 
 
 def div8(value: float) -> int:
-    """The nearest multiple of 8, at least 8, and 8 more where that is under 0.9 of the value.
+    """The nearest multiple of 8, at least 8; 8 more if that is less than 0.9 of the value.
 
     Source: docs/specification.md, section 3.
     """
@@ -19,16 +19,25 @@ def div8(value: float) -> int:
 
 
 def strided(size: int, stride: int) -> int:
-    """The side of the output, in pixels, of a layer with this stride (1 or 2)."""
+    """Side of the output, in pixels, of a layer with stride 1 or 2."""
     return size if stride == 1 else (size + 1) // 2
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Everything that fixes one MBConv block.
+    """The sizes of one MBConv block.
 
-    ``index`` is its flat number in the supernet; ``expand`` says whether it has the expanding convolution;
-    ``se_channels`` is 0 without squeeze-and-excite; sizes are sides in pixels at the arch's resolution.
+    Attributes:
+        stage: Index of the stage, from 0.
+        index: Index of the block in the supernet, counted over all stages.
+        in_channels: Input channels.
+        mid_channels: Channels of the depthwise convolution.
+        out_channels: Output channels.
+        kernel_size: Kernel size of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
+        expand: Whether the block has the expanding 1x1 convolution.
+        se_channels: Channels of the squeeze-and-excite bottleneck; 0 if the block has none.
+        in_size: Side of the input, in pixels, at the resolution of the arch.
     """
 
     stage: int
@@ -55,7 +64,7 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class NetShape:
-    """Everything that fixes one net but its number of classes."""
+    """The sizes of a whole net, except its number of classes."""
 
     resolution: int
     stem_channels: int
@@ -87,7 +96,7 @@ def stage_blocks(
     kernel_size: int,
     expand_ratio: int,
 ) -> tuple[BlockShape, ...]:
-    """The blocks of one stage, given what enters it and the arch's choices for it.
+    """The blocks of one stage, given its input and its choices.
 
     Source: docs/specification.md, section 3.
     """
@@ -112,7 +121,7 @@ def stage_blocks(
 
 
 @lru_cache(maxsize=4096)
-def net_shape(space: SearchSpace, arch: ArchSpec) -> NetShape:
+def net_shape(space: SpaceChoices, arch: ArchSpec) -> NetShape:
     """The shapes of the net of ``arch``.
 
     Raises:
@@ -146,7 +155,61 @@ def net_shape(space: SearchSpace, arch: ArchSpec) -> NetShape:
     )
 
 
-def shortcut_varies(space: SearchSpace, stage: int) -> bool:
-    """Whether the first block of a stage needs a projecting shortcut in some arch of ``space``."""
+def shortcut_varies(space: SpaceChoices, stage: int) -> bool:
+    """Whether the first block of a stage needs a 1x1 convolution in its shortcut in any arch of ``space``."""
     before = space.stem_width if stage == 0 else space.stages[stage - 1].width
     return len({*before, *space.stages[stage].width}) > 1
+
+
+def block_macs(block: BlockShape) -> int:
+    """Multiply-accumulates of one MBConv block for one image. Source: docs/specification.md, section 3, "Cost"."""
+    inner, outer = block.in_size**2, block.out_size**2
+    macs = block.in_channels * block.mid_channels * inner if block.expand else 0
+    macs += block.mid_channels * block.kernel_size**2 * outer
+    macs += 2 * block.mid_channels * block.se_channels
+    macs += block.mid_channels * block.out_channels * outer
+    if block.projects_shortcut:
+        macs += block.in_channels * block.out_channels * outer
+    return macs
+
+
+def block_params(block: BlockShape) -> int:
+    """Parameters of one MBConv block: convolutions, and weights and biases of the batch norms."""
+    mid, out = block.mid_channels, block.out_channels
+    params = block.in_channels * mid + 2 * mid if block.expand else 0
+    params += mid * block.kernel_size**2 + 2 * mid
+    if block.se_channels:
+        params += 2 * mid * block.se_channels + block.se_channels + mid
+    params += mid * out + 2 * out
+    if block.projects_shortcut:
+        params += block.in_channels * out
+    return params
+
+
+def stem_macs(channels: int, size: int) -> int:
+    """Multiply-accumulates of the stem's 3x3 convolution for an RGB image; ``size`` is the side of its output."""
+    return 3 * 9 * channels * size**2
+
+
+def head_macs(in_channels: int, num_features: int, head_channels: int, size: int, num_classes: int) -> int:
+    """Multiply-accumulates of the last convolutions and the classifier."""
+    return in_channels * num_features * size**2 + num_features * head_channels + head_channels * num_classes
+
+
+def net_macs(shape: NetShape, num_classes: int) -> int:
+    """Multiply-accumulates of a whole net for one image."""
+    last = shape.last_block
+    return (
+        stem_macs(shape.stem_channels, shape.stem_size)
+        + sum(block_macs(block) for stage in shape.stages for block in stage)
+        + head_macs(last.out_channels, shape.num_features, shape.head_channels, last.out_size, num_classes)
+    )
+
+
+def net_params(shape: NetShape, num_classes: int) -> int:
+    """Parameters of a whole net."""
+    features, head = shape.num_features, shape.head_channels
+    stem = 27 * shape.stem_channels + 2 * shape.stem_channels
+    blocks = sum(block_params(block) for stage in shape.stages for block in stage)
+    last = shape.last_block.out_channels * features + 2 * features + features * head
+    return stem + blocks + last + head * num_classes + num_classes

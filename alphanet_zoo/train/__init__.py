@@ -1,1 +1,1 @@
-"""The training pipeline: recipes to supernets."""
+"""Training: recipes, configuration, the training step and the training loop."""

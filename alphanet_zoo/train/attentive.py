@@ -1,4 +1,4 @@
-"""Random subnets that deserve attention: of a few of like cost, the best or the worst on the step's batch."""
+"""Attentive sampling (AttentiveNAS): of a few archs of similar cost, the best or the worst on the batch of the step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from alphanet_zoo.data.draws import generator
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.sections import SandwichConfig
+from alphanet_zoo.train.config import SandwichConfig
 
 
 def candidate_archs(space: SearchSpace, config: SandwichConfig, seed: int, step: int) -> list[list[ArchSpec]]:
-    """The candidates of each random subnet of one step.
+    """The candidates for each random subnet of one step.
 
-    A window of costs is drawn as often as uniform archs fall into it; its candidates are uniform within it. Costs are
-    those with 1000 classes.
+    Draws a window of costs as often as uniform archs fall into it, then candidates uniformly within it. Costs are MACs
+    with 1000 classes.
 
     Source: Wang et al., 2021, arXiv:2011.09011, section 4.
     """
@@ -34,14 +34,14 @@ def attentive_archs(
     step: int,
     losses_of: Callable[[Sequence[ArchSpec]], Sequence[float]],
 ) -> dict[str, ArchSpec]:
-    """The archs of one step by name, the random ones chosen from their candidates.
+    """The archs of one step by name; each random arch is chosen from its candidates.
 
     Args:
         space: The search space.
-        config: `sampling` is 'best_up' (the least loss) or 'worst_up' (the greatest).
-        seed: The run's seed.
+        config: Its `sampling` is 'best_up' (least loss) or 'worst_up' (greatest loss).
+        seed: The seed of the run.
         step: The step, from 0.
-        losses_of: Losses of some archs on the step's batch, the same on every process.
+        losses_of: Returns the losses of archs on the batch of the step, the same on every process.
     """
     groups = candidate_archs(space, config, seed, step)
     losses = iter(losses_of([arch for group in groups for arch in group]))

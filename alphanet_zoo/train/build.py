@@ -1,4 +1,4 @@
-"""The nets of a run: what it trains, and what that learns from."""
+"""Builds the net and the losses of a run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.config import TrainConfig
+from alphanet_zoo.train.config import FineTuneConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
-from alphanet_zoo.train.sections import FineTuneConfig
 from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.names import find_member
 
 
 def named_arch(name: str, space: SearchSpace) -> ArchSpec:
-    """The arch that `smallest`, `largest` or a model's name means in a space.
+    """The arch of a space with this name: `smallest`, `largest` or a model name.
 
     Raises:
-        UsageError: Nothing in this space is called so.
+        UsageError: The space has no arch of this name.
     """
     if name in ("smallest", "largest"):
         return space.smallest if name == "smallest" else space.largest
@@ -41,13 +40,13 @@ def named_arch(name: str, space: SearchSpace) -> ArchSpec:
     if member is not None and member.space == space:
         return member.arch
     raise UsageError(
-        f"{name} is no arch of the space {space.name}; give smallest, largest or a model of that space "
-        "(several with commas, as validation.archs=smallest,largest)"
+        f"{name} is not an arch of the space {space.name}; pass smallest, largest or a model of that space "
+        "(several separated by commas, such as validation.archs=smallest,largest)"
     )
 
 
 def image_cfg(config: TrainConfig) -> dict[str, Any]:
-    """How evaluated images reach the net, under timm's keys; small pictures that are all object are not cropped."""
+    """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped."""
     cfg = default_cfg(SPACES[config.space].largest, 0)
     return cfg | {"crop_pct": 1.0} if config.data.transform == "cifar" else cfg
 
@@ -55,12 +54,12 @@ def image_cfg(config: TrainConfig) -> dict[str, Any]:
 def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
     """The net of a run in training mode on the CPU: a supernet, or the subnet to fine-tune.
 
-    Weights that come from no file are drawn from the seed. A fine-tuned net keeps its classifier where its classes
-    have the same names, and gets a new one otherwise.
+    Initial weights depend on the seed only. A fine-tuned net keeps its classifier if the class names are the same;
+    otherwise it gets a new one.
 
     Raises:
-        UsageError: The file to fine-tune does not go with the config.
-        AlphaNetError: It is damaged.
+        UsageError: The file to fine-tune does not match the config.
+        AlphaNetError: The file is damaged.
     """
     sandwich, space = config.sandwich, SPACES[config.space]
     with torch.random.fork_rng(devices=[]):
@@ -81,34 +80,33 @@ def _loaded(finetune: FineTuneConfig, path: str, space: SearchSpace) -> AlphaNet
     net = load_net(path)
     if net.space != space:
         raise UsageError(
-            f"{path} holds a net of the space {net.space.name}, and space is {space.name}; make them agree"
+            f"{path} contains a net of the space {net.space.name}, but space is {space.name}; "
+            f"set space={net.space.name}"
         )
     if net.supernet and finetune.arch is None:
-        raise UsageError(
-            f"{path} holds a supernet; say which subnet to fine-tune: finetune.arch=alphanet_a0 or another"
-        )
+        raise UsageError(f"{path} contains a supernet; pass the subnet to fine-tune, such as finetune.arch=alphanet_a0")
     if finetune.arch is None:
         return net
     arch = named_arch(finetune.arch, space)
     if not net.contains(arch):
-        raise UsageError(f"the net in {path} does not contain {finetune.arch}; leave finetune.arch out or give another")
+        raise UsageError(f"the net in {path} does not contain {finetune.arch}; remove or change finetune.arch")
     return net.extract(arch)
 
 
 def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.device) -> Losses:
-    """What the subnets learn from.
+    """The losses of the subnets.
 
     Raises:
-        UsageError: The teacher is a supernet, or has other classes.
+        UsageError: The teacher is a supernet, or its classes differ from those of the images.
     """
     sandwich, teacher = config.sandwich, None
     if sandwich.teacher is not None:
         teacher = load_net(sandwich.teacher).to(device).to(memory_format=torch.channels_last)
         names = teacher.pretrained_cfg.get("label_names")
         if teacher.supernet or teacher.calibration is None:
-            raise UsageError(f"the teacher {sandwich.teacher} has no statistics; extract a subnet and calibrate it")
+            raise UsageError(f"the teacher {sandwich.teacher} has no batch-norm statistics; pass a calibrated subnet")
         if teacher.num_classes != len(classes) or (names and tuple(names) != tuple(classes)):
-            raise UsageError(f"the teacher {sandwich.teacher} has other classes than the images; give another")
+            raise UsageError(f"the classes of the teacher {sandwich.teacher} differ from those of the images")
     label, distillation = label_loss_of(sandwich), distillation_loss(sandwich)
     if config.data.source != "multilabel":
         return Losses(label, distillation, teacher, sandwich.teacher_share)
@@ -133,18 +131,18 @@ def build_kernels(config: TrainConfig, device: torch.device) -> Kernels | None:
     return compile_kernels()
 
 
-def loss_of_a_guess(labels: Tensor, classes: int, smoothing: float) -> float:
-    """The least loss against the labels that needs no look at an image: where training has collapsed.
+def chance_loss(labels: Tensor, classes: int, smoothing: float) -> float:
+    """Chance-level loss: the best constant prediction.
 
     Args:
-        labels: ``(N,)`` classes, or ``(N, labels)`` of 0 and 1, of all images.
-        classes: How many classes or labels there are.
-        smoothing: Of the labels.
+        labels: Labels of all training images: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1.
+        classes: Number of classes or labels.
+        smoothing: Label smoothing.
 
     Returns:
-        ln(classes); with several labels an image the mean entropy of the labels' (smoothed) shares of the images.
+        ln(classes); with multi-label images the mean entropy of the smoothed label frequencies.
     """
     if labels.dim() == 1:
         return math.log(classes)
-    shares = (1.0 - smoothing) * labels.float().mean(0) + 0.5 * smoothing
-    return float(F.binary_cross_entropy(shares, shares))
+    frequencies = (1.0 - smoothing) * labels.float().mean(0) + 0.5 * smoothing
+    return float(F.binary_cross_entropy(frequencies, frequencies))

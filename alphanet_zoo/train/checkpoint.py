@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent, and that are checked before they are trusted.
+"""Checkpoints that are written atomically and verified before use.
 
-A checkpoint is a folder ``step-<n>``: ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json``
-with the size and SHA-256 of the others. It is made under a temporary name, synced and renamed.
+A checkpoint is a folder ``step-<n>`` with ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json``
+with the size and SHA-256 of the other two. It is written under a temporary name, synced and renamed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's state after a number of steps: tensors by name, and everything else as JSON values."""
+    """State of a run after a number of steps: tensors by name, and everything else as JSON values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -38,7 +38,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Writes ``folder/step-<n>`` and removes all but the newest ``keep`` checkpoints.
 
     Raises:
-        OSError: The disk is full or not writable; what was there before is untouched.
+        OSError: The disk is full or not writable. Existing checkpoints are left unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, temporary = folder / f"step-{checkpoint.step}", folder / f".step-{checkpoint.step}.tmp"
@@ -63,23 +63,23 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by ascending step, damaged ones included."""
+    """The checkpoints in a folder by ascending step, including damaged ones."""
     found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint after checking every file against the manifest.
+    """Reads a checkpoint after comparing every file with the manifest.
 
     Raises:
-        AlphaNetError: A file is missing, of another size, or of another content than was written.
+        AlphaNetError: A file is missing or differs from the manifest.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))["files"]
         for name in ("tensors.safetensors", "state.json"):
             file, entry = path / name, manifest[name]
             if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
-                raise AlphaNetError(f"the checkpoint {path} is damaged: {name} is not what was written")
+                raise AlphaNetError(f"the checkpoint {path} is damaged: {name} does not match the manifest")
         state = json.loads((path / "state.json").read_text("utf-8"))
         return Checkpoint(state["step"], load_file(path / "tensors.safetensors"), state["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -89,19 +89,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint; None where there never was one. Warns of each damaged one it passes over.
+    """The newest undamaged checkpoint; None if there are no checkpoints. Warns about each damaged one.
 
     Raises:
-        AlphaNetError: There are checkpoints and all are damaged: a run must not quietly start afresh.
+        AlphaNetError: All checkpoints are damaged. A run must not start over silently.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try:
             return load_checkpoint(path)
         except AlphaNetError as error:
-            warnings.warn(f"{error}; going back to the one before", UserWarning, stacklevel=2)
+            warnings.warn(f"{error}; using the previous one", UserWarning, stacklevel=2)
     if paths:
-        raise AlphaNetError(f"all {len(paths)} checkpoints in {folder} are damaged; remove the folder to start afresh")
+        raise AlphaNetError(f"all {len(paths)} checkpoints in {folder} are damaged; remove the folder to start over")
     return None
 
 
@@ -118,12 +118,12 @@ def step_of(path: Path) -> int:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON whose bytes depend on the value alone."""
+    """Writes JSON with sorted keys, so that equal values give equal bytes."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def _sync(*paths: Path) -> None:
-    """Has the files or folders written to the disk."""
+    """Flushes files or folders to the disk."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,7 +1,4 @@
-"""A training run as a typed value: YAML, ``key=value`` overrides, and errors that name the nearest valid key.
-
-No torch here: a wrong command line is refused at once.
-"""
+"""Configuration of a training run: typed sections, recipes in YAML and ``key=value`` overrides. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,39 +8,192 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.recipes import recipe_text, shipped_recipes
-from alphanet_zoo.schema import Count, Section
+from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share
 from alphanet_zoo.space.presets import SPACES
-from alphanet_zoo.train.sections import (
-    DistributedConfig,
-    FineTuneConfig,
-    GuardConfig,
-    LogConfig,
-    OptimConfig,
-    SandwichConfig,
-    ValidationConfig,
-)
+from alphanet_zoo.train.guard import GuardConfig
+
+
+class OptimConfig(Section):
+    """SGD with a cosine schedule and linear warm-up."""
+
+    lr: Positive
+    """Peak learning rate for a batch of `lr_batch` images. The peak of the run is lr x batch_size / lr_batch."""
+    lr_batch: Count | None = None
+    """Batch size that `lr` refers to; null uses `lr` unscaled."""
+    epochs: Count
+    """Length of the schedule in epochs. An incomplete last batch of an epoch is dropped."""
+    warmup_epochs: NonNegative = 0.0
+    """Length of the warm-up in epochs; may be fractional."""
+    momentum: Share = 0.9
+    """Nesterov momentum."""
+    weight_decay: NonNegative = 1e-5
+    """L2 weight decay. Not applied to batch norms and biases."""
+    clip_value: Positive | None = 1.0
+    """Clip each entry of the summed gradient to this magnitude, once per step; null disables clipping."""
+    accumulate: Count = 1
+    """Micro-batches per process per step. Batch norm sees one micro-batch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: forward passes under autocast. Weights, gradients and losses stay float32."""
+    kernels: Literal["torch", "compiled"] = "torch"
+    """`compiled`: C++ kernels for batch norm with swish and for depthwise convolutions, for CPU training in fp32. They
+    require a C++ compiler, which runs when the training starts. Results differ from PyTorch's by rounding."""
+    compile: bool = False
+    """Apply torch.compile to the largest and the smallest subnet, which run in every step. Meant for GPUs; on a CPU it
+    takes minutes to compile. Results differ from eager mode by rounding."""
+    ema_decay: Share | None = None
+    """Decay of the exponential moving average of the weights (`final/ema.safetensors`); null disables it."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> OptimConfig:
+        """The warm-up must be shorter than the schedule."""
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; pass less than epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_suit_the_precision(self) -> OptimConfig:
+        """The compiled kernels support float32 without torch.compile only."""
+        if self.kernels == "compiled" and self.precision != "fp32":
+            raise ValueError("kernels=compiled requires precision=fp32; pass precision=fp32 or kernels=torch")
+        if self.kernels == "compiled" and self.compile:
+            raise ValueError("compile=true and kernels=compiled exclude each other; remove one of them")
+        return self
+
+
+class SandwichConfig(Section):
+    """The subnets of a step and their losses."""
+
+    random_subnets: Annotated[int, Field(ge=0)] = 2
+    """Number of random subnets per step, in addition to the largest and the smallest."""
+    sampling: Literal["uniform", "best_up", "worst_up"] = "uniform"
+    """How random subnets are chosen. `best_up` and `worst_up` (AttentiveNAS): draw `candidates` archs from one window
+    of MACs and take the one with the least or the greatest loss on the batch of the step. Windows are drawn as often
+    as uniform archs fall into them."""
+    candidates: Annotated[int, Field(ge=2)] = 3
+    """Number of archs that `best_up` and `worst_up` choose from."""
+    window: Positive = 25e6
+    """Width of the windows of `best_up` and `worst_up`, in MACs."""
+    loss: Literal["adaptive_alpha", "fixed_alpha", "kl", "none"] = "adaptive_alpha"
+    """Distillation loss of the smaller subnets against the logits of the largest. `none`: they learn from the labels.
+    With `data.source=multilabel` the loss is applied to each label, as a distribution of yes and no."""
+    alpha_min: float = -1.0
+    """Lower alpha of the adaptive loss."""
+    alpha_max: float = 1.0
+    """Upper alpha of the adaptive loss; the alpha of `fixed_alpha`."""
+    clip: Positive = 5.0
+    """Upper bound of the probability ratio in the alpha-divergence (beta)."""
+    label_smoothing: Share = 0.1
+    """Label smoothing of the cross-entropy, or of the binary cross-entropy with multi-label images."""
+    drop_rate: Share = 0.0
+    """Dropout before the classifier. Applied to the largest subnet only."""
+    drop_path_rate: Share = 0.0
+    """Drop-connect (stochastic depth). Applied to the largest subnet only."""
+    resolution_schedule: tuple[tuple[Annotated[float, Field(gt=0.0, le=1.0)], Count], ...] = ()
+    """Progressive resolution: pairs of (share of the schedule's steps, largest resolution), such as
+    `[[0.6, 16], [0.25, 24], [0.15, 32]]`; the shares must sum to 1. Images are resized to that resolution once per
+    step, and no subnet runs at a larger one. It may be below the smallest resolution of the space. Empty: no limit."""
+    teacher: str | None = None
+    """File of a trained static net with the same classes; the largest subnet also learns from it."""
+    teacher_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Weight of the `teacher` (KL) in the loss of the largest subnet; the labels get the rest."""
+
+    @field_validator("resolution_schedule")
+    @classmethod
+    def _shares_sum_to_one(cls, schedule: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+        """The phases must cover the whole run."""
+        total = sum(share for share, _ in schedule)
+        if schedule and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares sum to {total:g}; they must sum to 1")
+        return schedule
+
+    @model_validator(mode="after")
+    def _alphas_ascend(self) -> SandwichConfig:
+        """``alpha_min`` must be below ``alpha_max``."""
+        if self.alpha_min >= self.alpha_max:
+            raise ValueError(f"alpha_min is {self.alpha_min} and alpha_max {self.alpha_max}; alpha_min must be smaller")
+        return self
+
+
+class FineTuneConfig(Section):
+    """Fine-tuning of a single subnet."""
+
+    weights: str | None = None
+    """File of a static net, or of a supernet together with `arch`; null trains a supernet of `space`."""
+    arch: str | None = None
+    """The subnet to extract from a supernet: `smallest`, `largest`, or a model name such as `alphanet_a0`."""
+
+    @model_validator(mode="after")
+    def _arch_requires_weights(self) -> FineTuneConfig:
+        """``arch`` requires ``weights``."""
+        if self.arch is not None and self.weights is None:
+            raise ValueError("arch has no effect without weights; set finetune.weights to the supernet's file")
+        return self
+
+
+class DistributedConfig(Section):
+    """Training on several processes started by torchrun."""
+
+    sync_bn: bool = False
+    """Synchronise batch norm over all processes: statistics cover the micro-batches of all processes. Costs two small
+    messages per batch norm, subnet and micro-batch."""
+    bf16_gradients: bool = False
+    """Average gradients in bfloat16: half the bytes, less exact sums."""
+    timeout_seconds: Positive = 600.0
+    """A process fails if it waits longer than this for the others."""
+
+
+class ValidationConfig(Section):
+    """Accuracy of extracted, calibrated subnets during and after training."""
+
+    every_epochs: Annotated[int, Field(ge=0)] = 0
+    """Validate every N epochs and at the end; 0 disables."""
+    archs: tuple[str, ...] = ("smallest", "largest")
+    """Subnets to validate: `smallest`, `largest` or model names of the space, such as `alphanet_a0`."""
+    batch_size: Count = 128
+    """Validation images per batch and process."""
+    calibration_batches: Count = 16
+    """Number of batches of augmented training images for batch-norm calibration."""
+    calibration_batch_size: Count = 256
+    """Images per calibration batch, at most the number of training images."""
+
+    @field_validator("archs", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        """Accepts names as one string, separated by commas."""
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+class LogConfig(Section):
+    """Logging."""
+
+    every_steps: Count = 10
+    """Write a line to `log.jsonl` every N steps."""
+    tensorboard: bool = False
+    """Also write the metrics to `<output>/tensorboard`. Requires the `train` extra."""
+    progress: bool = True
+    """Show a progress bar on standard error."""
 
 
 class TrainConfig(Section):
-    """Everything that fixes a run; the same config and data give the same weights."""
+    """All settings of a run. The same config and data give the same weights."""
 
     output: Annotated[str, Field(min_length=1)]
-    """The run's folder: config.yaml, log.jsonl, checkpoints/step-<n>/, final/model.safetensors."""
+    """Output folder: config.yaml, log.jsonl, checkpoints/step-<n>/, final/model.safetensors."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Every random draw is a function of it and of the step, or of the epoch and the image."""
+    """Random seed. Every random draw depends only on the seed and the step, or the seed, the epoch and the image."""
     max_steps: Count | None = None
-    """The run ends after this many steps, counted from its beginning; the schedule stays that of all epochs."""
+    """Stop after this many steps, counted from the start of the run. Does not change the learning-rate schedule."""
     checkpoint_every_steps: Count = 1000
-    """Steps between two checkpoints."""
+    """Save a checkpoint every N steps."""
     checkpoints_kept: Annotated[int, Field(ge=2)] = 3
-    """The newest so many checkpoints are kept."""
+    """Number of checkpoints to keep; older ones are deleted."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: the GPU where there is one."""
+    """`auto`: a GPU if there is one, else the CPU."""
     space: str
     """Name of the search space."""
     data: DataConfig
@@ -58,32 +208,33 @@ class TrainConfig(Section):
     @field_validator("space")
     @classmethod
     def _known_space(cls, name: str) -> str:
-        """The space is one that ships."""
+        """The space must be one of `SPACES`."""
         if name not in SPACES:
-            raise ValueError(f"no space is called {name!r}; give one of {', '.join(SPACES)}")
+            raise ValueError(f"unknown search space {name!r}; pass one of {', '.join(SPACES)}")
         return name
 
     def to_yaml(self) -> str:
-        """The resolved config, in the order of the schema; `load_config` reads it back."""
+        """The resolved config in the order of the schema; `load_config` reads it."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """The settings that give ``other`` different weights, as ``key: ours -> theirs``."""
-        ours, theirs = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
-        return [f"{key}: {ours[key]} -> {theirs[key]}" for key in ours if ours[key] != theirs[key] and key not in _FREE]
+        """The settings that give ``other`` different weights, as ``key: own value -> other value``."""
+        own, others = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
+        fixed = (key for key in own if key not in _WITHOUT_EFFECT_ON_WEIGHTS)
+        return [f"{key}: {own[key]} -> {others[key]}" for key in fixed if own[key] != others[key]]
 
 
-_FREE = frozenset((
+_WITHOUT_EFFECT_ON_WEIGHTS = frozenset((
     "output", "max_steps", "checkpoint_every_steps", "checkpoints_kept",
     "log.every_steps", "log.tensorboard", "log.progress", "data.workers", "data.cache", "distributed.timeout_seconds",
     *(f"validation.{name}" for name in ValidationConfig.model_fields),
 ))  # fmt: skip
-"""Settings that may change when a run goes on: they do not touch its weights."""
+"""Settings that may change when a run is resumed."""
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with dotted keys."""
+    """A nested mapping as a flat one with dotted keys."""
     result: dict[str, Any] = {}
     for key, value in tree.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -91,7 +242,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a config may have."""
+    """All dotted keys of a config."""
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -101,15 +252,15 @@ def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iter
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config of a run.
+    """Reads the config of a run.
 
     Args:
-        recipe: Name of a shipped recipe, or path of a YAML file.
-        overrides: ``key=value`` each, dotted keys for the sections, ``null`` for nothing.
+        recipe: Name of a recipe in the package, or path of a YAML file.
+        overrides: ``key=value`` each, with dotted keys; ``null`` unsets a setting, lists are written as in YAML.
 
     Raises:
-        UsageError: No such recipe, no YAML mapping, an unknown key (the nearest valid one is named), or a value of
-            the wrong type or out of its domain.
+        UsageError: The recipe does not exist or is not a YAML mapping, a key is unknown (the message names the nearest
+            valid one), or a value has a wrong type or is out of range.
     """
     tree = _read_recipe(recipe)
     for override in overrides:
@@ -121,56 +272,65 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
-    """The YAML mapping of a shipped recipe or of a file."""
+    """The YAML mapping of a recipe of the package or of a file."""
     path, names = Path(recipe), shipped_recipes()
     if recipe in names:
         text = recipe_text(recipe)
     elif path.is_file():
         text = path.read_text("utf-8", errors="replace")
     else:
-        raise UsageError(
-            f"no recipe and no file is called {recipe!r}; recipes: {', '.join(names)}{_hint(recipe, names)}"
-        )
+        raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{_hint(recipe, names)}")
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{recipe} is no YAML: {error}") from None
+        raise UsageError(f"{recipe} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise UsageError(f"{recipe} holds no mapping; give a YAML file like a shipped recipe's")
+        raise UsageError(f"{recipe} does not contain a mapping of settings; pass a YAML file like those of the recipes")
     return tree
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    """Sets one ``key=value`` in the nested mapping; values stay text for the schema to read."""
+    """Sets one ``key=value`` in the nested mapping."""
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"{override!r} is no override; write key=value, such as optim.lr=0.2")
+        raise UsageError(f"{override!r} is not an override; write key=value, such as optim.lr=0.2")
     if key not in (keys := list(valid_keys())):
-        raise UsageError(f"no setting is called {key!r}{_hint(key, keys)}")
+        raise UsageError(f"unknown setting {key!r}{_hint(key, keys)}")
     *sections, name = key.split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"{section} is {inner!r} in the recipe; a section of settings belongs there")
+            raise UsageError(f"{section} is {inner!r} in the recipe; it must be a mapping of settings")
         tree = inner
-    tree[name] = None if value in ("null", "None") else value  # "none" is the name of a loss
+    tree[name] = _parsed(value)
+
+
+def _parsed(text: str) -> Any:
+    """The value of an override: None and lists as in YAML. Other text is left to the schema, which knows the type."""
+    if text in ("null", "None"):  # "none" is the name of a loss
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, list) else text
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
-    """What was probably meant by ``name``, or nothing."""
+    """The valid name nearest to ``name``, as the end of a message."""
     by_ending = {known.rsplit(".", 1)[-1]: known for known in reversed(names)} | {known: known for known in names}
     near = difflib.get_close_matches(name, by_ending, n=1, cutoff=0.0)
     return f"; did you mean {by_ending[near[0]]}?" if near else ""
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The complaint to show, in one line, its key dotted; an unknown key comes before what it leaves missing."""
+    """One line about the first problem, with its dotted key. Unknown keys come before the settings they may mean."""
     problem = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "extra_forbidden")
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"no setting is called {key!r}{_hint(key, list(valid_keys()))}"
+        return f"unknown setting {key!r}{_hint(key, list(valid_keys()))}"
     if problem["type"] == "missing":
-        return f"{key} is missing; set it in the recipe or give {key}=..."
+        return f"{key} is missing; set it in the recipe or pass {key}=..."
     message = problem["msg"].removeprefix("Value error, ")
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
     return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{given}"

@@ -1,6 +1,6 @@
-"""The processes of a run. torchrun starts them; one of them alone is a run too.
+"""Communication between the processes of a run, which torchrun starts. A single process needs no torchrun.
 
-Everything that is sent goes through `Ranks`, which counts the bytes.
+All messages are sent by `Ranks`, which counts their bytes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import torch.distributed
 from torch import Tensor
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.train.sections import DistributedConfig
+from alphanet_zoo.train.config import DistributedConfig
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """This process among those of a run.
+    """This process and its communication with the other processes of the run.
 
     Args:
-        rank: Its number, from 0.
-        world_size: How many there are.
-        device: Where it computes.
-        leads_machine: Whether it is the first of its machine.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        device: Device of this process.
+        leads_machine: Whether this process is the first one on its machine.
 
     Attributes:
-        bytes_sent: What this process has put into sums over all processes so far.
+        bytes_sent: Bytes that this process has contributed to sums over all processes.
     """
 
     def __init__(self, rank: int, world_size: int, device: torch.device, *, leads_machine: bool = True) -> None:
-        """Takes the figures as they are; `joined` finds them."""
+        """Stores the arguments; `joined` determines them from the environment."""
         self.rank, self.world_size, self.device, self.leads_machine = rank, world_size, device, leads_machine
         self.bytes_sent = 0
 
@@ -45,21 +45,21 @@ class Ranks:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Replaces a tensor on ``device`` by its sum over all processes."""
+        """Replaces a tensor on ``device`` by its sum over all processes, in place."""
         if self.world_size > 1:
             self.bytes_sent += tensor.nbytes
             torch.distributed.all_reduce(tensor)
         return tensor
 
     def mean(self, values: list[float]) -> list[float]:
-        """The mean over all processes of each number (float32 on the way)."""
+        """The mean of each number over all processes, computed in float32."""
         if self.world_size == 1:
             return values
         sums = self.sum_(torch.tensor(values, dtype=torch.float32, device=self.device))
         return cast(list[float], (sums / self.world_size).tolist())
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, in all of them; where it raises, all raise."""
+        """Calls ``make`` in the first process and returns its result in all processes. If it raises, all raise."""
         if self.world_size == 1:
             return make()
         packet: list[Any] = [None, None]
@@ -74,13 +74,13 @@ class Ranks:
         return cast(T, packet[0])
 
     def barrier(self) -> None:
-        """Waits for the other processes."""
+        """Waits for all processes."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
     @contextmanager
     def leader_goes_ahead(self) -> Iterator[None]:
-        """The first process of each machine does the block (which may write files) before the others do."""
+        """Runs the block in the first process of each machine before the other processes (it may write files)."""
         if not self.leads_machine:
             self.barrier()
         try:
@@ -92,14 +92,14 @@ class Ranks:
 
 @contextmanager
 def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
-    """Joins the processes that torchrun's environment speaks of; without it this process is alone.
+    """Joins the process group described by torchrun's environment variables; a single process without them.
 
     Args:
-        device: 'cpu', 'cuda', or 'auto': the GPU where there is one. Process i of a machine takes its i-th GPU.
-        config: How long to wait for each other.
+        device: 'cpu', 'cuda', or 'auto' (a GPU if there is one). Process i of a machine uses its i-th GPU.
+        config: Timeout of the communication.
 
     Raises:
-        UsageError: There is no such GPU, or torchrun is to restart processes and could not.
+        UsageError: There is no such GPU, or torchrun would restart processes that then hang.
     """
     world_size, rank, local = (int(os.environ.get(name, default))
                                for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))  # fmt: skip
@@ -120,29 +120,33 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
 
 
 def _check_restarts() -> None:
-    """Refuses torchrun's restarts where the new processes would be given the addresses of the dead ones.
+    """Rejects restarts by torchrun if the new processes would get the addresses of dead ones.
 
     Source: https://github.com/pytorch/pytorch/issues/135712
     """
     restarts, shared = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
     if restarts != "0" and shared == "True":
         raise UsageError(
-            "with --max-restarts, PyTorch gives restarted processes the addresses of the dead ones, and they wait for "
-            "ever; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"
+            "with --max-restarts, PyTorch passes the addresses of dead processes to restarted ones, which then hang; "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"
         )
 
 
 def find_device(name: str, index: int | None = None) -> torch.device:
-    """The device that a config names; ``index`` picks one of several GPUs.
+    """The device with this name.
+
+    Args:
+        name: 'cpu', 'cuda', or 'auto' (a GPU if there is one).
+        index: Number of the GPU, if there are several.
 
     Raises:
-        UsageError: It is a GPU and there is none, or there are too few.
+        UsageError: torch finds no GPU, or too few.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and count == 0:
-        raise UsageError("device is cuda, and torch finds no GPU; give device=cpu or device=auto")
+        raise UsageError("device is cuda, but torch finds no GPU; pass device=cpu or device=auto")
     if name == "cpu" or count == 0:
         return torch.device("cpu")
     if index is not None and index >= count:
-        raise UsageError(f"process {index} of this machine has no GPU, torch finds {count}; start fewer processes")
+        raise UsageError(f"process {index} of this machine has no GPU (torch finds {count}); start fewer processes")
     return torch.device("cuda") if index is None else torch.device("cuda", index)

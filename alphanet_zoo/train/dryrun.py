@@ -1,4 +1,4 @@
-"""A few steps of a run, to tell what all of it would take."""
+"""A few steps of a run, to estimate time and memory of the whole run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from statistics import median
 
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
-from alphanet_zoo.train.meter import peak_memory
+from alphanet_zoo.train.runlog import peak_memory
 from alphanet_zoo.train.state import RunState
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What was measured at one largest resolution.
+    """Measurements of one phase of the resolution schedule.
 
     Attributes:
-        resolution: The largest resolution of a subnet; None if the run has no `sandwich.resolution_schedule`.
-        steps: Steps that the run takes at it.
-        step_seconds: Median time of a step, waiting for its batch included.
-        data_seconds: Median time of a step that was spent waiting for its batch.
-        images_per_second: Over all processes, at that speed.
+        resolution: Largest resolution of a subnet; None if the run has no `sandwich.resolution_schedule`.
+        steps: Steps of the run in this phase.
+        step_seconds: Median time of a step, including the time spent waiting for data.
+        data_seconds: Median time of a step spent waiting for data.
+        images_per_second: Images per second over all processes.
     """
 
     resolution: int | None
@@ -32,7 +32,7 @@ class Phase:
     images_per_second: float
 
     def __str__(self) -> str:
-        """The figures as one line of text."""
+        """The measurements as one line of text."""
         waiting = 100 * self.data_seconds / self.step_seconds
         at = "" if self.resolution is None else f"up to {self.resolution} pixels ({self.steps} steps): "
         return (
@@ -43,13 +43,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run measured.
+    """Measurements of a dry run.
 
     Attributes:
-        steps: Steps taken per phase; the first one warms up and is not measured.
-        phases: The figures of each phase of the run; a run without a resolution schedule has one.
+        steps: Steps per phase; the first is a warm-up and not measured.
+        phases: Measurements of each phase; a run without a resolution schedule has one phase.
         memory_bytes: Peak memory of this process.
-        processes: Processes that share the work.
+        processes: Number of processes.
     """
 
     steps: int
@@ -64,11 +64,11 @@ class DryRun:
 
     @property
     def total_seconds(self) -> float:
-        """Time of the whole run without validation, at the measured speeds."""
+        """Estimated time of the whole run without validation."""
         return sum(phase.steps * phase.step_seconds for phase in self.phases)
 
     def __str__(self) -> str:
-        """The figures as lines of text."""
+        """The measurements as lines of text."""
         timed = "" if len(self.phases) == 1 else " in each phase"
         return "\n".join(
             (
@@ -81,17 +81,17 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig, steps: int = 20) -> DryRun | None:
-    """Makes the first steps of a run and throws them away; writes nothing into ``config.output``.
+    """Runs the first steps of every phase and discards them; writes nothing into ``config.output``.
 
     Args:
-        config: The run's.
-        steps: How many; at least 2.
+        config: The config of the run.
+        steps: Steps per phase, at least 2.
 
     Returns:
-        The figures; None in processes but the first.
+        The measurements; None in all processes but the first.
 
     Raises:
-        ValueError: ``steps`` is less than 2 or the data gives fewer.
+        ValueError: ``steps`` is less than 2 or more than a phase has.
     """
     with joined(config.device, config.distributed) as ranks:
         run = RunState(config, ranks)
@@ -107,7 +107,7 @@ def dry_run(config: TrainConfig, steps: int = 20) -> DryRun | None:
 
 
 def _timed(run: RunState, steps: int, phase_steps: int, resolution: int | None) -> Phase:
-    """Takes a few steps and times all but the first."""
+    """Runs a few steps and measures all but the first."""
     times, waits = [], []
     with closing(run.stream()) as batches:
         for _ in range(steps):

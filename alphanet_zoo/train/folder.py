@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what it holds at the end."""
+"""The output folder of a run: config, lock, results."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from alphanet_zoo.train.state import RunState
 from alphanet_zoo.zoo.files import load_net, save_net
 
 
-def claim(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> list[str]:
-    """Checks that the run in a folder, if there is one, is this config's.
+def check_config(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> list[str]:
+    """Compares the config of an existing run in a folder with ``config``.
 
     Returns:
-        The settings that differ, where ``resume_anyway`` accepts that.
+        The settings that differ; always empty without ``resume_anyway``.
 
     Raises:
-        UsageError: They differ; shows how. Or the folder is a file.
-        AlphaNetError: The folder's config cannot be read.
+        UsageError: Settings differ and ``resume_anyway`` is false, or ``output`` is a file.
+        AlphaNetError: The config in the folder cannot be read.
     """
     path, changed = output / "config.yaml", list[str]()
     if output.exists() and not output.is_dir():
-        raise UsageError(f"output is {output}, a file; give a folder, or the name of one to make")
+        raise UsageError(f"output is {output}, which is a file; pass a folder")
     if path.exists():
         changed = stored_config(output).differences(config)
         if changed and not resume_anyway:
             raise UsageError(
-                f"{output} holds a run of another config ({'; '.join(changed)}); give another output, "
-                "or --resume-anyway to go on with these settings"
+                f"{output} contains a run with a different config ({'; '.join(changed)}); pass another output, or "
+                "--resume-anyway to continue with these settings"
             )
     return changed
 
 
 @contextmanager
-def held(output: Path, ranks: Ranks) -> Iterator[None]:
-    """Keeps a second run out of the folder while the block lasts, also one of a torchrun whose workers live on.
+def locked(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Locks the folder against other runs during the block, including leftover workers of a killed torchrun.
 
-    The folder is made where there is none, and taken away again where the block leaves nothing in it. The system lets
-    go of it when the first process ends, however it ends. Where the disk knows no locks, there is none.
+    Creates the folder if necessary, and removes it again if the block leaves it empty. The operating system releases
+    the lock when the first process ends, for any reason. File systems without locks are not protected.
 
     Raises:
-        UsageError: Another run is at work in the folder.
+        UsageError: Another run uses the folder.
     """
     with ExitStack() as stack:
 
-        def take() -> None:
+        def lock() -> None:
             for made in [folder for folder in (*reversed(output.parents), output) if not folder.exists()]:
                 made.mkdir(exist_ok=True)
                 stack.callback(_remove_if_empty, made)
@@ -65,32 +65,32 @@ def held(output: Path, ranks: Ranks) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
-                    f"another process trains in {output}; wait for it, end it, or give another output"
+                    f"another process is training in {output}; wait for it, stop it, or pass another output"
                 ) from error
             except OSError:
                 return
 
-        ranks.from_first(take)
+        ranks.from_first(lock)
         yield
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Removes a folder unless something is in it."""
+    """Removes a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
 def stored_config(output: Path) -> TrainConfig:
-    """The config of the run in a folder.
+    """Reads the config of the run in a folder.
 
     Raises:
-        AlphaNetError: It cannot be read.
+        AlphaNetError: The file cannot be read or is not valid.
     """
     path = output / "config.yaml"
     try:
         return TrainConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AlphaNetError(f"{path} is no config of this version: {error}; give another output") from error
+        raise AlphaNetError(f"{path} is not a valid config of this version: {error}; pass another output") from error
 
 
 def store_config(output: Path, config: TrainConfig) -> None:
@@ -100,40 +100,45 @@ def store_config(output: Path, config: TrainConfig) -> None:
 
 
 def save_results(output: Path, run: RunState) -> Path:
-    """Writes ``final/model.safetensors`` and, where there is a mean of the weights, ``final/ema.safetensors``.
+    """Writes ``final/model.safetensors`` and, with ``optim.ema_decay``, ``final/ema.safetensors``.
 
-    They hold nothing that depends on path, host, time or restarts. Gives the path of the first.
+    The contents do not depend on path, host, time or restarts. Returns the path of the first file.
     """
     model = output / "final" / "model.safetensors"
     save_net(run.net, model)
     if run.average is not None:
-        save_net(run.average.as_net(run.net), model.with_name("ema.safetensors"))
+        save_net(run.averaged_net(), model.with_name("ema.safetensors"))
     return model
 
 
 def read_net(output: Path, *, ema: bool = False) -> tuple[AlphaNet, int | None]:
-    """The net of a run, and the step it is from: its final one (None), or that of its newest whole checkpoint.
+    """Reads the net of a run: the final one, or that of the newest undamaged checkpoint.
 
     Args:
-        output: The run's folder.
-        ema: Take the mean of the weights.
+        output: The output folder of the run.
+        ema: Read the moving average of the weights.
+
+    Returns:
+        The net and its step; the step is None for the final net.
 
     Raises:
-        UsageError: The folder holds no run, or the run keeps no mean.
+        UsageError: The folder is not a training run, has no checkpoint yet, or the run has no moving average.
         AlphaNetError: Its files are damaged.
     """
     if not (output / "config.yaml").exists():
-        raise UsageError(f"{output} is no run: it has no config.yaml; give the output folder of alphanet-train")
+        raise UsageError(
+            f"{output} is not a training run (config.yaml not found). Pass an alphanet-train output folder."
+        )
     final = output / "final" / ("ema.safetensors" if ema else "model.safetensors")
     if final.exists():
         return load_net(final), None
     checkpoint = latest_checkpoint(output / "checkpoints")
     if checkpoint is None:
-        raise UsageError(f"the run in {output} has no checkpoint yet; wait for its first")
+        raise UsageError(f"the run in {output} has no checkpoint yet; wait for the first one")
     prefix = "ema/" if ema else "model/"
     tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
     if not tensors:
-        raise UsageError(f"the run in {output} keeps no mean of its weights (optim.ema_decay is null); leave out --ema")
+        raise UsageError(f"the run in {output} has no moving average (optim.ema_decay is null); remove --ema")
     net = AlphaNet.from_config(checkpoint.state["net"])
     net.load_state_dict(tensors)
     return net, checkpoint.step

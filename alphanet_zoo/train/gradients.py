@@ -1,4 +1,4 @@
-"""All gradients of a net in one stretch of memory: zeroed, summed over processes, checked and clipped as one."""
+"""All gradients of a net in one buffer: zeroed, averaged over processes, checked and clipped as a whole."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import nn
 from alphanet_zoo.train.distributed import Ranks
 
 
-class Report(NamedTuple):
-    """What a process has to say of its step besides its gradients; numbers that can be averaged.
+class StepReport(NamedTuple):
+    """Numbers that a process shares besides its gradients; averaged over all processes.
 
     Attributes:
-        loss: Its mean loss of the largest subnet against the labels.
-        faulty: 1 where one of its losses is not finite.
-        interrupted: 1 where it has received SIGINT.
-        terminated: 1 where it has received SIGTERM.
+        loss: Mean loss of the largest subnet against the labels.
+        nonfinite: 1 if one of the losses is not finite.
+        interrupted: 1 if the process has received SIGINT.
+        terminated: 1 if the process has received SIGTERM.
     """
 
     loss: float
-    faulty: float
+    nonfinite: float
     interrupted: float
     terminated: float
 
 
 class Gradients:
-    """The gradients of a net's parameters as views of one buffer, with room behind them for a `Report`.
+    """The gradients of a net's parameters as views of one buffer, followed by the numbers of a `StepReport`.
 
-    Backward passes add to the views in place. Parameters that no subnet of a step used have zeros there: they are
-    averaged, decayed and moved by momentum like the others, on every process alike.
+    Backward passes add to the views in place. The gradient of a parameter that no subnet of a step used is zero; the
+    parameter is still decayed and moved by momentum, in the same way on every process.
 
     Attributes:
         flat: ``(parameters,)`` float32, all gradients.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        """Gives every parameter its view, in the parameter's own memory layout."""
+        """Sets the ``grad`` of every parameter to its view, in the memory layout of the parameter."""
         parameters = list(net.parameters())
         size = sum(parameter.numel() for parameter in parameters)
-        self._buffer = torch.zeros(size + len(Report._fields), device=parameters[0].device)
+        self._buffer = torch.zeros(size + len(StepReport._fields), device=parameters[0].device)
         self.flat, self._report = self._buffer[:size], self._buffer[size:]
         offset = 0
         for parameter in parameters:
@@ -48,16 +48,19 @@ class Gradients:
             offset += parameter.numel()
 
     def zero(self) -> None:
-        """Forgets the last step."""
+        """Sets all gradients to zero."""
         self._buffer.zero_()
 
-    def average(self, ranks: Ranks, report: Report, *, bf16: bool = False) -> Report:
+    def average(self, ranks: Ranks, report: StepReport, *, bf16: bool = False) -> StepReport:
         """Averages gradients and report over all processes, in one message.
 
         Args:
             ranks: The processes.
-            report: This process's.
+            report: The report of this process.
             bf16: Send bfloat16.
+
+        Returns:
+            The averaged report.
         """
         if ranks.world_size == 1:
             return report
@@ -67,12 +70,12 @@ class Gradients:
         else:
             ranks.sum_(self._buffer)
         self._buffer /= ranks.world_size
-        return Report(*self._report.tolist())
+        return StepReport(*self._report.tolist())
 
     def finite(self) -> bool:
-        """Whether every entry is finite (of the average: on every process alike)."""
+        """Whether every entry is finite. After `average` the result is the same on every process."""
         return bool(self.flat.isfinite().all())
 
     def clip(self, value: float) -> None:
-        """Clips every entry to a magnitude of ``value``."""
+        """Clips every entry to [-value, value]."""
         self.flat.clamp_(-value, value)

@@ -1,41 +1,46 @@
-"""A training run from its config to its net, which may stop at any step, go back, and go on."""
+"""The training loop: runs a config to its end, with checkpoints, rollbacks, validation and clean stops on signals."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from alphanet_zoo.data.batches import Batch
-from alphanet_zoo.errors import UsageError
-from alphanet_zoo.train.checkpoint import latest_checkpoint, save_checkpoint
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.train.checkpoint import (
+    Checkpoint,
+    discard_after,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
-from alphanet_zoo.train.folder import claim, held, save_results, store_config
-from alphanet_zoo.train.guard import Verdict
-from alphanet_zoo.train.meter import Meter
-from alphanet_zoo.train.parts import parts_each
-from alphanet_zoo.train.rollback import roll_back
-from alphanet_zoo.train.runlog import RunLog
-from alphanet_zoo.train.signals import gathered_signals
-from alphanet_zoo.train.state import RunState
+from alphanet_zoo.train.folder import check_config, locked, save_results, store_config
+from alphanet_zoo.train.guard import Guard, Verdict
+from alphanet_zoo.train.runlog import Meter, RunLog
+from alphanet_zoo.train.state import RunState, guard_state, micro_batches_per_process
 from alphanet_zoo.train.validation import Validator
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a call of `train` ended.
+    """Result of a call of `train`.
 
     Attributes:
-        step: Steps that the run has behind it, earlier calls included.
-        model: ``final/model.safetensors``; None where a signal stopped the run before its end.
-        signal: The signal that stopped it, or None.
-        validation: Figures of each subnet that was validated after the last step, by its name (in the first process).
+        step: Number of completed steps of the run, including earlier calls.
+        model: ``final/model.safetensors``; None if a signal stopped the run before its end.
+        signal: The signal that stopped the run, or None.
+        validation: Metrics of each validated subnet after the last step, by name (in the first process).
     """
 
     step: int
@@ -45,103 +50,101 @@ class RunResult:
 
 
 def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float | None = None) -> RunResult:
-    """Trains a net, or goes on with the run that is in ``config.output``; alone or as one of torchrun's processes.
+    """Trains a net, or resumes the run in ``config.output``. Runs alone or as one of torchrun's processes.
 
-    On a CPU, with the same numbers of processes and threads, a run that was stopped and continued any number of times
-    gives the same bytes as one that was not. A supernet has no batch-norm statistics: extract a subnet and calibrate
-    it.
+    On a CPU, with the same numbers of processes and threads, a run that was stopped and resumed any number of times
+    gives the same bytes as an uninterrupted one. A trained supernet has no batch-norm statistics: extract a subnet and
+    calibrate it.
 
     Args:
-        config: The run's.
-        resume_anyway: Go on with a run of another config, and forget its rollbacks.
-        time_limit: Seconds after which the run ends its step, saves a checkpoint and stops, as SIGTERM would have it.
+        config: The config of the run.
+        resume_anyway: Resume a run with a different config, and reset its number of rollbacks.
+        time_limit: Seconds after which the run completes its step, saves a checkpoint and stops, as on SIGTERM.
 
     Raises:
-        UsageError: The folder holds a run of another config, the data is missing, or a value does not fit it.
-        AlphaNetError: All checkpoints are damaged, too many images are broken, or training fails again and again.
-        MissingDependencyError: A package that the config asks for is missing.
+        UsageError: The folder contains a run with a different config, data is missing, or settings do not match it.
+        AlphaNetError: All checkpoints are damaged, too many images are broken, or training fails repeatedly.
+        MissingDependencyError: The config requires a package that is not installed.
     """
     output, deadline = Path(config.output), None if time_limit is None else time.monotonic() + time_limit
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(config.device, config.distributed))
-        changed = ranks.from_first(lambda: claim(output, config, resume_anyway=resume_anyway))
-        stack.enter_context(held(output, ranks))
+        changed = ranks.from_first(lambda: check_config(output, config, resume_anyway=resume_anyway))
+        stack.enter_context(locked(output, ranks))
         checkpoint = ranks.from_first(lambda: latest_checkpoint(output / "checkpoints"))
-        parts = config.optim.accumulate if resume_anyway else parts_each(config, ranks.world_size, checkpoint)
-        run = RunState(config, ranks, parts=parts)
+        accumulate = config.optim.accumulate
+        if not resume_anyway:
+            accumulate = micro_batches_per_process(config, ranks.world_size, checkpoint)
+        run = RunState(config, ranks, accumulate=accumulate)
         run.restore(checkpoint)
         if run.step > run.end:
             raise UsageError(
-                f"the run in {output} is at step {run.step}, past its end at {run.end}; give a larger max_steps"
+                f"the run in {output} is at step {run.step}, past its end at {run.end}; pass a larger max_steps"
             )
         if resume_anyway:
             run.guard.forget_rollbacks()
         validator = Validator(config, ranks) if config.validation.every_epochs else None
         with (
             RunLog(output if ranks.first else None, start=run.step, tensorboard=config.log.tensorboard) as log,
-            gathered_signals(None if deadline is None else max(deadline - time.monotonic(), 0.0)) as caught,
+            collected_signals(None if deadline is None else max(deadline - time.monotonic(), 0.0)) as received,
         ):
             ranks.from_first(lambda: store_config(output, config))
             if changed:
                 log.note(run.step, "config changed", "; ".join(changed))
-            if parts != config.optim.accumulate:
-                log.note(run.step, "parts kept", f"each process takes its share of a batch in {parts} parts")
-            signal = _Loop(run, log, caught, validator).finish()
+            if accumulate != config.optim.accumulate:
+                log.note(run.step, "micro-batches kept", f"each process uses {accumulate} micro-batches per step")
+            stopped_by = _Loop(run, log, received, validator).run_to_end()
         model = ranks.from_first(lambda: save_results(output, run)) if run.step == run.end else None
-        return RunResult(run.step, model, signal, log.validations.get(run.step, {}))
+        return RunResult(run.step, model, stopped_by, log.validations.get(run.step, {}))
 
 
 class _Loop:
-    """Takes a run to its end, or to the step at which a signal stops it."""
+    """Runs training steps until the end of the run or a signal."""
 
-    def __init__(self, run: RunState, log: RunLog, caught: list[int], validator: Validator | None) -> None:
-        """Goes on from where ``run`` is; ``caught`` fills with signals."""
-        self.run, self.log, self.caught, self.config, self.validator = run, log, caught, run.config, validator
+    def __init__(self, run: RunState, log: RunLog, received: list[int], validator: Validator | None) -> None:
+        """Continues from the current step of ``run``; ``received`` fills with signals."""
+        self.run, self.log, self.received, self.config, self.validator = run, log, received, run.config, validator
         self.checkpoints = Path(run.config.output) / "checkpoints"
         self.meter = Meter(run.ranks.device)
         self.bar = tqdm(
             desc="training", initial=run.step, total=run.end, unit="step", file=sys.stderr,
-            disable=None if run.config.log.progress and run.ranks.first else True,  # None: no terminal, no bar.
+            disable=None if run.config.log.progress and run.ranks.first else True,  # None: only on a terminal
         )  # fmt: skip
 
-    def finish(self) -> int | None:
-        """Goes on until the end or a signal; gives that signal."""
-        signal = None
+    def run_to_end(self) -> int | None:
+        """Runs to the end or to a signal, which it returns. A rollback restarts the inner loop with other batches."""
+        run, config, stopped_by = self.run, self.config, None
         with closing(self.bar):
-            while self.run.step < self.run.end and signal is None:
-                with closing(self.run.stream()) as batches:
-                    signal = self._follow(self.meter.waiting_for(batches))
-            if self.run.step == self.run.end and signal is None:
+            while run.step < run.end and stopped_by is None:
+                with closing(run.stream()) as batches:
+                    for batch in self.meter.waiting_for(batches):
+                        rate, outcome = run.rate, run.advance(batch, self.received)
+                        stopped_by = outcome.signal
+                        self.meter.count(config.data.batch_size)
+                        verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
+                        if verdict is Verdict.ROLL_BACK:
+                            roll_back(run, self.checkpoints, self.log)
+                            self.bar.update(run.step - self.bar.n)
+                            break
+                        self.bar.update()
+                        if verdict is Verdict.SKIP:
+                            self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
+                        elif self._due(config.log.every_steps):
+                            line = {"step": run.step, "epoch": batch.epoch, "lr": rate}
+                            line |= {"broken_images": len(run.batches.broken), **self.meter.read()}
+                            self.log.write({**line, "subnets": run.metrics(batch, outcome)})
+                        if stopped_by is not None or self._due(config.checkpoint_every_steps):
+                            self._save()
+                        if stopped_by is not None:
+                            break
+                        if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
+                            self._validate()
+            if run.step == run.end and stopped_by is None:
                 self._validate()
-        return signal
-
-    def _follow(self, batches: Iterable[Batch]) -> int | None:
-        """Makes steps until a signal, which it gives, a rollback, which calls for other batches, or the end."""
-        run, config = self.run, self.config
-        for batch in batches:
-            rate, outcome = run.rate, run.advance(batch, self.caught)
-            self.meter.count(config.data.batch_size)
-            verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
-            if verdict is Verdict.ROLL_BACK:
-                roll_back(run, self.checkpoints, self.log)
-                self.bar.update(run.step - self.bar.n)
-                return outcome.signal
-            self.bar.update()
-            if verdict is Verdict.SKIP:
-                self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
-            elif self._due(config.log.every_steps):
-                line = {"step": run.step, "epoch": batch.epoch, "lr": rate, "broken_images": len(run.batches.broken)}
-                self.log.write({**line, **self.meter.read(), "subnets": run.figures(batch, outcome)})
-            if outcome.signal is not None or self._due(config.checkpoint_every_steps):
-                self._save()
-            if outcome.signal is not None:
-                return outcome.signal
-            if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
-                self._validate()
-        return None
+        return stopped_by
 
     def _due(self, every_steps: int) -> bool:
-        """Whether something that happens at the end and every so many steps happens now."""
+        """Whether an action that happens every ``every_steps`` steps and at the end is due."""
         return self.run.step == self.run.end or self.run.step % every_steps == 0
 
     def _save(self) -> None:
@@ -150,7 +153,7 @@ class _Loop:
         self.run.ranks.from_first(lambda: str(save_checkpoint(self.checkpoints, checkpoint, keep=keep)))
 
     def _validate(self) -> None:
-        """Measures the config's subnets after whole epochs and at the end; a signal cuts it short."""
+        """Validates if it is due and was not done before this step; a signal interrupts it."""
         run, every = self.run, self.config.validation.every_epochs * self.run.batches.steps_per_epoch
         if (
             self.validator is None
@@ -158,6 +161,75 @@ class _Loop:
             or run.ranks.from_first(lambda: run.step in self.log.validations)
         ):
             return
-        figures = self.validator(run.net, lambda: bool(self.caught))
-        if figures is not None:
-            self.log.write({"step": run.step, "validation": figures})
+        metrics = self.validator(run.net, lambda: bool(self.received))
+        if metrics is not None:
+            self.log.write({"step": run.step, "validation": metrics})
+
+
+def roll_back(run: RunState, folder: Path, log: RunLog) -> None:
+    """Restores the last healthy checkpoint, or the start of the run if there is no checkpoint yet.
+
+    Draws continue after those of the failed step, so that no batch leads to the same failure again. They depend on the
+    steps only: a run that is stopped and resumed around a rollback gives the same result as an uninterrupted one.
+    Checkpoints of later steps are removed.
+
+    Raises:
+        AlphaNetError: The limit of rollbacks is reached, or no checkpoint is healthy.
+    """
+    failed, reason = run.step, run.guard.reason()
+    run.guard.check_may_roll_back(failed)
+    every = run.config.checkpoint_every_steps
+    checkpoint = run.ranks.from_first(lambda: healthy_checkpoint(folder, run.guard, every))
+    before = run.guard.state
+    run.restore(checkpoint)
+    restored, run.guard.state = run.guard.state, before
+    run.guard.go_back(restored, failed=failed, restored=run.step)
+    run.ranks.from_first(lambda: discard_after(folder, run.step))
+    log.note(failed, "rolled back", f"{reason}; continuing from step {run.step} with other batches")
+
+
+def healthy_checkpoint(folder: Path, guard: Guard, every: int) -> Checkpoint | None:
+    """The newest undamaged, healthy checkpoint; None if there are no checkpoints.
+
+    Checkpoints of regular steps (multiples of ``every``) are preferred, so that stops in between do not change the
+    result of a rollback.
+
+    Raises:
+        AlphaNetError: There are checkpoints, but none is healthy.
+    """
+    paths = list_checkpoints(folder)
+    for path in sorted(paths, key=lambda path: (step_of(path) % every == 0, step_of(path)), reverse=True):
+        try:
+            checkpoint = load_checkpoint(path)
+        except AlphaNetError:
+            continue
+        if guard.is_healthy(guard_state(checkpoint)):
+            return checkpoint
+    if paths:
+        raise AlphaNetError(
+            f"{guard.reason()}, and every checkpoint in {folder} is damaged or too late. Lower optim.lr, keep more "
+            "checkpoints (checkpoints_kept), and pass another output"
+        )
+    return None
+
+
+@contextmanager
+def collected_signals(seconds: float | None = None) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of ending the process, so that a step can be completed and saved.
+
+    Args:
+        seconds: Add a SIGTERM to the list after this time; None disables it.
+    """
+    received: list[int] = []
+    timer = threading.Timer(seconds or 0.0, received.append, [signal.SIGTERM])
+    timer.daemon = True
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+    try:
+        if seconds is not None:
+            timer.start()
+        yield received
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)

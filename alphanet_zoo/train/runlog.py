@@ -1,34 +1,44 @@
-"""What a run says of itself while it goes: a JSON line every few steps, and TensorBoard where it is asked for."""
+"""Logging of a run: speed and memory, a JSON line every few steps, and TensorBoard on request."""
 
 from __future__ import annotations
 
 import json
 import logging
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+import torch
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class RunLog:
-    """Appends to ``<output>/log.jsonl`` and, where asked, to ``<output>/tensorboard``.
+    """Writes ``<output>/log.jsonl`` and optionally ``<output>/tensorboard``.
+
+    Args:
+        output: Output folder of the run; None writes nothing (only one process of a run writes).
+        start: Number of completed steps; lines of later steps are removed from an existing log.
+        tensorboard: Also write the metrics to TensorBoard.
 
     Attributes:
-        validations: The figures of each validation by its step.
+        validations: The metrics of each validation, by step.
 
     Raises:
-        MissingDependencyError: TensorBoard is asked for and not installed.
+        MissingDependencyError: TensorBoard is requested and not installed.
     """
 
     def __init__(self, output: Path | None, *, start: int, tensorboard: bool) -> None:
-        """Opens the log of a run that has ``start`` steps behind it; lines of later steps are dropped.
-
-        Without ``output`` nothing is written: one process of a run writes for all.
-        """
+        """Opens the files."""
         self._writer: Any = None
         self._file: TextIO | None = None
         self.validations: dict[int, dict[str, dict[str, float]]] = {}
@@ -48,7 +58,7 @@ class RunLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds figures of one ``step``: numbers, and tables (``subnets``, ``validation``) of numbers by subnet."""
+        """Writes the metrics of a ``step``: numbers, and tables (``subnets``, ``validation``) of numbers by subnet."""
         self._append(line)
         step = line["step"]
         if "validation" in line:
@@ -65,19 +75,19 @@ class RunLog:
                 self._writer.add_scalar(name, value, step)
 
     def note(self, step: int, event: str, message: str) -> None:
-        """Adds that something happened in a step, and says so as a log record."""
+        """Writes an event of a step, also as a warning of the ``logging`` module."""
         self._append({"step": step, "event": event, "message": message})
         if self._file is not None:
             _LOG.warning("step %d: %s: %s", step, event, message)
 
     def _append(self, line: dict[str, Any]) -> None:
-        """Adds a line to the file."""
+        """Appends a line to the file."""
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
     def __enter__(self) -> RunLog:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(
@@ -91,7 +101,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``log.jsonl``; empty where there is none. A last line that a kill cut short is left out."""
+    """The lines of a ``log.jsonl``; empty if there is no file. An incomplete last line (killed run) is dropped."""
     if not path.exists():
         return []
     lines = []
@@ -101,3 +111,58 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+class Meter:
+    """Measures images per second and the time spent waiting for data.
+
+    Args:
+        device: The device of the run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Starts counting."""
+        self._device = device
+        self._restart()
+
+    def _restart(self) -> None:
+        """Starts the next interval."""
+        self._began, self._waited, self._steps, self._images = time.perf_counter(), 0.0, 0, 0
+
+    def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yields the batches and measures the time spent waiting for each."""
+        iterator = iter(batches)
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - began
+            yield batch
+
+    def count(self, images: int) -> None:
+        """Counts one step over ``images`` images."""
+        self._steps, self._images = self._steps + 1, self._images + images
+
+    def read(self) -> dict[str, float]:
+        """Speed since the last call, and peak memory of this process since its start, in MiB.
+
+        ``data_seconds`` is the mean time per step spent waiting for data.
+        """
+        steps = max(self._steps, 1)
+        figures = {
+            "images_per_second": self._images / (time.perf_counter() - self._began),
+            "data_seconds": self._waited / steps,
+            "memory_mib": peak_memory(self._device) / 2**20,
+        }
+        self._restart()
+        return figures
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory of this process in bytes: tensors only on a GPU, the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""One training step by the sandwich rule, from top to bottom."""
+"""One training step with the sandwich rule."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from alphanet_zoo.nn.losses import (
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.train.config import SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
-from alphanet_zoo.train.gradients import Gradients, Report
-from alphanet_zoo.train.sections import SandwichConfig
+from alphanet_zoo.train.gradients import Gradients, StepReport
 
-Part = tuple[Tensor, Tensor]
-"""Images ``(N, 3, H, W)`` and their labels: ``(N,)`` classes, or ``(N, labels)`` of 0 and 1."""
+MicroBatch = tuple[Tensor, Tensor]
+"""Images ``(N, 3, H, W)`` and their labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1."""
 
 
 @dataclass(frozen=True)
 class SubnetOutcome:
-    """What one subnet did with a part of a batch.
+    """Result of one subnet on a micro-batch.
 
     Attributes:
         name: 'largest', 'random-1', ... or 'smallest'.
         arch: Its architecture.
         logits: ``(N, classes)``, detached, before the update.
-        loss: A detached scalar.
+        loss: Scalar, detached.
     """
 
     name: str
@@ -52,14 +52,14 @@ class SubnetOutcome:
 
 @dataclass(frozen=True)
 class Losses:
-    """What the subnets learn from.
+    """The losses of the subnets.
 
     Attributes:
-        label: ``(logits, labels) -> scalar``, for the first subnet.
-        distillation: ``(student logits, teacher logits) -> scalar``, for the others; None: ``label``.
-        teacher: A trained net in eval mode that the first subnet learns from too; None: labels alone.
-        teacher_share: Its weight; the labels have the rest.
-        teacher_distance: ``(logits, teacher logits) -> scalar``, how the first subnet learns from it.
+        label: Loss ``(logits, labels) -> scalar`` of the first subnet.
+        distillation: Loss ``(student logits, teacher logits) -> scalar`` of the other subnets; None uses ``label``.
+        teacher: A trained net in eval mode that the first subnet also learns from; None disables it.
+        teacher_share: Weight of ``teacher`` in the loss of the first subnet; the labels get the rest.
+        teacher_distance: Loss ``(logits, teacher logits) -> scalar`` of the first subnet against ``teacher``.
     """
 
     label: Loss
@@ -71,23 +71,23 @@ class Losses:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did.
+    """Result of a step.
 
     Attributes:
-        parts: The outcome of each subnet on each part of this process's share of the batch.
-        finite: Whether the losses and gradients of all processes were finite; otherwise nothing was updated.
+        micro_batches: The outcomes of the subnets on each micro-batch of this process.
+        finite: Whether all losses and gradients were finite on every process; if not, nothing was updated.
         label_loss: Mean loss of the first subnet against the labels, over all processes.
-        signal: The signal that some process has received; None for none.
+        signal: A signal that one of the processes has received, or None.
     """
 
-    parts: list[list[SubnetOutcome]]
+    micro_batches: list[list[SubnetOutcome]]
     finite: bool
     label_loss: float
     signal: int | None
 
 
 def draw_archs(space: SearchSpace, seed: int, step: int, random_subnets: int = 2) -> dict[str, ArchSpec]:
-    """The archs of one step by name: the largest, some uniform random ones, the smallest.
+    """The archs of one step by name: the largest, uniform random ones, the smallest.
 
     Source: docs/specification.md, section 6; Yu & Huang, 2019, arXiv:1903.05134, section 3.1.
     """
@@ -102,7 +102,7 @@ def label_loss_of(config: SandwichConfig) -> Loss:
 
 
 def distillation_loss(config: SandwichConfig) -> Loss | None:
-    """The loss ``(student logits, teacher logits) -> scalar`` that the config names; None: learn from the labels."""
+    """The distillation loss of the config; None if the subnets learn from the labels."""
     if config.loss == "adaptive_alpha":
         return AdaptiveAlphaDivergence(config.alpha_min, config.alpha_max, config.clip)
     if config.loss == "fixed_alpha":
@@ -112,17 +112,17 @@ def distillation_loss(config: SandwichConfig) -> Loss | None:
 
 @dataclass(frozen=True)
 class SandwichStep:
-    """Makes updates of a net from a few of its subnets.
+    """Updates a net with the gradients of several subnets.
 
     Attributes:
         net: The supernet, in training mode.
-        optimizer: Over its parameters.
-        gradients: Their gradients.
-        losses: What the subnets learn from.
+        optimizer: Optimiser of the parameters of ``net``.
+        gradients: The gradients of the parameters.
+        losses: The losses of the subnets.
         ranks: The processes that share each batch.
-        clip_value: Bound of every entry of the averaged gradient; None clips nothing.
-        bf16: Forward passes in bfloat16 (autocast).
-        bf16_gradients: Send gradients as bfloat16.
+        clip_value: Bound of every entry of the averaged gradient; None disables clipping.
+        bf16: Run forward passes in bfloat16 (autocast).
+        bf16_gradients: Average gradients in bfloat16.
         kernels: Compiled loops for training on the CPU in float32; None: PyTorch's.
         compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
     """
@@ -140,72 +140,65 @@ class SandwichStep:
 
     def __call__(
         self,
-        parts: Sequence[Part],
+        micro_batches: Sequence[MicroBatch],
         archs: Mapping[str, ArchSpec],
         *,
         received: Collection[int] = (),
         seed_of: Callable[[int], int] | None = None,
         resolution: int | None = None,
     ) -> StepOutcome:
-        """One update. A process's loss is the mean over its parts; gradients are added over the subnets.
+        """One update. Losses are means over the micro-batches; gradients are added over the subnets.
 
         Args:
-            parts: This process's share of the batch, in one or more equal parts.
-            archs: The subnets by name, the teacher (the net's own arch) first.
-            received: Signals that this process has received; all processes hear of them.
-            seed_of: Torch's seed for the dropout of each part, by its number over all processes.
-            resolution: No subnet runs at a larger one, and larger images are resized to it first; None: no such cap.
+            micro_batches: The share of this process of the batch, in one or more equal micro-batches.
+            archs: The subnets by name, the teacher (the largest arch of the net) first.
+            received: Signals that this process has received; they are shared with all processes.
+            seed_of: Returns torch's seed for the dropout of a micro-batch, given its number over all processes.
+            resolution: Largest resolution of images and subnets; None for no limit.
 
         Source: docs/specification.md, section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
         """
         self.gradients.zero()
-        outcomes, label_loss = [], 0.0
-        for i, part in enumerate(parts):
+        outcomes, label_losses, count = list[list[SubnetOutcome]](), list[Tensor](), len(micro_batches)
+        for i, (images, labels) in enumerate(micro_batches):
             if seed_of is not None:
-                torch.manual_seed(seed_of(self.ranks.rank * len(parts) + i))
-            images = part[0] if resolution is None else shrink_to(part[0], resolution)
-            visited, loss = self._visit((images, part[1]), archs, 1.0 / len(parts), resolution)
+                torch.manual_seed(seed_of(self.ranks.rank * count + i))
+            images = images if resolution is None else shrink_to(images, resolution)
+            visited: list[SubnetOutcome] = []
+            for name, arch in archs.items():
+                logits = self.forward(images, arch, resolution)
+                if not visited:
+                    loss = self.losses.label(logits, labels)
+                    label_losses.append(loss.detach())
+                    loss = self._with_teacher(loss, logits, images)
+                elif self.losses.distillation is not None:
+                    loss = self.losses.distillation(logits, visited[0].logits)
+                else:
+                    loss = self.losses.label(logits, labels)
+                torch.autograd.backward(loss * (1.0 / count))
+                visited.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
             outcomes.append(visited)
-            label_loss += float(loss) / len(parts)
-        faulty = not bool(torch.stack([o.loss for visited in outcomes for o in visited]).isfinite().all())
-        own = Report(label_loss, faulty, SIGINT in received, SIGTERM in received)
+        nonfinite = not bool(torch.stack([o.loss for visited in outcomes for o in visited]).isfinite().all())
+        label_loss = sum(float(loss) / count for loss in label_losses)
+        own = StepReport(label_loss, nonfinite, SIGINT in received, SIGTERM in received)
         report = self.gradients.average(self.ranks, own, bf16=self.bf16_gradients)
-        signal = SIGTERM if report.terminated else SIGINT if report.interrupted else None
-        finite = not report.faulty and math.isfinite(report.loss) and self.gradients.finite()
+        finite = not report.nonfinite and math.isfinite(report.loss) and self.gradients.finite()
         if finite:
             if self.clip_value is not None:
                 self.gradients.clip(self.clip_value)
             self.optimizer.step()
+        signal = SIGTERM if report.terminated else SIGINT if report.interrupted else None
         return StepOutcome(outcomes, finite, report.loss, signal)
 
-    def _visit(
-        self, part: Part, archs: Mapping[str, ArchSpec], weight: float, resolution: int | None
-    ) -> tuple[list[SubnetOutcome], Tensor]:
-        """Adds the gradients of ``weight`` times each subnet's loss; gives the outcomes and the first label loss."""
-        images, labels = part
-        outcomes: list[SubnetOutcome] = []
-        for name, arch in archs.items():
-            logits = self.forward(images, arch, resolution)
-            if not outcomes:
-                label_loss = self.losses.label(logits, labels)
-                loss = self._with_teacher(label_loss, logits, images)
-            elif self.losses.distillation is not None:
-                loss = self.losses.distillation(logits, outcomes[0].logits)
-            else:
-                loss = self.losses.label(logits, labels)
-            torch.autograd.backward(loss * weight)
-            outcomes.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
-        return outcomes, label_loss.detach()
-
     def forward(self, images: Tensor, arch: ArchSpec, resolution: int | None = None) -> Tensor:
-        """Logits of a subnet, in the step's precision; ``resolution`` caps the one that it runs at."""
+        """Logits of a subnet in the precision of the step, at no larger a resolution than ``resolution``."""
         resize = resolution is None or arch.resolution <= resolution
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), using(self.kernels):
             subnet: Callable[..., Tensor] = self.compiled.get(arch, partial(self.net, arch=arch))
             return subnet(images, resize=resize)
 
     def _with_teacher(self, label_loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """The first subnet's loss: against the labels, and against the external teacher where there is one."""
+        """The loss of the first subnet: against the labels, and against the external teacher if there is one."""
         if self.losses.teacher is None:
             return label_loss
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
@@ -215,9 +208,9 @@ class SandwichStep:
 
 
 def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
-    """torch.compile of the two subnets that every step visits; each is compiled when it first runs.
+    """Applies torch.compile to the largest and the smallest subnet; each is compiled when it first runs.
 
-    Random subnets are not: each would be compiled anew, for longer than its step takes.
+    Random subnets run eagerly, because compiling each of them takes longer than its step.
     """
     archs = (net.arch, net.space.smallest)
     return {arch: torch.compile(partial(net, arch=arch), dynamic=False) for arch in archs}
@@ -227,14 +220,14 @@ def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
 def subnet_metrics(
     outcomes: Sequence[SubnetOutcome], labels: Tensor, config: SandwichConfig
 ) -> dict[str, dict[str, float]]:
-    """Figures of each subnet by name: loss, accuracy, and for students their distance from the teacher.
+    """Metrics of each subnet by name: loss, accuracy, and for students the divergence from the teacher.
 
-    With several labels an image, `label_accuracy` is the share of all labels that are told right (yes or no), and the
-    divergences are means over the labels too.
+    ``divergence_alpha_min`` and ``divergence_alpha_max`` are the divergences that the adaptive loss compares (means
+    over the batch), and ``chose_alpha_min`` is the share of samples for which the one at the lower alpha is larger.
+    They are easier to interpret than the training loss, a surrogate that may be negative.
 
-    The surrogate that is learnt from may be negative and says little. ``divergence_alpha_min`` and
-    ``divergence_alpha_max`` are the divergences that the adaptive loss compares (means over the batch), and
-    ``chose_alpha_min`` is the share of samples in which the one at the lower alpha is larger.
+    With multi-label images, ``label_accuracy`` is the share of correct labels (yes or no), and divergences are means
+    over images and labels.
     """
     measure = AdaptiveAlphaDivergence(config.alpha_min, config.alpha_max, config.clip)
     metrics = {}
@@ -254,10 +247,10 @@ def subnet_metrics(
     return metrics
 
 
-def mean_metrics(parts: Sequence[Mapping[str, Mapping[str, float]]], ranks: Ranks) -> dict[str, dict[str, float]]:
-    """The mean of `subnet_metrics` over the parts of a process and over all processes."""
-    keys = [(name, figure) for name, figures in parts[0].items() for figure in figures]
-    means = ranks.mean([sum(part[name][figure] for part in parts) / len(parts) for name, figure in keys])
+def mean_metrics(metrics: Sequence[Mapping[str, Mapping[str, float]]], ranks: Ranks) -> dict[str, dict[str, float]]:
+    """The mean of `subnet_metrics` over micro-batches and processes."""
+    keys = [(name, figure) for name, figures in metrics[0].items() for figure in figures]
+    means = ranks.mean([sum(each[name][figure] for each in metrics) / len(metrics) for name, figure in keys])
     result: dict[str, dict[str, float]] = {}
     for (name, figure), value in zip(keys, means, strict=True):
         result.setdefault(name, {})[figure] = value

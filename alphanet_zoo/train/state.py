@@ -1,4 +1,4 @@
-"""The moving parts of a run, and how they step, are saved and are taken up again."""
+"""The state of a run: net, optimiser, moving average, guard and batches; steps, checkpoints and restores them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import torch
 from alphanet_zoo.data.batches import Batch, TrainingBatches
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.layers import shrink_to
+from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
-from alphanet_zoo.train.average import WeightAverage
-from alphanet_zoo.train.build import build_kernels, build_losses, build_net, image_cfg, loss_of_a_guess
+from alphanet_zoo.train.build import build_kernels, build_losses, build_net, chance_loss, image_cfg
 from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.guard import Guard, GuardState
 from alphanet_zoo.train.optim import (
+    average_weights,
     largest_resolution,
     learning_rate,
     make_optimizer,
@@ -29,7 +31,7 @@ from alphanet_zoo.train.optim import (
     resolution_phases,
 )
 from alphanet_zoo.train.sandwich import (
-    Part,
+    MicroBatch,
     SandwichStep,
     StepOutcome,
     compile_recurring,
@@ -40,35 +42,37 @@ from alphanet_zoo.train.sandwich import (
 
 
 class RunState:
-    """A run at some step: net, optimiser, mean of the weights, guard, batches.
+    """The state of a run after a number of steps.
+
+    Args:
+        config: The config of the run.
+        ranks: The processes.
+        accumulate: Micro-batches per process per step; None: ``optim.accumulate``.
 
     Attributes:
-        step: Steps behind it, skipped ones included.
-        end: The step that it ends with.
-        total_steps: Steps of the schedule.
+        step: Number of completed steps, including skipped ones.
+        end: The last step of the run.
+        total_steps: Number of steps of the schedule.
     """
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, *, parts: int | None = None) -> None:
-        """Builds everything from the config; the run is then at step 0.
-
-        Each process takes its share of a batch in ``parts`` parts; None: ``optim.accumulate``.
-        """
+    def __init__(self, config: TrainConfig, ranks: Ranks, *, accumulate: int | None = None) -> None:
+        """Builds everything from the config, at step 0."""
         self.config, self.ranks, self.step = config, ranks, 0
-        self._parts = parts or config.optim.accumulate
+        self._accumulate = accumulate or config.optim.accumulate
         preprocessing = Preprocessing.from_cfg(image_cfg(config))
         with ranks.leader_goes_ahead():
             self.batches = TrainingBatches(
                 config.data, preprocessing, config.seed, rank=ranks.rank, world_size=ranks.world_size
             )
         classes, optim = self.batches.classes, config.optim
-        _check_parts(config.data.batch_size, ranks.world_size, self._parts)
+        _check_batch_size(config.data.batch_size, ranks.world_size, self._accumulate)
         self.net = build_net(config, classes).to(ranks.device).to(memory_format=torch.channels_last)
+        self.average = None if optim.ema_decay is None else average_weights(self.net, optim.ema_decay)
         if config.distributed.sync_bn and ranks.world_size > 1:
             synchronise(self.net, ranks.sum_, ranks.world_size)
         self.optimizer = make_optimizer(self.net, optim)
-        self.average = WeightAverage(self.net, optim.ema_decay) if optim.ema_decay is not None else None
-        guess = loss_of_a_guess(self.batches.labels, len(classes), config.sandwich.label_smoothing)
-        self.guard = Guard(config.guard, guess)
+        chance = chance_loss(self.batches.labels, len(classes), config.sandwich.label_smoothing)
+        self.guard = Guard(config.guard, chance)
         self.update = SandwichStep(
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
@@ -88,7 +92,7 @@ class RunState:
 
     @property
     def phases(self) -> list[tuple[int, int | None]]:
-        """The phases that the run goes through, as (first step of the next phase, largest resolution or None)."""
+        """The phases of the run, as (first step of the next phase, largest resolution or None)."""
         phases = resolution_phases(self.config.sandwich.resolution_schedule, self.total_steps)
         reached: list[tuple[int, int | None]] = []
         for end, resolution in phases:
@@ -98,56 +102,69 @@ class RunState:
 
     @property
     def resolution(self) -> int | None:
-        """The largest resolution of the next step; None: no cap."""
+        """The largest resolution of the next step; None if there is no limit."""
         return largest_resolution(self.step, self.config.sandwich.resolution_schedule, self.total_steps)
 
     def stream(self) -> Generator[Batch]:
-        """The batches of the steps that are left; see `GuardState.draw_offset`."""
+        """The batches of the remaining steps; see `GuardState.draw_offset`."""
         offset = self.guard.state.draw_offset
         return self.batches.stream(self.step + offset, self.end + offset, self.ranks.device)
 
     def advance(self, batch: Batch, received: Sequence[int] = ()) -> StepOutcome:
-        """Makes the next step.
+        """Runs the next step.
 
         Args:
-            batch: This process's share of it.
+            batch: The share of this process of the batch.
             received: Signals that this process has received.
         """
         seed, draw, device = self.config.seed, self.step + self.guard.state.draw_offset, self.ranks.device
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        parts = [(part.images, part.labels) for part in batch.split(self._parts)]
+        micro_batches = [(part.images, part.labels) for part in batch.split(self._accumulate)]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             outcome = self.update(
-                parts, self._archs(draw, parts[0]), received=received,
-                seed_of=lambda part: torch_seed(seed, "dropout", draw, part), resolution=self.resolution,
+                micro_batches, self._archs(draw, micro_batches[0]), received=received,
+                seed_of=lambda number: torch_seed(seed, "dropout", draw, number), resolution=self.resolution,
             )  # fmt: skip
         if outcome.finite and self.average is not None:
-            self.average.update(self.net)
+            self.average.update_parameters(self.net)
         self.step += 1
         return outcome
 
-    def figures(self, batch: Batch, outcome: StepOutcome) -> dict[str, dict[str, float]]:
-        """Figures of each subnet in a step, over all processes."""
-        parts = zip(outcome.parts, batch.split(self._parts), strict=True)
-        return mean_metrics([subnet_metrics(o, p.labels, self.config.sandwich) for o, p in parts], self.ranks)
+    def metrics(self, batch: Batch, outcome: StepOutcome) -> dict[str, dict[str, float]]:
+        """Metrics of each subnet in a step, over all processes."""
+        pairs = zip(outcome.micro_batches, batch.split(self._accumulate), strict=True)
+        return mean_metrics([subnet_metrics(o, b.labels, self.config.sandwich) for o, b in pairs], self.ranks)
+
+    def averaged_net(self) -> AlphaNet:
+        """A net with the moving average as its weights.
+
+        Raises:
+            ValueError: The run has no moving average.
+        """
+        if self.average is None:
+            raise ValueError("the run has no moving average; set optim.ema_decay")
+        with torch.device("meta"):
+            net = AlphaNet.from_config(self.net.config())
+        net.load_state_dict({k: t.clone() for k, t in self.average.module.state_dict().items()}, assign=True)
+        return net.train(self.net.training)
 
     def checkpoint(self) -> Checkpoint:
-        """The state after the last step."""
+        """A checkpoint of the current state."""
         tensors = {f"model/{name}": tensor for name, tensor in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
             if self.optimizer.state[parameter].get("momentum_buffer") is not None:
                 tensors[f"momentum/{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
         if self.average is not None:
-            tensors |= {f"ema/{name}": tensor for name, tensor in self.average.tensors.items()}
+            tensors |= {f"ema/{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         state: dict[str, Any] = {
             "config": self.config.model_dump(mode="json"), "net": self.net.config(),
-            "guard": self.guard.state.to_dict(), "parts": self.ranks.world_size * self._parts,
+            "guard": self.guard.state.to_dict(), "micro_batches": self.ranks.world_size * self._accumulate,
         }  # fmt: skip
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
-        """Takes up a checkpoint; without one, the beginning."""
+        """Restores a checkpoint; None restores the start of the run."""
         groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "momentum": {}, "ema": {}}
         if checkpoint is None:
             groups["model"] = dict(build_net(self.config, self.batches.classes).state_dict())
@@ -158,44 +175,73 @@ class RunState:
         self.optimizer.state.clear()
         for name, parameter in self.net.named_parameters():
             if name in groups["momentum"]:
-                # In the parameter's memory layout: the fused update walks both as they lie.
+                # In the memory layout of the parameter, as the fused update requires.
                 buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.average is not None:
-            self.average.restore(groups["ema"] or groups["model"])
+            self.average.module.load_state_dict(groups["ema"] or groups["model"])
         self.step = checkpoint.step if checkpoint else 0
         self.guard.state = guard_state(checkpoint)
 
-    def _archs(self, draw: int, part: Part) -> dict[str, ArchSpec]:
-        """The subnets of a step; the first part's images choose attentive ones."""
+    def _archs(self, draw: int, first: MicroBatch) -> dict[str, ArchSpec]:
+        """The archs of a step; attentive sampling uses the losses on the first micro-batch."""
         config = self.config
         if not self.net.supernet:
             return {"subnet": self.net.arch}
         if config.sandwich.sampling == "uniform":
             return draw_archs(self.net.space, config.seed, draw, config.sandwich.random_subnets)
         return attentive_archs(
-            self.net.space, config.sandwich, config.seed, draw, lambda archs: self._losses_on(part, archs)
+            self.net.space, config.sandwich, config.seed, draw, lambda archs: self._losses_on(first, archs)
         )
 
     @torch.no_grad()
-    def _losses_on(self, part: Part, archs: Sequence[ArchSpec]) -> list[float]:
-        """Losses of some archs against the labels, over all processes."""
-        (images, labels), cap = part, self.resolution
+    def _losses_on(self, micro_batch: MicroBatch, archs: Sequence[ArchSpec]) -> list[float]:
+        """Losses of archs against the labels, over all processes."""
+        (images, labels), cap = micro_batch, self.resolution
         images = images if cap is None else shrink_to(images, cap)
         label_loss = self.update.losses.label
         return self.ranks.mean([float(label_loss(self.update.forward(images, arch, cap), labels)) for arch in archs])
 
 
 def guard_state(checkpoint: Checkpoint | None) -> GuardState:
-    """What the guard remembered when a checkpoint was made."""
+    """The state of the guard in a checkpoint; an empty state for None."""
     return GuardState(**(checkpoint.state["guard"] if checkpoint else {}))
 
 
-def _check_parts(batch_size: int, processes: int, accumulate: int) -> None:
-    """Checks that the batch can be shared out."""
-    parts = processes * accumulate
-    if batch_size % parts:
+def micro_batches_per_process(config: TrainConfig, processes: int, checkpoint: Checkpoint | None) -> int:
+    """Micro-batches per process such that batch norm sees as many images as before the run was stopped.
+
+    A step consists of processes x ``optim.accumulate`` micro-batches. If a run is resumed with another number of
+    processes, that product is kept. With synchronised batch norm ``optim.accumulate`` is kept instead, because the
+    statistics then cover the micro-batches of all processes.
+
+    Args:
+        config: The config of the run.
+        processes: The current number of processes.
+        checkpoint: The checkpoint to resume from; None at the start of the run.
+
+    Raises:
+        UsageError: The micro-batches cannot be divided evenly among the processes.
+    """
+    stated = config.optim.accumulate
+    if checkpoint is None or config.distributed.sync_bn or checkpoint.state["config"]["optim"]["accumulate"] != stated:
+        return stated
+    # Older checkpoints call the number "parts", or lack it.
+    total: int = checkpoint.state.get("micro_batches", checkpoint.state.get("parts", processes * stated))
+    if total % processes:
+        raise UsageError(
+            f"the run uses {total} micro-batches per step, which cannot be divided among {processes} processes; start "
+            f"a number of processes that divides {total}, or pass --resume-anyway to use {processes * stated} "
+            "micro-batches from now on"
+        )
+    return total // processes
+
+
+def _check_batch_size(batch_size: int, processes: int, accumulate: int) -> None:
+    """Checks that the batch can be divided into micro-batches."""
+    total = processes * accumulate
+    if batch_size % total:
         raise ValueError(
-            f"data.batch_size is {batch_size}; give a multiple of {parts}, the number of processes ({processes}) "
+            f"data.batch_size is {batch_size}; pass a multiple of {total}, the number of processes ({processes}) "
             f"times optim.accumulate ({accumulate})"
         )

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
+from alphanet_zoo.space.choices import Stage
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.shapes import shortcut_varies
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.files import check_tensors
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 

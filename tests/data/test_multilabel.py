@@ -13,7 +13,7 @@ from alphanet_zoo.data.folder import MultiLabelSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.multilabel import LabelTally, average_precision
 from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, BinaryCrossEntropy, KLDistillation, PerLabel
-from alphanet_zoo.train.build import build_losses, loss_of_a_guess
+from alphanet_zoo.train.build import build_losses, chance_loss
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.loop import train
@@ -89,12 +89,12 @@ def test_the_losses_are_binary_a_label_at_a_time(root, tmp_path):
 def test_the_guess_is_that_of_the_labels_shares():
     labels = torch.tensor([[1, 0], [0, 0], [0, 0], [0, 0]], dtype=torch.uint8)
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert loss_of_a_guess(labels, 2, 0.0) == pytest.approx(entropy / 2)
+    assert chance_loss(labels, 2, 0.0) == pytest.approx(entropy / 2)
     shares = torch.tensor([[0.9 * 0.25 + 0.05, 0.05]])
     constant = BinaryCrossEntropy(0.1)(shares.logit().expand(4, 2), labels)
-    assert loss_of_a_guess(labels, 2, 0.1) == pytest.approx(float(constant))
-    assert loss_of_a_guess(labels, 2, 0.1) < float(BinaryCrossEntropy(0.1)(shares.logit().expand(4, 2) + 0.1, labels))
-    assert loss_of_a_guess(torch.arange(4), 4, 0.1) == math.log(4)
+    assert chance_loss(labels, 2, 0.1) == pytest.approx(float(constant))
+    assert chance_loss(labels, 2, 0.1) < float(BinaryCrossEntropy(0.1)(shares.logit().expand(4, 2) + 0.1, labels))
+    assert chance_loss(torch.arange(4), 4, 0.1) == math.log(4)
 
 
 def test_average_precision_is_scikit_learns():

@@ -184,9 +184,9 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"student logits are \(16, 50\) and teacher logits \(16, 49\)"):
         alpha_divergence(student, teacher[:, :49], 1.0, 5.0)
     for alpha, clip in ((math.nan, 5.0), (1.0, 0.0), (math.inf, 5.0), (1.0, math.nan)):
-        with pytest.raises(ValueError, match="give a finite alpha and a positive clip"):
+        with pytest.raises(ValueError, match="pass a finite alpha and a positive clip"):
             alpha_divergence(student, teacher, alpha, clip)
-    with pytest.raises(ValueError, match="give the smaller first"):
+    with pytest.raises(ValueError, match="alpha_min must be the smaller"):
         AdaptiveAlphaDivergence(1.0, -1.0)
     with pytest.raises(ValueError, match="label smoothing is 1.0"):
         LabelSmoothedCrossEntropy(1.0)

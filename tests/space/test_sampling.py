@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pytest
 
 from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.choices import Stage
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_CIFAR, ALPHANET_TINY
 from alphanet_zoo.space.sampling import count_within
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.space import SearchSpace
 
 ONE_STAGE = SearchSpace("one", (8, 9), (8,), 2, (Stage("mb", (8, 16), (1, 3), (3,), (1, 2), 2, True),), (16, 24))
 Rows = npt.NDArray[np.int64]

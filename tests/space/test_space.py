@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.choices import Stage
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, SPACES
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.space import SearchSpace
 
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 

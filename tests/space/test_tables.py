@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.choices import Stage
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, SPACES
-from alphanet_zoo.space.space import SearchSpace, Stage
+from alphanet_zoo.space.space import SearchSpace
 
 
 def choices(values: st.SearchStrategy[int], most: int = 3) -> st.SearchStrategy[tuple[int, ...]]:
@@ -108,7 +109,7 @@ def test_the_first_wrong_row_is_named() -> None:
     [np.zeros((3, 30), int), np.zeros(31, int), np.zeros((1, 1, 31), int), np.zeros((3, 31)), np.ones((3, 31), bool)],
 )
 def test_what_is_no_array_of_archs_is_refused(rows: Any) -> None:
-    with pytest.raises(ValueError, match=r"give integers of shape \(n, 31\)"):
+    with pytest.raises(ValueError, match=r"pass integers of shape \(n, 31\)"):
         count_macs(rows)
 
 

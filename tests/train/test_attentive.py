@@ -3,7 +3,7 @@ import pytest
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
 from alphanet_zoo.train.attentive import attentive_archs, candidate_archs
-from alphanet_zoo.train.sections import SandwichConfig
+from alphanet_zoo.train.config import SandwichConfig
 
 WINDOW = 1e5
 

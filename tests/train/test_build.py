@@ -52,9 +52,11 @@ def test_archs_have_names():
     assert named_arch("smallest", ALPHANET_TINY) == ALPHANET_TINY.smallest
     assert named_arch("alphanet_a6", ALPHANET) == IMAGENET_FAMILY[-1].arch
     assert named_arch("alphanet_a5_small", ALPHANET) == named_arch("alphanet_a5", ALPHANET)
-    with pytest.raises(UsageError, match="alphanet_a0 is no arch of the space alphanet_tiny"):
+    with pytest.raises(UsageError, match="alphanet_a0 is not an arch of the space alphanet_tiny"):
         named_arch("alphanet_a0", ALPHANET_TINY)
-    with pytest.raises(UsageError, match=r"smalest is no arch of .*; give smallest, largest .* \(several with commas"):
+    with pytest.raises(
+        UsageError, match=r"smalest is not an arch .*; pass smallest, largest .* \(several separated by"
+    ):
         named_arch("smalest", ALPHANET_TINY)
 
 
@@ -79,14 +81,17 @@ def test_a_subnet_is_fine_tuned_and_ends_as_a_static_net_with_statistics(root, s
     ("overrides", "named"),
     [
         (["finetune.weights={}"], "finetune.arch"),
-        (["finetune.weights={}", "finetune.arch=smallest", "space=alphanet_cifar"], "make them agree"),
+        (
+            ["finetune.weights={}", "finetune.arch=smallest", "space=alphanet_cifar"],
+            "set space=alphanet_tiny",
+        ),
         (["finetune.weights={}", "finetune.arch=tiniest"], "tiniest"),
         (["finetune.arch=smallest"], "no effect without weights"),
         (["finetune.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
-        (["sandwich.teacher={}"], "has no statistics"),
+        (["sandwich.teacher={}"], "has no batch-norm statistics"),
     ],
 )
-def test_files_that_do_not_go_with_the_config_are_refused(overrides, named, root, supernet_file, tmp_path):
+def test_files_that_do_not_match_the_config_are_refused(overrides, named, root, supernet_file, tmp_path):
     with pytest.raises(UsageError, match=named):
         settings = config(root, tmp_path, *(text.format(supernet_file) for text in overrides))
         build_net(settings, ["a", "b"])
@@ -101,7 +106,7 @@ def test_the_largest_subnet_learns_from_an_external_teacher(root, supernet_file,
     settings = config(root, tmp_path / "run", f"sandwich.teacher={path}", "sandwich.teacher_share=0.25")
     classes = [str(i) for i in range(10)]
     losses = build_losses(settings, classes, CPU)
-    with pytest.raises(UsageError, match="other classes"):
+    with pytest.raises(UsageError, match="classes of the teacher .* differ"):
         build_losses(settings, ["a", "b"], CPU)
     torch.manual_seed(0)
     net = fill_live(AlphaNet(ALPHANET_TINY.largest, ALPHANET_TINY, 10, supernet=True)).train()
@@ -111,7 +116,7 @@ def test_the_largest_subnet_learns_from_an_external_teacher(root, supernet_file,
         expected = 0.75 * LabelSmoothedCrossEntropy(0.1)(logits, labels) + 0.25 * KLDistillation()(logits, target)
     step = SandwichStep(net, torch.optim.SGD(net.parameters(), 0.1), Gradients(net), losses, Ranks(0, 1, CPU))
     outcome = step([(images, labels)], {"largest": net.arch})
-    assert float(outcome.parts[0][0].loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(outcome.micro_batches[0][0].loss) == pytest.approx(float(expected), rel=1e-5)
     assert outcome.label_loss == pytest.approx(float(LabelSmoothedCrossEntropy(0.1)(logits, labels)), rel=1e-5)
 
 

@@ -16,10 +16,9 @@ from PIL import Image
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
-from alphanet_zoo.train.config import load_config
+from alphanet_zoo.train.config import DistributedConfig, load_config
 from alphanet_zoo.train.distributed import Ranks, joined
 from alphanet_zoo.train.loop import train
-from alphanet_zoo.train.sections import DistributedConfig
 from alphanet_zoo.train.validation import Validator
 from alphanet_zoo.zoo.files import load_net
 from tests.train.pair import ENVIRONMENT, TORCHRUN, torchrun
@@ -110,7 +109,7 @@ def test_a_killed_process_is_started_again_and_the_rest_may_be_done_by_one(pair,
     assert [line["step"] for line in lines(output)] == list(range(1, 7))
     result = train(load_config("digits", [*settings, f"output={output}"]))
     assert [line["message"] for line in lines(output) if "event" in line] == [
-        "each process takes its share of a batch in 2 parts"
+        "each process uses 2 micro-batches per step"
     ]
     final = load_net(pair / "final" / "model.safetensors").state_dict()
     for name, tensor in load_net(result.model).state_dict().items():
@@ -214,7 +213,7 @@ def test_a_step_sends_one_gradients_worth_of_bytes(settings, tmp_path):
                 stream = run.stream()
                 for _ in range(3):
                     sent[0], before, batch = 0, ranks.bytes_sent, next(stream)
-                    run.figures(batch, run.advance(batch))
+                    run.metrics(batch, run.advance(batch))
                     width = 2 if config.distributed.bf16_gradients else 4
                     size = width * sum(p.numel() for p in run.net.parameters())
                     assert sent[0] == ranks.bytes_sent - before

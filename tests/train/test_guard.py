@@ -4,8 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.train.guard import Guard, GuardState, Verdict
-from alphanet_zoo.train.sections import GuardConfig
+from alphanet_zoo.train.guard import Guard, GuardConfig, GuardState, Verdict
 
 CHANCE = math.log(10)
 
@@ -22,8 +21,8 @@ def test_single_steps_that_are_not_finite_are_skipped_and_the_third_in_a_row_rol
     watch = guard()
     pattern = [False, False, True, False, True, False, False, False]
     verdicts = [watch.observe(finite=finite, loss=2.0) for finite in pattern]
-    skip, go_on = Verdict.SKIP, Verdict.GO_ON
-    assert verdicts == [skip, skip, go_on, skip, go_on, skip, skip, Verdict.ROLL_BACK]
+    skip, proceed = Verdict.SKIP, Verdict.CONTINUE
+    assert verdicts == [skip, skip, proceed, skip, proceed, skip, skip, Verdict.ROLL_BACK]
     assert watch.state.mean_loss == 2.0 and "3 steps in a row" in watch.reason()
 
 
@@ -35,13 +34,13 @@ def test_a_loss_without_meaning_does_not_touch_the_mean():
 
 
 def test_a_run_that_never_learnt_has_not_collapsed():
-    assert set(follow(guard(), [CHANCE * 1.2] * 100)) == {Verdict.GO_ON}
+    assert set(follow(guard(), [CHANCE * 1.2] * 100)) == {Verdict.CONTINUE}
 
 
 def test_a_collapse_is_seen_once_the_mean_is_back_at_a_guess_and_not_before():
     watch = guard()
-    assert set(follow(watch, [1.0] * 50)) == {Verdict.GO_ON} and watch.state.learnt
-    assert set(follow(watch, [CHANCE * 1.05] * 5)) == {Verdict.GO_ON}
+    assert set(follow(watch, [1.0] * 50)) == {Verdict.CONTINUE} and watch.state.learnt
+    assert set(follow(watch, [CHANCE * 1.05] * 5)) == {Verdict.CONTINUE}
     verdicts = follow(watch, [CHANCE * 1.05] * 60)
     first = verdicts.index(Verdict.ROLL_BACK)
     # 1.0 -> 0.95 x 2.303 along an exponential mean of 10 steps towards 1.05 x 2.303
@@ -52,12 +51,12 @@ def test_a_collapse_is_seen_once_the_mean_is_back_at_a_guess_and_not_before():
 def test_noise_is_no_collapse():
     watch = guard()
     follow(watch, [0.5] * 50)
-    assert set(follow(watch, [6.0] + [0.5] * 20)) == {Verdict.GO_ON}
+    assert set(follow(watch, [6.0] + [0.5] * 20)) == {Verdict.CONTINUE}
 
 
 def test_one_class_cannot_collapse():
     watch = Guard(GuardConfig(), 0.0)
-    assert set(follow(watch, [0.0, 0.1, 0.0])) == {Verdict.GO_ON}
+    assert set(follow(watch, [0.0, 0.1, 0.0])) == {Verdict.CONTINUE}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_the_second_rollback_is_refused_with_an_explanation():
     assert watch.state == GuardState(mean_loss=1.0, rollbacks=1, draw_offset=4)
     for _ in range(3):
         watch.observe(finite=False, loss=0.0)
-    with pytest.raises(AlphaNetError, match=r"at step 15, after 1 earlier rollback.*lower optim.lr"):
+    with pytest.raises(AlphaNetError, match=r"at step 15, after 1 earlier rollback.*Lower optim.lr"):
         watch.check_may_roll_back(15)
     watch.forget_rollbacks()
     watch.check_may_roll_back(15)
@@ -102,5 +101,5 @@ def test_the_memory_survives_json():
 
 
 def test_limits_that_contradict_each_other_are_refused():
-    with pytest.raises(ValidationError, match="give less than collapse_share"):
+    with pytest.raises(ValidationError, match="pass a value below collapse_share"):
         GuardConfig(learnt_share=0.9, collapse_share=0.8)

@@ -19,7 +19,7 @@ from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
-from alphanet_zoo.train.folder import held
+from alphanet_zoo.train.folder import locked
 from alphanet_zoo.train.guard import Guard
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.train.state import RunState
@@ -115,7 +115,7 @@ def test_a_schedule_caps_the_resolution_of_every_subnet(root, tmp_path, monkeypa
     [
         ("[[0.5, 8], [0.4, 16]]", "sum to 0.9"),
         ("[[1.0, 0]]", "greater than or equal to 1"),
-        ("[[0.5", "list of [share, resolution] pairs"),
+        ("[[0.5", "resolution_schedule: input should be a valid tuple (given: '[[0.5')"),
         ("12", "valid tuple"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_costs_steps_and_not_the_result(undisturbed, root, 
     run(root, tmp_path, "max_steps=5")
     damaged = tmp_path / "checkpoints" / "step-5" / "tensors.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    with pytest.warns(UserWarning, match="step-5.*going back"):
+    with pytest.warns(UserWarning, match="step-5.*using the previous one"):
         final = run(root, tmp_path)
     assert sha256_of(final.model) == sha256_of(undisturbed.model)
     assert steps_logged(tmp_path) == list(range(1, 11))
@@ -235,11 +235,14 @@ def test_a_collapse_to_chance_rolls_back(root, tmp_path, monkeypatch):
     result = run(root, tmp_path, *settings)
     assert result.step == 10 and events(tmp_path) == [(5, "rolled back")]
     message = next(json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines() if "event" in x)["message"]
-    assert "collapsed" in message and "going on from step 4" in message
+    assert "collapsed" in message and "continuing from step 4" in message
 
 
 def test_a_second_run_in_the_same_folder_is_refused(root, tmp_path):
-    with held(tmp_path, Ranks(0, 1, torch.device("cpu"))), pytest.raises(UsageError, match="another process trains in"):
+    with (
+        locked(tmp_path, Ranks(0, 1, torch.device("cpu"))),
+        pytest.raises(UsageError, match="another process is training in"),
+    ):
         run(root, tmp_path)
     assert run(root, tmp_path, "max_steps=1").step == 1
 
@@ -262,7 +265,7 @@ def test_an_average_of_the_weights_is_kept_saved_and_resumed(root, tmp_path):
     assert 0 < float((mean["classifier.weight"] - last["classifier.weight"]).abs().max()) < 0.1
 
 
-def test_a_run_in_parts_and_in_bf16_goes_on_too(root, tmp_path):
+def test_a_run_in_micro_batches_and_in_bf16_goes_on_too(root, tmp_path):
     extra = ("optim.accumulate=2", "optim.precision=bf16")
     run(root, tmp_path / "a", *extra, "max_steps=3")
     run(root, tmp_path / "b", *extra, "max_steps=1")
@@ -282,7 +285,7 @@ def test_a_run_in_compiled_kernels_goes_on_too(undisturbed, root, tmp_path):
     assert sha256_of(torches.model) != sha256_of(whole.model), "the kernels were not used"
     with pytest.raises(UsageError, match="optim.kernels"):
         run(root, tmp_path / "a", "max_steps=2")
-    with pytest.raises(UsageError, match="kernels=compiled computes in fp32"):
+    with pytest.raises(UsageError, match="kernels=compiled requires precision=fp32"):
         run(root, tmp_path / "d", *extra, "optim.precision=bf16")
 
 

@@ -16,7 +16,7 @@ IMAGENET = [name for name in RECIPES if name.endswith("_imagenet")]
 CIFAR = [name for name in RECIPES if "cifar10" in name]
 
 
-def test_the_recipes_of_the_issue_ship():
+def test_the_shipped_recipes():
     assert RECIPES == [
         "alphanet_cifar10", "alphanet_cifar10_kl", "alphanet_cifar10_no_distill", "alphanet_imagenet",
         "attentive_imagenet", "bignas_imagenet", "digits", "finetune", "no_distill_imagenet",
@@ -48,13 +48,13 @@ def test_the_published_recipe_is_the_published_one():
 
 
 @pytest.mark.parametrize(("name", "loss"), [("bignas_imagenet", "kl"), ("no_distill_imagenet", "none")])
-def test_the_rivals_differ_in_the_loss_alone(name, loss):
+def test_the_baselines_differ_in_the_loss_only(name, loss):
     assert load_config("alphanet_imagenet").differences(load_config(name)) == [
         f"sandwich.loss: adaptive_alpha -> {loss}"
     ]
 
 
-def test_the_cifar_twins_differ_in_the_loss_alone():
+def test_the_cifar_baselines_differ_in_the_loss_alone():
     first, *others = (load_config(name) for name in CIFAR)
     for other in others:
         changed = {re.split(":", text)[0] for text in first.differences(other)}

@@ -14,6 +14,7 @@ from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
+from alphanet_zoo.train.config import SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.sandwich import (
@@ -25,7 +26,6 @@ from alphanet_zoo.train.sandwich import (
     label_loss_of,
     subnet_metrics,
 )
-from alphanet_zoo.train.sections import SandwichConfig
 from alphanet_zoo.zoo.convert import load_upstream
 
 DATA = Path(__file__).parents[1] / "fixtures"
@@ -63,7 +63,7 @@ def sandwich_step(
         net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), Ranks(0, 1, torch.device("cpu")),
         clip_value, kernels=kernels, compiled=compiled or {},
     )  # fmt: skip
-    return step([(images, labels)], archs).parts[0]
+    return step([(images, labels)], archs).micro_batches[0]
 
 
 def plain_sgd(net, lr=0.1):

@@ -1,0 +1,186 @@
+"""The choices that make up a search space, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from alphanet_zoo.space.arch import ArchSpec
+
+
+def _as_choices(entry: str, values: object) -> tuple[int, ...]:
+    """Choices as a tuple of ascending distinct positive ints."""
+    choices = tuple(values) if isinstance(values, tuple | list) else (values,)
+    if not choices or any(isinstance(c, bool) or not isinstance(c, int) or c < 1 for c in choices):
+        raise ValueError(f"{entry} has the choices {values!r}; pass positive integers")
+    if list(choices) != sorted(set(choices)):
+        raise ValueError(f"{entry} has the choices {values!r}; list them in ascending order, each once")
+    return choices
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The choices of one stage of MBConv blocks: a row of the table in docs/specification.md, section 2.
+
+    Args:
+        name: Name of the stage, unique in its space.
+        width: Choices of output channels.
+        depth: Choices of the number of blocks.
+        kernel_size: Choices of the depthwise kernel size (odd), shared by the blocks of the stage.
+        expand_ratio: Choices of the expansion ratio, shared by the blocks of the stage. If the largest is 1, the
+            blocks have no expanding convolution.
+        stride: Stride of the first block, 1 or 2.
+        se: Whether the blocks have squeeze-and-excite.
+
+    Raises:
+        ValueError: A choice is not a positive integer, choices do not ascend, a kernel size is even, or the stride is
+            not 1 or 2.
+    """
+
+    name: str
+    width: tuple[int, ...]
+    depth: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    expand_ratio: tuple[int, ...]
+    stride: int
+    se: bool
+
+    def __post_init__(self) -> None:
+        """Normalises and checks every entry."""
+        for entry in ("width", "depth", "kernel_size", "expand_ratio"):
+            object.__setattr__(self, entry, _as_choices(f"stage {self.name}: {entry}", getattr(self, entry)))
+        if any(k % 2 == 0 for k in self.kernel_size):
+            raise ValueError(f"stage {self.name}: kernel_size {self.kernel_size} has an even kernel; pass odd sizes")
+        if self.stride not in (1, 2):
+            raise ValueError(f"stage {self.name}: stride is {self.stride!r}; pass 1 or 2")
+
+
+@dataclass(frozen=True)
+class SpaceChoices:
+    """The choices of a search space. Its archs are all combinations of one choice per entry.
+
+    The cost model and the samplers take this class; users work with `alphanet_zoo.space.space.SearchSpace`.
+
+    Args:
+        name: Name of the space.
+        resolution: Choices of the side of the input, in pixels.
+        stem_width: Choices of the output channels of the stem.
+        stem_stride: Stride of the stem's 3x3 convolution, 1 or 2.
+        stages: The stages in order, at least one.
+        head_width: Choices of the width of the last 1x1 convolution.
+        head_expand: Ratio of the channels of the convolution before global pooling to the channels of the last stage.
+
+    Raises:
+        ValueError: A choice is not a positive integer, choices do not ascend, or there is no stage.
+
+    Source: docs/specification.md, section 2.
+    """
+
+    name: str
+    resolution: tuple[int, ...]
+    stem_width: tuple[int, ...]
+    stem_stride: int
+    stages: tuple[Stage, ...]
+    head_width: tuple[int, ...]
+    head_expand: int = 6
+
+    def __post_init__(self) -> None:
+        """Normalises and checks every entry."""
+        for entry in ("resolution", "stem_width", "head_width"):
+            object.__setattr__(self, entry, _as_choices(f"space {self.name}: {entry}", getattr(self, entry)))
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise ValueError(f"space {self.name} has no stages; pass at least one")
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"space {self.name}: stem_stride is {self.stem_stride!r}; pass 1 or 2")
+        if isinstance(self.head_expand, bool) or not isinstance(self.head_expand, int) or self.head_expand < 1:
+            raise ValueError(f"space {self.name}: head_expand is {self.head_expand!r}; pass one positive integer")
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: A key is missing or unknown, or a value is out of its domain.
+        """
+        try:
+            items = dict(spec)
+            items["stages"] = tuple(Stage(**row) for row in items["stages"])
+            return cls(**items)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a search space: {error}; pass a mapping returned by SearchSpace.to_dict") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as plain values, ready for JSON."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+        result: dict[str, Any] = plain(asdict(self))
+        return result
+
+    @cached_property
+    def entries(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and choices of each scalar of an arch, in the order of `ArchSpec.scalars`."""
+        widths = (self.stem_width, *(s.width for s in self.stages), self.head_width)
+        columns = [("width", widths)] + [
+            (name, tuple(getattr(s, name) for s in self.stages)) for name in ("depth", "kernel_size", "expand_ratio")
+        ]
+        named = tuple((f"{name}[{i}]", c) for name, column in columns for i, c in enumerate(column))
+        return (("resolution", self.resolution), *named)
+
+    @cached_property
+    def largest(self) -> ArchSpec:
+        """The arch with the largest choice of every entry; its weights contain those of all other archs."""
+        return ArchSpec.from_scalars([choices[-1] for _, choices in self.entries])
+
+    @cached_property
+    def smallest(self) -> ArchSpec:
+        """The arch with the smallest choice of every entry."""
+        return ArchSpec.from_scalars([choices[0] for _, choices in self.entries])
+
+    def __len__(self) -> int:
+        """The number of archs."""
+        count = 1
+        for _, choices in self.entries:
+            count *= len(choices)
+        return count
+
+    def __bool__(self) -> bool:
+        """Always true: a space is never empty, and ``len`` fails for spaces of more than 2**63 archs."""
+        return True
+
+    def __contains__(self, arch: object) -> bool:
+        """Whether every entry of ``arch`` is one of the choices."""
+        return isinstance(arch, ArchSpec) and self._refusal(arch) is None
+
+    def validate(self, arch: ArchSpec) -> ArchSpec:
+        """Returns ``arch`` if it is in this space.
+
+        Raises:
+            ValueError: It is not; the message names the entry, its value and the choices.
+        """
+        refusal = self._refusal(arch)
+        if refusal is not None:
+            raise ValueError(refusal)
+        return arch
+
+    def _refusal(self, arch: ArchSpec) -> str | None:
+        """Why ``arch`` is not in this space; None if it is."""
+        if not isinstance(arch, ArchSpec):
+            return f"{type(arch).__name__} is not an ArchSpec; pass one (the arch of a net is net.arch)"
+        if len(arch.depth) != len(self.stages):
+            return f"the arch has {len(arch.depth)} stages; the space {self.name} has {len(self.stages)}"
+        for i, ((_, choices), value) in enumerate(zip(self.entries, arch.scalars, strict=True)):
+            if value not in choices:
+                return self.refusal(i, value)
+        return None
+
+    def refusal(self, column: int, value: int) -> str:
+        """Error message: ``value`` is not a choice of entry number ``column``."""
+        entry, choices = self.entries[column]
+        return f"arch entry {entry} is {value}; the space {self.name} has the choices {' '.join(map(str, choices))}"
