@@ -48,7 +48,7 @@ def test_the_best_within_the_budget_is_chosen_and_of_equals_the_cheapest():
     ]
     assert choose(entries, 2) == TINY.smallest
     assert choose(entries, 3) == TINY.largest
-    with pytest.raises(ValueError, match="give at least"):
+    with pytest.raises(ValueError, match="pass at least"):
         choose(entries, 0.5)
 
 
