@@ -78,7 +78,7 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     for path in sources:
         assert str(path.relative_to(ROOT)).removeprefix("export/") in names
     assert {"alphanet_zoo/py.typed", "alphanet_export/py.typed", "alphanet_zoo/recipes/digits.yaml"} <= names
-    assert {"alphanet_zoo/nn/kernels.cpp", "alphanet_export/writers/web/index.html"} <= names
+    assert {"alphanet_zoo/nn/cpu_kernels/loops.cpp", "alphanet_export/writers/web/index.html"} <= names
     for command in ("train", "search", "export", "verify", "convert"):
         assert f"alphanet-{command} = alphanet_zoo.cli.{command}:main" in entry_points
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]

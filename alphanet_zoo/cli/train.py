@@ -71,6 +71,10 @@ def train_command(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         sys.stdout.write(config.to_yaml())
         return 0
+    if config.optim.kernels == "compiled":
+        from alphanet_zoo.train.memory import keep_freed_memory
+
+        keep_freed_memory()
     if arguments.dry_run is not None:
         from alphanet_zoo.train.dryrun import dry_run
 
