@@ -110,10 +110,10 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     """The package's step."""
     import torch
 
-    from alphanet_zoo.nn.kernels import compile_kernels
     from alphanet_zoo.train.config import OptimConfig, SandwichConfig
     from alphanet_zoo.train.distributed import Ranks
     from alphanet_zoo.train.gradients import Gradients
+    from alphanet_zoo.train.memory import keep_freed_memory
     from alphanet_zoo.train.optim import make_optimizer
     from alphanet_zoo.train.sandwich import (
         Losses,
@@ -123,6 +123,9 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         label_loss_of,
     )
 
+    if arguments.kernels == "compiled":  # As alphanet-train has it.
+        keep_freed_memory()
+    net.kernels = arguments.kernels
     net.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     config = SandwichConfig()
@@ -132,7 +135,6 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     step = SandwichStep(
         net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
         Ranks(0, 1, images.device), clip_value=1.0, bf16=arguments.bf16,
-        kernels=compile_kernels() if arguments.kernels == "compiled" else None,
         compiled=compile_recurring(net) if arguments.compile else {},
     )  # fmt: skip
     return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).micro_batches[0]]

@@ -92,6 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         say(config.to_yaml().rstrip("\n"), required=True)
         return 0
+    if config.optim.kernels == "compiled":
+        from alphanet_zoo.train.memory import keep_freed_memory
+
+        keep_freed_memory()
     if arguments.dry_run is not None:
         from alphanet_zoo.train.dryrun import dry_run
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from alphanet_zoo.nn.config import CalibrationRecord
 from alphanet_zoo.nn.model import AlphaNet
@@ -16,7 +17,8 @@ def calibrate(net: AlphaNet, batches: Iterable[Tensor]) -> AlphaNet:
     """Sets the running statistics of a static net to their plain average over some batches of images.
 
     Every batch counts alike (PyTorch's cumulative average, unbiased variance); dropout and drop-connect are off. The
-    published evaluation takes 64 batches of 256 training images, the search 32 batches.
+    published evaluation takes 64 batches of 256 training images, the search 32 batches. All batch norms are set,
+    `torch.nn.SyncBatchNorm` and those of a replaced classifier included.
 
     Args:
         net: A static net.
@@ -26,29 +28,49 @@ def calibrate(net: AlphaNet, batches: Iterable[Tensor]) -> AlphaNet:
         ``net`` itself, in eval mode, its ``calibration`` the record of what was averaged.
 
     Raises:
-        ValueError: ``net`` is a supernet, there is no batch, or a batch is no such tensor. The statistics are then
-            unusable and ``net.calibration`` is None.
+        ValueError: ``net`` is a supernet, it has a batch norm without running statistics or none at all, there are no
+            batches, a batch is not such a tensor, or a batch norm has not seen every batch. The statistics are then
+            unset and ``net.calibration`` is None.
 
     Source: docs/specification.md, section 3, "Batch norm".
     """
     if net.supernet:
         raise ValueError("a supernet has no statistics of its own; extract a subnet and calibrate that")
-    layers = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
+    untracked = [name for name, layer in layers.items() if layer.num_batches_tracked is None]
+    if untracked or not layers:
+        what = f"{untracked[0]} keeps no running statistics" if untracked else "the net has no batch norm"
+        raise ValueError(f"{what}, so there is nothing to calibrate")
+    momenta = [layer.momentum for layer in layers.values()]
     net.eval()
-    net.calibration = None
-    for layer in layers:
+    for layer in layers.values():
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
+    net.calibration = None
     try:
         record = _average(net, batches)
+        _check_counts(layers, record["batches"])
+    except BaseException:
+        for layer in layers.values():
+            layer.reset_running_stats()
+        raise
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
+        for layer, momentum in zip(layers.values(), momenta, strict=True):
             layer.momentum = momentum
         net.eval()
     net.calibration = record
     return net
+
+
+def _check_counts(layers: Mapping[str, _BatchNorm], batches: int) -> None:
+    """Checks that every batch norm has averaged all batches."""
+    for name, layer in layers.items():
+        assert layer.num_batches_tracked is not None
+        if int(layer.num_batches_tracked) != batches:
+            raise ValueError(
+                f"the batch norm {name} has averaged {int(layer.num_batches_tracked)} of {batches} batches"
+            )
 
 
 @torch.no_grad()
@@ -59,10 +81,10 @@ def _average(net: AlphaNet, batches: Iterable[Tensor]) -> CalibrationRecord:
     for batch in batches:
         if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != 3:
             found = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-            raise ValueError(f"a calibration batch is {found}; give image tensors of shape (N, 3, H, W)")
+            raise ValueError(f"a calibration batch is {found}; pass image tensors of shape (N, 3, H, W)")
         digest.update(batch.detach().cpu().contiguous().numpy().tobytes())
         net(batch.to(device))
         images, count = images + batch.shape[0], count + 1
     if not count:
-        raise ValueError("there are no calibration batches; give at least one")
+        raise ValueError("there are no calibration batches; pass at least one")
     return CalibrationRecord(images=images, batches=count, digest=digest.hexdigest())

@@ -1,4 +1,4 @@
-"""What a net is, as plain values: the description that travels with its weights."""
+"""Description of a net in plain values, stored with its weights."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class CalibrationRecord(TypedDict):
 
 
 Calibration = Literal["checkpoint", "sliced", "training", "random"] | CalibrationRecord | None
-"""Where running statistics come from: 'checkpoint' (a foreign checkpoint's own), 'sliced' (cut from a larger net's),
-'training' (kept by a static net's training), 'random' (made up), a record of calibration, or None: nowhere."""
+"""Where running statistics come from: 'checkpoint' (the published checkpoint), 'sliced' (cut from a larger net's),
+'training' (batch norms tracked them in training, of this net or of one whose tensors were loaded or averaged),
+'random' (synthetic), a record of calibration, or None: they are not set."""
 
 _NAMED_SOURCES = ("checkpoint", "sliced", "training", "random")
 _TUPLES = ("input_size", "mean", "std", "label_names", "pool_size")
@@ -38,7 +39,7 @@ def as_calibration(value: Any) -> Calibration:
     """A calibration read from JSON.
 
     Raises:
-        ValueError: It is none.
+        ValueError: ``value`` is not a calibration.
     """
     if value is None or value in _NAMED_SOURCES:
         result: Calibration = value
@@ -49,11 +50,11 @@ def as_calibration(value: Any) -> Calibration:
         if "plan" in value:
             record |= {"selection": str(value.get("selection", "")), "plan": dict(value["plan"])}
         return record
-    raise ValueError(f"calibration is {value!r}; give null, a record or one of {', '.join(_NAMED_SOURCES)}")
+    raise ValueError(f"calibration is {value!r}; pass null, a record or one of {', '.join(_NAMED_SOURCES)}")
 
 
 def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
-    """The ``pretrained_cfg``, under timm's keys, of a net of ``arch`` without published weights."""
+    """The ``pretrained_cfg`` of a net of ``arch`` without published weights, under timm's keys."""
     return {
         "architecture": "alphanet",
         "num_classes": num_classes,

@@ -1,4 +1,4 @@
-"""Made-up weights in which every layer is alive, for timing and parity checks."""
+"""Random weights under which every layer affects the output, for timing and parity checks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def _live_value(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor
 
 @torch.no_grad()
 def fill_live(net: Net, seed: int = 0) -> Net:
-    """Fills every parameter and buffer from ``seed`` so that all blocks matter to the output.
+    """Fills every parameter and buffer from ``seed`` so that all blocks affect the output.
 
     Weights have the standard deviation fan-in ** -0.5, batch norm's weight and variance lie in 0.5 to 1.5, means
     and biases are small. (Under PyTorch's own initialisation the zeroed last batch norm of each block hides the
-    block, and a parity check would see nothing.) An AlphaNet's ``calibration`` is then 'random'.
+    block from a parity check.) An AlphaNet's ``calibration`` is then 'random'.
 
     Returns:
         ``net`` itself.

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import copy
-import os
-import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
-from alphanet_zoo.nn.config import Calibration, as_calibration, default_cfg, plain_cfg, restored_cfg
-from alphanet_zoo.nn.layers import MBConv, conv, norm_swish, resize_to
-from alphanet_zoo.nn.slicing import slice_to
+from alphanet_zoo.nn.config import as_calibration, default_cfg, plain_cfg, restored_cfg
+from alphanet_zoo.nn.cpu_kernels import library
+from alphanet_zoo.nn.layers import (
+    MBConv,
+    SlicedBatchNorm2d,
+    SlicedConv2d,
+    SlicedLinear,
+    Stage,
+    resize_to,
+    run_conv,
+    run_norm,
+    sliced_linear,
+    use_compiled,
+)
+from alphanet_zoo.nn.plain import is_plain, slice_of
+from alphanet_zoo.nn.provenance import Provenance
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
-from alphanet_zoo.space.shapes import NetShape, net_shape, shortcut_varies
+from alphanet_zoo.space.shapes import BlockShape, NetShape, net_shape, shortcut_varies
 from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.zoo.hub_mixin import HubMixin
+
+KernelsName = Literal["torch", "compiled"]
 
 
-class AlphaNet(nn.Module):
+class AlphaNet(HubMixin, Provenance):
     """An image classifier of one arch, which in training also runs at every smaller arch it contains.
 
+    A static net is a tree of torch's own layers, and a forward pass at its own arch calls every one of them, the
+    `classifier` included, whatever module that is. A supernet's layers are those of `alphanet_zoo.nn.layers`.
+
     Args:
-        arch: The arch it is built at.
-        space: The search space ``arch`` comes from.
+        arch: The arch that the net is built at.
+        space: The search space of ``arch``.
         num_classes: Outputs of the classifier; 0 gives the features before it.
-        supernet: Keep what other subnets need (shortcut convolutions), and no running statistics in training.
+        supernet: Keep what other subnets need (shortcut convolutions), and track no running statistics.
         drop_rate: Dropout before the classifier, in training at the net's own arch only.
         drop_path_rate: Drop-connect, in training at the net's own arch only: block i of the space's n drops its
             residual branch with ``drop_path_rate * i / n``, in the last two stages, on blocks of stride 1 that keep
@@ -36,7 +54,8 @@ class AlphaNet(nn.Module):
 
     Attributes:
         calibration: Where the running statistics come from; see `alphanet_zoo.nn.config.Calibration`.
-        pretrained_cfg: How images reach the net and where its weights come from, under timm's keys.
+        classifier: The last layer; any module may take its place. Label names then have to be set anew.
+        pretrained_cfg: Preprocessing of images and origin of the weights, under timm's keys.
         num_features: Channels of `forward_features`.
         head_hidden_size: Channels before the classifier.
 
@@ -46,7 +65,8 @@ class AlphaNet(nn.Module):
     Source: docs/specification.md, section 3; Wang et al., 2021, arXiv:2102.07954.
     """
 
-    classifier: nn.Linear | nn.Identity
+    blocks: nn.Sequential
+    classifier: nn.Module
 
     def __init__(
         self,
@@ -62,40 +82,44 @@ class AlphaNet(nn.Module):
         super().__init__()
         for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
             if not 0.0 <= rate < 1.0:
-                raise ValueError(f"{name} is {rate}; give a value from 0 to under 1")
+                raise ValueError(f"{name} is {rate}; pass a value from 0 to under 1")
         shape = net_shape(space, arch)
         self.arch, self.space, self.supernet = arch, space, supernet
-        self.drop_rate, self.drop_path_rate = drop_rate, drop_path_rate
-        self.calibration: Calibration = None
-        self._warned = False
-        last = shape.last_block.out_channels
-        self.conv_stem = nn.Conv2d(3, shape.stem_channels, 3, shape.stem_stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(shape.stem_channels)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                MBConv(b, has_shortcut=b.projects_shortcut or (supernet and i == 0 and shortcut_varies(space, b.stage)))
-                for i, b in enumerate(stage)
-            )
-            for stage in shape.stages
-        )
-        self.conv_final = nn.Conv2d(last, shape.num_features, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(shape.num_features)
-        self.conv_head = nn.Conv2d(shape.num_features, shape.head_channels, 1, bias=False)
+        self._kernels: KernelsName = "torch"
+        conv, norm = (SlicedConv2d, SlicedBatchNorm2d) if supernet else (nn.Conv2d, nn.BatchNorm2d)
+        self.conv_stem = conv(3, shape.stem_channels, 3, shape.stem_stride, 1, bias=False)
+        self.bn1 = norm(shape.stem_channels)
+        self.blocks = nn.Sequential(*(Stage(*map(self._new_block, stage, range(len(stage)))) for stage in shape.stages))
+        self.conv_final = conv(shape.last_block.out_channels, shape.num_features, 1, bias=False)
+        self.bn2 = norm(shape.num_features)
+        self.conv_head = conv(shape.num_features, shape.head_channels, 1, bias=False)
         self.num_features, self.head_hidden_size = shape.num_features, shape.head_channels
+        self.drop_rate, self.drop_path_rate = drop_rate, drop_path_rate
         self.reset_classifier(num_classes)
         self.pretrained_cfg: dict[str, Any] = default_cfg(arch, num_classes)
+
+    def _new_block(self, shape: BlockShape, number: int) -> MBConv:
+        """A block of this net; ``number`` is its place in its stage."""
+        varies = self.supernet and number == 0 and shortcut_varies(self.space, shape.stage)
+        return MBConv(shape, has_shortcut=shape.projects_shortcut or varies, sliced=self.supernet)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Setting another classifier unsets the label names, which were those of the one before."""
+        super().__setattr__(name, value)
+        if name == "classifier" and "pretrained_cfg" in self.__dict__:
+            self.pretrained_cfg |= {"num_classes": self.num_classes, "label_names": None}
 
     def forward(self, x: Tensor, arch: ArchSpec | None = None, *, resize: bool = True) -> Tensor:
         """Logits ``(N, num_classes)`` of normalised images ``(N, 3, H, W)`` of any size.
 
         Args:
-            x: Images; another size than the arch's resolution is resized inside (bicubic).
+            x: Images; those of another size than the arch's resolution are resized inside (bicubic).
             arch: A smaller arch to run at, in training mode only. None: the net's own.
             resize: Resize the images to the arch's resolution; False runs at the size they have.
 
         Raises:
-            ValueError: ``x`` is no batch of colour images in floating point, the net does not contain ``arch``, or it
-                is in eval mode and ``arch`` is not its own.
+            ValueError: ``x`` is not a batch of colour images in floating point, the net does not contain ``arch``, or
+                it is in eval mode and ``arch`` is not its own.
         """
         return self.forward_head(self.forward_features(x, arch, resize=resize), arch=arch)
 
@@ -104,33 +128,35 @@ class AlphaNet(nn.Module):
 
         ``resize=False`` keeps the images' size, which need not be square. Other arguments and errors as `forward`.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(f"images are floats of shape (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}")
-        shape, track = self._shape_of(arch), self._tracks(arch)
-        if resize:
-            x = resize_to(x, shape.resolution)
-        x = self._stem(x, shape, track=track)
-        for index in range(len(self.blocks)):
-            x = self._stage(x, index, shape, arch)
-        x = conv(self.conv_final, x, shape.num_features)
-        return norm_swish(self.bn2, x, track=track)
+        shape = self._sizes(arch)
+        if resize is not False:
+            x = resize_to(_checked(x), self.arch.resolution if shape is None else shape.resolution)
+        x = self._stem(x, shape)
+        if shape is None:
+            x = self.blocks(x)
+        else:
+            for stage, shapes in zip(self.blocks, shape.stages, strict=True):
+                x = stage(x, shapes, drop=self._is_own(arch))
+        x = run_conv(self.conv_final, x, None if shape is None else shape.num_features)
+        return run_norm(self.bn2, x, own=shape is None)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, *, arch: ArchSpec | None = None) -> Tensor:
         """From the map of `forward_features` to logits ``(N, num_classes)``.
 
         ``pre_logits=True`` stops before the classifier, at ``(N, head_hidden_size)``.
         """
-        x = conv(self.conv_head, F.adaptive_avg_pool2d(x, 1), self._shape_of(arch).head_channels)
+        shape = self._sizes(arch)
+        x = run_conv(self.conv_head, F.adaptive_avg_pool2d(x, 1), None if shape is None else shape.head_channels)
         x = F.silu(x).flatten(1)
         if self._is_own(arch):
             x = F.dropout(x, self.drop_rate, self.training)
-        if pre_logits or isinstance(self.classifier, nn.Identity):
+        if pre_logits is True:
             return x
-        weight = slice_to(self.classifier.weight, (self.num_classes, x.shape[1]))
-        return F.linear(x, weight, self.classifier.bias)
+        logits: Tensor = self.classifier(x) if self._calls_classifier(arch) else self._sliced_classifier(x)
+        return logits
 
     def contains(self, arch: ArchSpec) -> bool:
-        """Whether this net holds all weights of ``arch`` (the resolution takes none)."""
+        """Whether this net has all weights of ``arch`` (the resolution takes none)."""
         if arch not in self.space:
             return False
         if any(own < other for own, other in zip(self.arch.scalars[1:], arch.scalars[1:], strict=True)):
@@ -143,41 +169,81 @@ class AlphaNet(nn.Module):
             if b.projects_shortcut
         )
 
+    @torch.no_grad()
     def extract(self, arch: ArchSpec) -> AlphaNet:
         """A static net of ``arch`` with a copy of its slice of the weights, in this net's mode.
 
-        Running statistics are sliced like any tensor, and are wrong for the subnet until it is calibrated: its
-        `calibration` is 'sliced' (None where this net's is None; unchanged where the arch is this net's own).
+        Its layers are torch's own. Pruned and parametrised weights are copied as they take effect. Running statistics
+        are sliced like any tensor, and are wrong for the subnet until it is calibrated: its `calibration` is 'sliced'
+        (None if this net's is None; unchanged if the arch is this net's own).
 
         Raises:
-            ValueError: This net does not contain ``arch``.
+            ValueError: This net does not contain ``arch``, or a layer has been replaced by one that cannot be copied.
 
         Source: docs/specification.md, section 3, "Slices".
         """
         self._check_contains(arch)
+        head, whole = self.classifier, arch.scalars[1:] == self.arch.scalars[1:]
+        linear = isinstance(head, nn.Linear) and is_plain(head)
+        if not (linear or whole or isinstance(head, nn.Identity)):
+            raise ValueError(f"the classifier is a {type(head).__name__}, and only a Linear has slices")
         with torch.device("meta"):
-            static = AlphaNet(
-                arch,
-                self.space,
-                self.num_classes,
-                drop_rate=self.drop_rate,
-                drop_path_rate=self.drop_path_rate,
-            )
-        weights = self.state_dict()
-        sliced = {name: slice_to(weights[name], t.shape) for name, t in static.state_dict().items()}
-        static.load_state_dict(
-            {name: t.clone(memory_format=torch.contiguous_format) for name, t in sliced.items()}, assign=True
-        )
+            static = AlphaNet(arch, self.space, self.num_classes if linear else 0)
+            if isinstance(head, nn.Linear) and linear:
+                static.classifier = nn.Linear(static.head_hidden_size, head.out_features, bias=head.bias is not None)
+        tensors = {name: slice_of(self, name, tensor, whole=whole) for name, tensor in static.state_dict().items()}
+        static.load_state_dict(tensors, assign=True)
+        if not linear:
+            static.classifier = copy.deepcopy(head)
+        static.drop_rate, static.drop_path_rate = self.drop_rate, self.drop_path_rate
         static.pretrained_cfg = {**self.pretrained_cfg}
-        whole = arch.scalars[1:] == self.arch.scalars[1:]
         static.calibration = copy.copy(self.calibration) if whole or self.calibration is None else "sliced"
         return static.train(self.training)
+
+    @property
+    def kernels(self) -> KernelsName:
+        """Implementation of training on the CPU in float32.
+
+        'torch', or 'compiled': the operators of `alphanet_zoo.nn.cpu_kernels`, which are compiled for the machine when
+        this is set. The net's evaluation, and nets extracted from it, use torch.
+        """
+        return self._kernels
+
+    @kernels.setter
+    def kernels(self, name: KernelsName) -> None:
+        if name not in ("torch", "compiled"):
+            raise ValueError(f"kernels is {name!r}; pass 'torch' or 'compiled'")
+        if name == "compiled":
+            library.load()
+        use_compiled(self, name == "compiled")
+        self._kernels = name
+
+    @property
+    def drop_path_rate(self) -> float:
+        """Drop-connect of the last block, by which the other blocks have theirs."""
+        return self._drop_path_rate
+
+    @drop_path_rate.setter
+    def drop_path_rate(self, rate: float) -> None:
+        self._drop_path_rate = rate
+        shapes = net_shape(self.space, self.arch).stages
+        for shape, block in ((s, self._block(s.stage, i)) for stage in shapes for i, s in enumerate(stage)):
+            drops = shape.stage >= len(shapes) - 2 and shape.stride == 1 and not shape.projects_shortcut
+            share = shape.index / sum(stage.depth[-1] for stage in self.space.stages)
+            block.drop_path_rate = rate * share if drops else 0.0
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier; 0 without one."""
+        widths = [getattr(module, "out_features", None) for module in self.classifier.modules()]
+        return next((width for width in reversed(widths) if isinstance(width, int)), 0)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """The feature pyramid, the last stage at each reduction, under timm's keys.
 
-        ``num_chs`` are its channels, ``reduction`` the input pixels a side for one of its own, ``module`` its name.
+        ``num_chs`` is the number of channels, ``reduction`` the input pixels per pixel along a side, ``module`` the
+        name of the module whose output it is.
         """
         levels: dict[int, dict[str, Any]] = {}
         reduction = self.space.stem_stride
@@ -187,7 +253,7 @@ class AlphaNet(nn.Module):
         return list(levels.values())
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """The last layer."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -201,21 +267,27 @@ class AlphaNet(nn.Module):
             ValueError: A negative ``num_classes``, or another ``global_pool``.
         """
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes!r}; give an integer of at least 0")
+            raise ValueError(f"num_classes is {num_classes!r}; pass an integer of at least 0")
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is {global_pool!r}; AlphaNet has only 'avg'")
-        like = self.conv_head.weight
-        self.num_classes = num_classes
+        like, linear = self.conv_head.weight, SlicedLinear if self.supernet else nn.Linear
         self.classifier = (
-            nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
+            linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
             if num_classes
             else nn.Identity()
         )
-        if hasattr(self, "pretrained_cfg"):
-            self.pretrained_cfg |= {"num_classes": num_classes, "label_names": None}
 
     def config(self) -> dict[str, Any]:
-        """What `from_config` builds this net from (without its weights), ready for JSON."""
+        """The description from which `from_config` builds this net, without its weights, ready for JSON.
+
+        Raises:
+            ValueError: The classifier is neither a Linear nor an Identity.
+        """
+        if not (isinstance(self.classifier, nn.Identity) or is_plain(self.classifier)):
+            kind = type(self.classifier).__name__
+            raise ValueError(
+                f"the classifier is a {kind}, which a config cannot describe; save net.state_dict() instead"
+            )
         return {
             "model_type": "alphanet",
             "space": self.space.to_dict(),
@@ -228,10 +300,10 @@ class AlphaNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **rates: float) -> AlphaNet:
-        """A freshly initialised net from what `config` gave; ``rates`` are ``drop_rate``, ``drop_path_rate``.
+        """A freshly initialised net from a `config`; ``rates`` are ``drop_rate`` and ``drop_path_rate``.
 
         Raises:
-            ValueError: The config is not one, or its values are out of their domain.
+            ValueError: The config is malformed, or its values are out of their domain.
         """
         if not isinstance(config, Mapping) or config.get("model_type") != "alphanet":
             raise ValueError("not the config of an AlphaNet: its model_type must be 'alphanet'")
@@ -244,43 +316,26 @@ class AlphaNet(nn.Module):
         net.pretrained_cfg = restored_cfg(config["pretrained_cfg"])
         return net
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
-        """Writes ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.save_pretrained`."""
-        from alphanet_zoo.zoo import hub
-
-        return hub.save_pretrained(self, save_directory, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> AlphaNet:
-        """Loads a Hub repository or a folder, strictly; see `alphanet_zoo.zoo.hub.from_pretrained`."""
-        from alphanet_zoo.zoo import hub
-
-        return hub.from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.push_to_hub`."""
-        from alphanet_zoo.zoo import hub
-
-        return hub.push_to_hub(self, repo_id, **kwargs)
-
-    def _is_own(self, arch: ArchSpec | None) -> bool:
-        """Whether a forward at ``arch`` is one of the whole net."""
-        return arch is None or arch == self.arch
-
-    def _tracks(self, arch: ArchSpec | None) -> bool:
-        """Whether training at ``arch`` keeps running statistics: a static net at its own arch does."""
-        return not self.supernet and self._is_own(arch)
-
     def _check_contains(self, arch: ArchSpec) -> None:
         """Raises where this net does not hold ``arch``."""
         self.space.validate(arch)
         if not self.contains(arch):
             raise ValueError(f"the net of {self.arch} does not contain {arch}; build_supernet gives one that does")
 
-    def _shape_of(self, arch: ArchSpec | None) -> NetShape:
-        """The shapes to run at."""
-        if not self._is_own(arch):
-            assert arch is not None
+    def _is_own(self, arch: ArchSpec | None) -> bool:
+        """Whether a forward at ``arch`` is one at the net's own; a symbolic trace (torch.fx) is one."""
+        return not isinstance(arch, ArchSpec) or arch == self.arch
+
+    def _sizes(self, arch: ArchSpec | None) -> NetShape | None:
+        """The sizes to run at; None: a static net's own, at which its layers are called as they are."""
+        if arch is not None and not isinstance(arch, ArchSpec | Proxy):
+            raise ValueError(f"arch is {arch!r}; pass an ArchSpec")
+        if self._is_own(arch):
+            if not self.supernet:
+                return None
+            arch = self.arch
+        assert isinstance(arch, ArchSpec)
+        if arch != self.arch:
             if not self.training:
                 raise ValueError(
                     f"in eval mode a net runs at its own arch only, not at {arch}: its statistics are those of "
@@ -288,44 +343,41 @@ class AlphaNet(nn.Module):
                 )
             self._check_contains(arch)
         derive = net_shape.__wrapped__ if torch.compiler.is_compiling() else net_shape  # Dynamo warns of a cache.
-        return derive(self.space, arch or self.arch)
+        return derive(self.space, arch)
 
     def _block(self, stage: int, index: int) -> MBConv:
         """Block ``index`` of a stage."""
-        blocks = self.blocks[stage]
-        assert isinstance(blocks, nn.ModuleList)
-        block = blocks[index]
+        block = self.get_submodule(f"blocks.{stage}.{index}")
         assert isinstance(block, MBConv)
         return block
 
-    def _stem(self, x: Tensor, shape: NetShape, *, track: bool) -> Tensor:
+    def _stem(self, x: Tensor, shape: NetShape | None) -> Tensor:
         """Images to the stem's map."""
-        self._note_statistics(track)
-        x = conv(self.conv_stem, x, shape.stem_channels, kernel_size=3, stride=shape.stem_stride)
-        return norm_swish(self.bn1, x, track=track)
+        if not self.training and not self.bn1.training:
+            self.warn_if_unset()
+        x = run_conv(self.conv_stem, _checked(x), None if shape is None else shape.stem_channels, 3)
+        return run_norm(self.bn1, x, own=shape is None)
 
-    def _stage(self, x: Tensor, index: int, shape: NetShape, arch: ArchSpec | None) -> Tensor:
-        """Runs the blocks of one stage."""
-        track = self._tracks(arch)
-        for i, block in enumerate(shape.stages[index]):
-            drops = block.stage >= len(shape.stages) - 2 and block.stride == 1 and not block.projects_shortcut
-            share = block.index / sum(stage.depth[-1] for stage in self.space.stages)
-            rate = self.drop_path_rate * share if drops and self._is_own(arch) else 0.0
-            x = self._block(index, i)(x, block, track=track, drop_path_rate=rate)
-        return x
+    def _calls_classifier(self, arch: ArchSpec | None) -> bool:
+        """Whether the classifier takes the features of ``arch`` as they are."""
+        return self._is_own(arch) or isinstance(self.classifier, SlicedLinear | nn.Identity)
 
-    def _note_statistics(self, track: bool) -> None:
-        """Keeps `calibration` true in training, and warns once of statistics from nowhere in eval mode."""
-        if self.training:
-            if track:
-                self.calibration = "training"
-        elif self.calibration is None and not self.bn1.training and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "this net's batch-norm statistics come from nowhere, so its outputs mean nothing: "
-                "calibrate(net, batches) sets them",
-                stacklevel=4,
-            )
+    def _sliced_classifier(self, x: Tensor) -> Tensor:
+        """Logits of features ``(N, C)`` that are fewer than the classifier's."""
+        if isinstance(self.classifier, nn.Linear) and is_plain(self.classifier):
+            return sliced_linear(self.classifier, x)
+        raise ValueError(f"the classifier is a {type(self.classifier).__name__}, and only a Linear has slices")
+
+
+def _checked(x: Tensor) -> Tensor:
+    """``x``, if it is a batch of images; a symbolic trace (torch.fx) records no check.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point()):
+        raise ValueError(f"images are floats of shape (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}")
+    return x
 
 
 def build_supernet(space: SearchSpace = ALPHANET, num_classes: int = 1000) -> AlphaNet:

@@ -1,4 +1,4 @@
-"""The one rule by which a subnet takes its weights from a supernet."""
+"""The rule by which a subnet takes its weights from a supernet."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def slice_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The part of ``tensor`` that a smaller layer uses: leading on channels, centred on kernels.
+    """The part of ``tensor`` that a smaller layer uses: leading channels, centres of kernels.
 
     Args:
         tensor: A parameter or buffer: channels in the first two dimensions, kernel sides in any others.
         shape: The smaller layer's shape, of the same number of dimensions.
 
     Returns:
-        A view of ``tensor``; ``tensor`` itself where the shapes are equal.
+        A view of ``tensor``; ``tensor`` itself if the shapes are equal.
 
     Raises:
         ValueError: ``shape`` has other dimensions, is larger, or leaves an even margin around a kernel impossible.

@@ -1,4 +1,4 @@
-"""Batch norm over the whole batch of a step that several processes share, on any device and for sliced weights."""
+"""Batch norm over a batch that several processes share, on any device and for sliced weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alphanet_zoo.nn.layers import SlicedBatchNorm2d, sliced_norm
+
 Sum = Callable[[Tensor], Tensor]
 """Replaces a tensor by its sum over all processes, and gives it; gradients do not flow through it."""
 
 
-class SyncedBatchNorm2d(nn.BatchNorm2d):
+class SyncedBatchNorm2d(SlicedBatchNorm2d):
     """A batch norm whose training statistics are those of all processes' samples; in eval mode a plain one.
 
-    Every process must visit the same layers in the same order, forward and backward, with batches of one shape.
+    Every process must visit the same layers in the same order, forward and backward, with batches of one shape. In
+    place of a supernet's layer it keeps no running statistics; in place of torch's own it does.
 
     Args:
         layer: The batch norm whose parameters and buffers it takes over, as they are.
@@ -30,25 +33,33 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self.weight, self.bias = layer.weight, layer.bias
         self.running_mean, self.running_var = layer.running_mean, layer.running_var
         self.num_batches_tracked = layer.num_batches_tracked
+        self.tracks = not isinstance(layer, SlicedBatchNorm2d)
         self.train(layer.training)
         self._sum, self._processes = sum_, processes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` ``(N, C, H, W)`` normalised; training keeps the running statistics of all samples."""
+    def forward(self, x: Tensor, *, swish: bool = False) -> Tensor:
+        """As `SlicedBatchNorm2d`; keeps the running statistics of all samples if `tracks`."""
         if not self.training:
-            return super().forward(x)
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            return super().forward(x, swish=swish)
+        if not self.tracks:
+            return sliced_norm(self, x, swish=swish)
         y, mean, var = self._normalised(x, self.weight, self.bias)
-        count = x.numel() // x.shape[1] * self._processes
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
-            cast(Tensor, self.num_batches_tracked).add_(1)
-        return y
+        self._track(mean, var, x.numel() // x.shape[1] * self._processes)
+        return F.silu(y) if swish else y
 
-    def with_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """``x`` ``(N, C, H, W)`` normalised by its own statistics, with ``weight`` and ``bias`` ``(C,)``."""
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``x`` ``(N, C, H, W)`` normalised by all samples' statistics, with ``weight`` and ``bias`` ``(C,)``."""
         return self._normalised(x, weight, bias)[0]
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Adds mean and biased variance ``(C,)`` of ``count`` pixels; without a momentum every batch counts alike."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * (count / (count - 1)), share)
 
     def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised map, and mean and biased variance ``(C,)`` of all samples."""

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import default_cfg
-from alphanet_zoo.nn.kernels import Kernels, compile_kernels
 from alphanet_zoo.nn.losses import BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -116,19 +115,17 @@ def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.devi
     )  # fmt: skip
 
 
-def build_kernels(config: TrainConfig, device: torch.device) -> Kernels | None:
-    """The compiled loops where the config asks for them.
+def choose_kernels(net: AlphaNet, config: TrainConfig, device: torch.device) -> None:
+    """Sets ``net.kernels`` as the config says.
 
     Raises:
-        UsageError: The run is not on a CPU.
+        UsageError: The compiled ones are asked for, and the run is not on a CPU.
         MissingProgramError: There is no C++ compiler.
         AlphaNetError: It fails.
     """
-    if config.optim.kernels == "torch":
-        return None
-    if device.type != "cpu":
+    if config.optim.kernels == "compiled" and device.type != "cpu":
         raise UsageError(f"optim.kernels=compiled is for the CPU, and the run is on {device.type}; leave it out")
-    return compile_kernels()
+    net.kernels = config.optim.kernels
 
 
 def chance_loss(labels: Tensor, classes: int, smoothing: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import torch
 import yaml
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -139,6 +140,7 @@ def read_net(output: Path, *, ema: bool = False) -> tuple[AlphaNet, int | None]:
     tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
     if not tensors:
         raise UsageError(f"the run in {output} has no moving average (optim.ema_decay is null); remove --ema")
-    net = AlphaNet.from_config(checkpoint.state["net"])
-    net.load_state_dict(tensors)
+    with torch.device("meta"):
+        net = AlphaNet.from_config(checkpoint.state["net"])
+    net.load_state_dict(tensors, assign=True)
     return net, checkpoint.step

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from alphanet_zoo.data.draws import generator
-from alphanet_zoo.nn.kernels import Kernels, using
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.losses import (
     AdaptiveAlphaDivergence,
@@ -123,7 +122,6 @@ class SandwichStep:
         clip_value: Bound of every entry of the averaged gradient; None disables clipping.
         bf16: Run forward passes in bfloat16 (autocast).
         bf16_gradients: Average gradients in bfloat16.
-        kernels: Compiled loops for training on the CPU in float32; None: PyTorch's.
         compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
     """
 
@@ -135,7 +133,6 @@ class SandwichStep:
     clip_value: float | None = None
     bf16: bool = False
     bf16_gradients: bool = False
-    kernels: Kernels | None = None
     compiled: Mapping[ArchSpec, Callable[..., Tensor]] = field(default_factory=dict)
 
     def __call__(
@@ -193,7 +190,7 @@ class SandwichStep:
     def forward(self, images: Tensor, arch: ArchSpec, resolution: int | None = None) -> Tensor:
         """Logits of a subnet in the precision of the step, at no larger a resolution than ``resolution``."""
         resize = resolution is None or arch.resolution <= resolution
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), using(self.kernels):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             subnet: Callable[..., Tensor] = self.compiled.get(arch, partial(self.net, arch=arch))
             return subnet(images, resize=resize)
 

@@ -11,12 +11,13 @@ from alphanet_zoo.data.batches import Batch, TrainingBatches
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
-from alphanet_zoo.train.build import build_kernels, build_losses, build_net, chance_loss, image_cfg
+from alphanet_zoo.train.build import build_losses, build_net, chance_loss, choose_kernels, image_cfg
 from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
@@ -70,13 +71,14 @@ class RunState:
         self.average = None if optim.ema_decay is None else average_weights(self.net, optim.ema_decay)
         if config.distributed.sync_bn and ranks.world_size > 1:
             synchronise(self.net, ranks.sum_, ranks.world_size)
+        choose_kernels(self.net, config, ranks.device)
         self.optimizer = make_optimizer(self.net, optim)
         chance = chance_loss(self.batches.labels, len(classes), config.sandwich.label_smoothing)
         self.guard = Guard(config.guard, chance)
         self.update = SandwichStep(
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
-            bf16_gradients=config.distributed.bf16_gradients, kernels=build_kernels(config, ranks.device),
+            bf16_gradients=config.distributed.bf16_gradients,
             compiled=compile_recurring(self.net) if optim.compile else {},
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
@@ -171,7 +173,10 @@ class RunState:
         for name, tensor in checkpoint.tensors.items() if checkpoint else ():
             group, _, inner = name.partition("/")
             groups[group][inner] = tensor
+        described = checkpoint.state["net"] if checkpoint else self.net.config()
         self.net.load_state_dict(groups["model"])
+        self.net.calibration = as_calibration(described["calibration"])
+        self.net.pretrained_cfg["label_names"] = restored_cfg(described["pretrained_cfg"])["label_names"]
         self.optimizer.state.clear()
         for name, parameter in self.net.named_parameters():
             if name in groups["momentum"]:

@@ -42,8 +42,10 @@ def save_net(net: AlphaNet, path: str | os.PathLike[str], *, half: bool = False)
         The file's SHA-256, in hexadecimal.
 
     Raises:
-        ValueError: A tensor has another floating-point type, or is beyond float16's range.
+        ValueError: A tensor has another floating-point type, or is beyond float16's range; or a layer of ``net`` has
+            been replaced, pruned or parametrised, so that `load_net` could not read the file.
     """
+    _check_layers(net)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -55,6 +57,18 @@ def save_net(net: AlphaNet, path: str | os.PathLike[str], *, half: bool = False)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: config})
         return sha256_of(temporary)
+
+
+def _check_layers(net: AlphaNet) -> None:
+    """Checks that a net has the tensors of its config."""
+    with torch.device("meta"):
+        expected = AlphaNet.from_config(net.config()).state_dict().keys()
+    differing = sorted(expected ^ net.state_dict().keys())
+    if differing:
+        raise ValueError(
+            f"a file holds a net of plain layers, and this one differs in {_listed(differing)}; save a plain copy, "
+            "net.extract(net.arch), with a Linear as classifier"
+        )
 
 
 def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> AlphaNet:

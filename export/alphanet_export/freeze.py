@@ -52,24 +52,25 @@ def freeze(
     img_size: int | None = None,
     dynamic_batch: bool = False,
 ) -> FrozenNet:
-    """Extracts, calibrates, folds and traces; ``net`` itself stays as it is.
+    """Extracts, calibrates, folds and traces; ``net`` itself is not changed.
 
     Args:
         net: A static net, or a supernet that contains ``arch``.
-        calib_batches: Normalised training images ``(N, 3, H, W)`` to take the statistics from. None keeps the
-            net's own, which must come from somewhere.
+        calib_batches: Normalised training images ``(N, 3, H, W)`` to calibrate with. None keeps the net's own
+            statistics, which must be set.
         arch: The subnet to take from a supernet.
-        img_size: Side of the exported input in pixels; another one than the arch's resolution puts a resize in the
+        img_size: Side of the exported input in pixels; a size other than the arch's resolution adds a resize to the
             graph. None: the resolution.
-        dynamic_batch: Take any number of images at a time; otherwise 1.
+        dynamic_batch: The graph takes any number of images; otherwise 1.
 
     Raises:
-        UsageError: The statistics come from nowhere, or were sliced from another supernet than the published
-            checkpoint's; or there is no classifier.
-        ValueError: ``net`` is a supernet and ``arch`` is None or not in it, or ``img_size`` is not positive.
+        UsageError: The statistics are not set, or were sliced from another supernet than the published checkpoint's;
+            or there is no classifier.
+        ValueError: ``net`` is a supernet and ``arch`` is None or not in it, a layer has been replaced by one that
+            cannot be copied, or ``img_size`` is not positive.
     """
     if img_size is not None and img_size < 1:
-        raise ValueError(f"the image size is {img_size}; give a positive number of pixels")
+        raise ValueError(f"the image size is {img_size}; pass a positive number of pixels")
     if not net.num_classes:
         raise UsageError("the net has no classifier; call reset_classifier(num_classes) and train it first")
     if calib_batches is None:
@@ -82,21 +83,17 @@ def freeze(
 
 
 def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
-    """Whether what ``net`` says of its batch-norm statistics lets it be exported without calibration.
+    """Checks that a net's batch-norm statistics allow an export without calibration.
 
     Raises:
-        UsageError: They come from nowhere, or are slices of a supernet other than the published checkpoint's.
+        UsageError: They are not set, or are slices of a supernet other than the published checkpoint's.
     """
-    remedy = "give training images with --calib-data FOLDER (calib_batches)"
+    remedy = "pass training images with --calib-data FOLDER (calib_batches)"
     if net.calibration is None:
-        raise UsageError(
-            f"the batch-norm statistics of this net come from nowhere, so its outputs mean nothing; {remedy}"
-        )
+        raise UsageError(f"batch-norm statistics are not set, so outputs are meaningless; {remedy}")
     sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
     if sliced and net.calibration != "checkpoint":
-        raise UsageError(
-            f"the batch-norm statistics were sliced from those of a larger net, which fit no subnet; {remedy}"
-        )
+        raise UsageError(f"batch-norm statistics were sliced from a larger net's, which fit no subnet; {remedy}")
 
 
 def input_preprocessing(net: AlphaNet, size: int) -> Preprocessing:
@@ -118,13 +115,10 @@ def fold_batch_norms(net: AlphaNet) -> AlphaNet:
 
 
 def _extracted(net: AlphaNet, arch: ArchSpec | None) -> AlphaNet:
-    """A static copy in eval mode on the CPU."""
+    """A static copy of plain layers in eval mode on the CPU."""
     if net.supernet and arch is None:
-        raise ValueError("a supernet has many subnets; say which arch to freeze")
-    if arch is not None and arch != net.arch or net.supernet:
-        assert arch is not None
-        return net.extract(arch).eval().cpu()
-    return copy.deepcopy(net).eval().cpu()
+        raise ValueError("a supernet has many subnets; pass the arch to freeze")
+    return net.extract(net.arch if arch is None else arch).eval().cpu()
 
 
 def _traced(net: AlphaNet, size: int, dynamic_batch: bool) -> ExportedProgram:

@@ -97,7 +97,7 @@ def test_bad_requests_are_refused() -> None:
         freeze(net, img_size=0)
     supernet = build_supernet(ALPHANET_TINY, 10)
     supernet.calibration = "checkpoint"
-    with pytest.raises(ValueError, match="which arch"):
+    with pytest.raises(ValueError, match="pass the arch to freeze"):
         freeze(supernet)
     net.reset_classifier(0)
     with pytest.raises(UsageError, match="no classifier"):

@@ -207,7 +207,7 @@ def test_statistics_from_nowhere_warn_once() -> None:
     net.train()(images(4, 16), ALPHANET_TINY.smallest)
     fresh = az.build_supernet(ALPHANET_TINY, 10).extract(ALPHANET_TINY.smallest).eval()
     assert fresh.calibration is None
-    with pytest.warns(UserWarning, match="come from nowhere"):
+    with pytest.warns(UserWarning, match="not set, so outputs are meaningless"):
         fresh(images())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from alphanet_zoo.nn.init import fill_live
-from alphanet_zoo.nn.kernels import compile_kernels
 from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
@@ -55,13 +54,12 @@ def sandwich_step(
     label_loss,
     distillation,
     clip_value=None,
-    kernels=None,
     compiled=None,
     **losses,
 ):
     step = SandwichStep(
         net, optimizer, Gradients(net), Losses(label_loss, distillation, **losses), Ranks(0, 1, torch.device("cpu")),
-        clip_value, kernels=kernels, compiled=compiled or {},
+        clip_value, compiled=compiled or {},
     )  # fmt: skip
     return step([(images, labels)], archs).micro_batches[0]
 
@@ -76,6 +74,7 @@ def test_the_published_step_is_reproduced(tmp_path, kernels):
     script = DATA / "upstream" / "make_checkpoint.py"
     subprocess.run([sys.executable, str(script), str(checkpoint)], check=True, capture_output=True)
     net = load_upstream(checkpoint).train()
+    net.kernels = kernels
     golden = np.load(DATA / "golden" / "train_step.npz")
     specs = json.loads((DATA / "golden" / "archs.json").read_text())
     archs = {name: ArchSpec.from_dict(specs[name]["spec"]) for name in ("largest", "r0", "r1", "smallest")}
@@ -84,7 +83,6 @@ def test_the_published_step_is_reproduced(tmp_path, kernels):
     outcomes = sandwich_step(
         net, images, torch.tensor([1, 2, 3, 4]), archs, plain_sgd(net),
         label_loss=label_loss_of(config), distillation=distillation_loss(config), clip_value=1.0,
-        kernels=compile_kernels() if kernels == "compiled" else None,
     )  # fmt: skip
     assert [outcome.name for outcome in outcomes] == ["largest", "r0", "r1", "smallest"]
     for outcome in outcomes:

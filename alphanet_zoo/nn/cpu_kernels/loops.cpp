@@ -1,5 +1,5 @@
 // Loops of a training step on the CPU for which PyTorch's own are slow: a batch norm and its swish, forward and
-// backward, and the weight gradient of a depthwise convolution. kernels.py compiles and calls them.
+// backward, and the weight gradient of a depthwise convolution. library.py compiles and loads them.
 //
 // A map is float32, channels last and dense: (rows, channels), rows = N * H * W, channels a multiple of 8. Sums run in
 // float32 over a few rows and in double beyond. Each thread takes one stretch of rows, so that a sum depends on the

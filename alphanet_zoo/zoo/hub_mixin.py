@@ -1,0 +1,32 @@
+"""The Hugging Face methods of a network class; `alphanet_zoo.zoo.hub` has their work and loads on the first call."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from alphanet_zoo.nn.model import AlphaNet
+
+
+class HubMixin:
+    """Gives `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
+        """Writes ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.save_pretrained`."""
+        from alphanet_zoo.zoo import hub
+
+        return hub.save_pretrained(cast("AlphaNet", self), save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> AlphaNet:
+        """Loads a Hub repository or a folder, strictly; see `alphanet_zoo.zoo.hub.from_pretrained`."""
+        from alphanet_zoo.zoo import hub
+
+        return hub.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Uploads ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.push_to_hub`."""
+        from alphanet_zoo.zoo import hub
+
+        return hub.push_to_hub(cast("AlphaNet", self), repo_id, **kwargs)
