@@ -1,5 +1,5 @@
-# make demo: trains, searches, exports and verifies a small model on real images, into runs/demo/
-# make test: the fast tests; make slow: the others; make lint: style and types
+# make demo: train, search, export and verify a small model on real images; results in runs/demo/
+# make test: run the fast tests; make slow: run the slow tests; make lint: check style and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
-		|| { echo "Python 3.11 to 3.14 is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
+		|| { echo "Python 3.11 to 3.14 is required; select one with make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

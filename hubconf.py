@@ -1,6 +1,6 @@
 """Entry points for ``torch.hub``: ``torch.hub.load(<checkout>, 'alphanet_a5', source='local', weights=PATH)``.
 
-Each takes ``pretrained`` (default True) and what `alphanet_zoo.zoo.registry.create_model` takes: ``num_classes``,
+Each takes ``pretrained`` (default True) and the arguments of `alphanet_zoo.zoo.registry.create_model`: ``num_classes``,
 ``weights``, ``features_only``, ``out_indices``, ``drop_rate``, ``drop_path_rate``, ``cache_dir``, ``revision``.
 """
 
@@ -11,7 +11,7 @@ dependencies = ["torch", "safetensors", "huggingface_hub", "numpy"]
 
 
 def _entry_point(name: str, text: str) -> _Callable[..., _Any]:
-    """The entry point of one model; ``text`` says what is published of it."""
+    """The entry point of one model; ``text`` is the summary in its docstring."""
 
     def build(pretrained: bool = True, **arguments: _Any) -> _Any:
         from alphanet_zoo.zoo.registry import create_model
@@ -22,8 +22,8 @@ def _entry_point(name: str, text: str) -> _Callable[..., _Any]:
     build.__doc__ = f"""{text}
 
     Args:
-        pretrained: Load the published weights; where nobody has published them, an error that says what to do.
-        **arguments: As in `alphanet_zoo.zoo.registry.create_model`: ``weights`` ('random', a path, or a Hub
+        pretrained: Load the published weights. If they are not published, an error lists the alternatives.
+        **arguments: See `alphanet_zoo.zoo.registry.create_model`: ``weights`` ('random', a path, or a Hub
             repository), ``num_classes``, ``features_only``, ``out_indices``, ``drop_rate``, ``drop_path_rate``,
             ``cache_dir``, ``revision``.
 
@@ -39,6 +39,6 @@ alphanet_a2 = _entry_point("alphanet_a2", "AlphaNet-A2: 317 M MACs, published Im
 alphanet_a3 = _entry_point("alphanet_a3", "AlphaNet-A3: 357 M MACs, published ImageNet top-1 79.41 %.")
 alphanet_a4 = _entry_point("alphanet_a4", "AlphaNet-A4: 444 M MACs, published ImageNet top-1 80.01 %.")
 alphanet_a5 = _entry_point("alphanet_a5", "AlphaNet-A5: 491 M MACs, published ImageNet top-1 80.29 %.")
-alphanet_a5_small = _entry_point("alphanet_a5_small", "Another name of alphanet_a5.")
+alphanet_a5_small = _entry_point("alphanet_a5_small", "Alias of alphanet_a5.")
 alphanet_a5_base = _entry_point("alphanet_a5_base", "AlphaNet-A5-base: 595 M MACs, published ImageNet top-1 80.62 %.")
 alphanet_a6 = _entry_point("alphanet_a6", "AlphaNet-A6: 709 M MACs, published ImageNet top-1 80.78 %.")

@@ -1,6 +1,6 @@
 """AlphaNet Zoo: accurate image classifiers for a compute budget.
 
-Public names are imported on first use, so that ``import alphanet_zoo`` is cheap.
+Public names are imported on first use, so that ``import alphanet_zoo`` is fast.
 """
 
 from __future__ import annotations

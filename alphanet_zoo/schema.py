@@ -1,4 +1,4 @@
-"""The base of every group of settings: frozen, typed, strict."""
+"""Base class of the groups of settings: frozen, typed and strict."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys, infinities and NaN."""
+    """A frozen group of settings that rejects unknown keys, infinities and NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""The pieces of `cifar_supernet.py` after training: search, evaluation, ablation, and the files of the package."""
+"""The stages of `cifar_supernet.py` after training: search, evaluation, ablation, and the files of the package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from alphanet_zoo.zoo.shipped import load_member, write_family
 
 FAMILY, SIZES = "cifar10", ("xs", "s", "m", "l", "xl")
 BATCH = 500
-"""Images scored at a time."""
+"""Images per batch for evaluation."""
 
 
 class OutOfTime(Exception):
@@ -41,10 +41,10 @@ class OutOfTime(Exception):
 
 
 class ResumingEvaluator(SubnetEvaluator):
-    """Keeps its scores in a file, so that a search with the same seed goes on where the last one stopped."""
+    """Stores its scores in a file, so that a search with the same seed continues after an interruption."""
 
     def __init__(self, scores: Path, deadline: float | None, supernet: AlphaNet, evaluator: Evaluator) -> None:
-        """Reads the scores that are there."""
+        """Reads the stored scores."""
         super().__init__(supernet, evaluator)
         self._scores, self._deadline = scores, math.inf if deadline is None else deadline
         for line in scores.read_text("utf-8").splitlines() if scores.exists() else ():
@@ -52,7 +52,7 @@ class ResumingEvaluator(SubnetEvaluator):
             self.results[ArchSpec.from_dict(entry["arch"])] = Hits(entry["correct"], entry["images"])
 
     def __call__(self, arch: ArchSpec) -> float:
-        """As in a `SubnetEvaluator`, until the deadline."""
+        """As `SubnetEvaluator`, but raises `OutOfTime` after the deadline."""
         if arch not in self.results:
             if time.monotonic() >= self._deadline:
                 raise OutOfTime
@@ -65,31 +65,33 @@ class ResumingEvaluator(SubnetEvaluator):
 
 
 def search_piece(arguments: argparse.Namespace) -> int:
-    """Scores subnets on the images held out, and chooses five archs."""
+    """Evaluates subnets on the held-out images, and selects five archs."""
     work = open_work(arguments)
     supernet, file = opened_supernet(work, arguments.device)
-    rest, held = training_folders(work)
+    training, held_out = training_folders(work)
     scores = work.folder / f"scores-{sha256_of(file)[:12]}-{arguments.calib_images}.jsonl"
     evaluator = ResumingEvaluator(
-        scores, work.deadline, supernet, Evaluator(held, rest, batch_size=BATCH, images=arguments.calib_images)
+        scores, work.deadline, supernet, Evaluator(held_out, training, batch_size=BATCH, images=arguments.calib_images)
     )
     try:
         entries = search(evaluator, 0.0, 1e18, arguments.evaluations, seed=0)
     except OutOfTime:
-        return resume_me(f"{len(evaluator.results)} of {arguments.evaluations} subnets are scored")
+        return resume_me(f"{len(evaluator.results)} of {arguments.evaluations} subnets are evaluated")
     chosen = [entries[i] for i in best_of_ranges([(e["macs"], e["accuracy"]) for e in entries], len(SIZES))]
     if len(chosen) < len(SIZES):
-        raise UsageError(f"{len(entries)} subnets leave a range of MACs empty; give --evaluations 20 or more")
+        raise UsageError(f"a range of MACs contains none of the {len(entries)} subnets; pass --evaluations 20 or more")
     members = {f"alphanet_c10_{size}": entry["arch"] for size, entry in zip(SIZES, chosen, strict=True)}
-    work.write("search.json", {"supernet_sha256": sha256_of(file), "held_out": len(held), "members": members,
+    work.write("search.json", {"supernet_sha256": sha256_of(file), "held_out": len(held_out), "members": members,
                                "evaluated": entries})  # fmt: skip
     for name, entry in zip(members, chosen, strict=True):
-        print(f"{name:<16}{entry['macs'] / 1e6:8.2f} M MACs {100 * entry['accuracy']:6.2f} % of {len(held)} held out")
+        print(
+            f"{name:<16}{entry['macs'] / 1e6:8.2f} M MACs {100 * entry['accuracy']:6.2f} % of {len(held_out)} held out"
+        )
     return 0
 
 
 def evaluate_piece(arguments: argparse.Namespace) -> int:
-    """Test top-1 of the family, the smallest, the largest and three random subnets; writes the family."""
+    """Measures test top-1 of the family and of five other subnets; writes the family."""
     work = open_work(arguments)
     supernet, file = opened_supernet(work, arguments.device)
     found = json.loads(read_result(work, "search.json", "search"))
@@ -115,17 +117,17 @@ def evaluate_piece(arguments: argparse.Namespace) -> int:
 
 
 def described(work: Work, held_out: int, test_images: int) -> str:
-    """What the weights were trained, chosen and measured on."""
+    """Data that the weights were trained, selected and measured on."""
     config, images = stored_config(work.results), len(training_folders(work)[0])
     return (
         f"Trained with the recipe alphanet_cifar10 for {config.optim.epochs} epochs of batch {config.data.batch_size} "
-        f"on {images} training images of CIFAR-10, whose images had been recompressed as JPEG; archs chosen on "
-        f"{held_out} more; top-1 measured on its {test_images} test images, recompressed alike."
+        f"on {images} training images of CIFAR-10, recompressed as JPEG; archs selected on {held_out} more; top-1 "
+        f"measured on the {test_images} test images, recompressed in the same way."
     )
 
 
 def ablation_piece(arguments: argparse.Namespace) -> int:
-    """Trains with each loss and seed, and tests five subnets of each run."""
+    """Trains with each loss and seed, and measures test top-1 of five subnets of each run."""
     work = open_work(arguments)
     path, evaluator = work.results / "ablation.json", test_evaluator(work, arguments.calib_images)
     records = json.loads(path.read_text("utf-8")) if path.exists() else []
@@ -138,7 +140,7 @@ def ablation_piece(arguments: argparse.Namespace) -> int:
             settings = (f"seed={seed}", f"optim.epochs={arguments.epochs}", "validation.every_epochs=0")
             result = train(work.config(recipe, output, *settings), time_limit=work.seconds_left)
             if result.model is None or work.seconds_left == 0.0:
-                return resume_me(f"{len(records)} runs are done; {output.name} is at step {result.step}")
+                return resume_me(f"{len(records)} runs are complete; {output.name} is at step {result.step}")
             supernet = read_net(output)[0].to(device_of(arguments.device))
             rows = []
             for name, arch in probes(supernet.space).items():
@@ -154,10 +156,10 @@ def ablation_piece(arguments: argparse.Namespace) -> int:
 
 
 def package_piece(arguments: argparse.Namespace) -> int:
-    """Puts the family that was evaluated into the package, after checking every file again."""
+    """Copies the evaluated family into the package, after checking every file again."""
     source = families.shipped_family(arguments.work / "results" / "family")
     if source is None:
-        raise UsageError(f"{arguments.work / 'results' / 'family'} holds no family; run evaluate first")
+        raise UsageError(f"{arguments.work / 'results' / 'family'} contains no family; run evaluate first")
     nets = {member.name: load_member(source, member) for member in source.members}
     top1 = {member.name: member.top1 for member in source.members if member.top1 is not None}
     supernet = load_net(source.folder / families.SUPERNET_FILE)
@@ -169,7 +171,7 @@ def package_piece(arguments: argparse.Namespace) -> int:
 
 
 def opened_supernet(work: Work, device: str) -> tuple[AlphaNet, Path]:
-    """The rounded supernet that `train` left, on the device, where convolutions are then exact to float32."""
+    """The rounded supernet of the stage `train`, on the device, with float32 convolutions."""
     file = work.results / "supernet.safetensors"
     if not file.exists():
         raise UsageError(f"no such file: {file}; run train first")
@@ -177,24 +179,24 @@ def opened_supernet(work: Work, device: str) -> tuple[AlphaNet, Path]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device to measure on; convolutions are then made in float32, not in TF32."""
+    """The device to measure on. Disables TF32, so that convolutions are computed in float32."""
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def training_folders(work: Work) -> tuple[ImageSource, ImageSource]:
-    """The training images that were learnt from, and those held out."""
+    """The images used for training, and the held-out ones."""
     return split_hold_out(FolderSource(work.data / "train"), stored_config(work.results).data.hold_out)
 
 
 def test_evaluator(work: Work, calibration_images: int) -> Evaluator:
-    """Calibrates on training images and scores on the test images."""
+    """An evaluator that calibrates on training images and measures on the test images."""
     training, test = FolderSource(work.data / "train"), FolderSource(work.data / "val")
     return Evaluator(test, training, batch_size=BATCH, images=calibration_images)
 
 
 def probes(space: SearchSpace) -> dict[str, ArchSpec]:
-    """The smallest subnet, three random ones, always the same, and the largest."""
+    """The smallest subnet, three random ones (the same on every call), and the largest."""
     rng = np.random.Generator(np.random.PCG64(0))
     return {
         "smallest": space.smallest,
@@ -204,7 +206,7 @@ def probes(space: SearchSpace) -> dict[str, ArchSpec]:
 
 
 def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
-    """What is told of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
+    """The results of a subnet; ``top1`` and its 95 % Wilson interval are in percent."""
     from alphanet_zoo.evaluate.statistics import wilson_interval
 
     low, high = wilson_interval(hits.correct, hits.images)
@@ -217,7 +219,7 @@ def figures(name: str, net: AlphaNet, hits: Hits) -> dict[str, Any]:
 
 
 def read_result(work: Work, name: str, piece: str) -> str:
-    """A result of another piece."""
+    """A result of another stage."""
     path = work.results / name
     if not path.exists():
         raise UsageError(f"no such file: {path}; run {piece} first")

@@ -1,4 +1,4 @@
-"""Tables and the curve of `cifar_supernet.py`."""
+"""Tables and the training curve of `cifar_supernet.py`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def curve_piece(arguments: argparse.Namespace) -> int:
-    """Draws the training log."""
+    """Plots the training log."""
     results = arguments.work / "results"
     lines = read_log(results / "log.jsonl")
     if not lines:
@@ -56,7 +56,7 @@ def curve_piece(arguments: argparse.Namespace) -> int:
 
 
 def draw_curve(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """A PNG of the training accuracy of the largest and the smallest subnet, and of what validation measured.
+    """Plots training and validation accuracy of the largest and the smallest subnet to a PNG file.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

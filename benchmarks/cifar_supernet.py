@@ -1,4 +1,4 @@
-"""The family alphanet_c10, from CIFAR-10 to weights in the package, in pieces that go on from one another.
+"""Builds the family alphanet_c10, from CIFAR-10 to the weights in the package, in stages.
 
     python benchmarks/cifar_supernet.py throughput --data cifar10.tar.gz --work WORK
     python benchmarks/cifar_supernet.py train      --data cifar10.tar.gz --work WORK --time-limit 540 optim.epochs=120
@@ -8,8 +8,8 @@
     python benchmarks/cifar_supernet.py curve      --work WORK
     python benchmarks/cifar_supernet.py package    --work WORK
 
-A piece that runs out of its time says "resume me" and ends with 0; the same command goes on. What a person keeps is in
-WORK/results. docs/cifar10.md says what each piece leaves.
+A stage that reaches its time limit prints "RESUME ME" and exits with 0; run the same command again to continue. Results
+are written to WORK/results. docs/cifar10.md describes the results of each stage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLAIN = ("data.engine=torch", "optim.precision=fp32")
 
 
 def throughput(arguments: argparse.Namespace) -> int:
-    """Turns of the plain mode and of ours, each in a process of its own."""
+    """Measures training throughput of the plain mode and of this package, in separate processes, in turns."""
     work = open_work(arguments)
     if arguments.mode:
         print(json.dumps({"mode": arguments.mode, "images_per_second": measured_speed(arguments, work)}))
@@ -54,18 +54,18 @@ def throughput(arguments: argparse.Namespace) -> int:
             command = [sys.executable, __file__, *sys.argv[1:], f"--mode={mode}"]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             turns[mode].append(json.loads(done.stdout.splitlines()[-1])["images_per_second"])
-            print(f"{mode:<6}{turns[mode][-1]:10.1f} images a second", flush=True)
+            print(f"{mode:<6}{turns[mode][-1]:10.1f} images per second", flush=True)
     ratio = median(o / p for o, p in zip(turns["ours"], turns["plain"], strict=True))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     work.write("throughput.json", {"device": device, "torch": torch.__version__, "images_per_second": turns,
                                    "ratio": ratio, "command": sys.argv})  # fmt: skip
-    print(f"ours / plain, median of {arguments.turns} turns: {ratio:.2f}; ours makes an epoch of 45,000 images in "
+    print(f"ours / plain, median of {arguments.turns} turns: {ratio:.2f}; an epoch of 45,000 images takes ours "
           f"{45_000 / median(turns['ours']):.1f} s")  # fmt: skip
     return 0
 
 
 def measured_speed(arguments: argparse.Namespace, work: Work) -> float:
-    """Images a second of one mode in this process: median over the steps after the first third, data included."""
+    """Images per second of one mode in this process, including data: median over the last two thirds of the steps."""
     from alphanet_zoo.train.distributed import joined
     from alphanet_zoo.train.state import RunState
 
@@ -87,7 +87,7 @@ def measured_speed(arguments: argparse.Namespace, work: Work) -> float:
 
 
 def plain_advance(run: Any) -> Any:
-    """The step as one would first write it (`train_step.plain_step`), on batches of the plain loader."""
+    """The straightforward training step (`train_step.plain_step`), on batches of the plain loader."""
     from train_step import plain_step
 
     from alphanet_zoo.train.sandwich import draw_archs
@@ -108,7 +108,7 @@ def plain_advance(run: Any) -> Any:
 
 
 def train_piece(arguments: argparse.Namespace) -> int:
-    """Trains until the end or the time limit, and leaves the weights, rounded, and the log."""
+    """Trains until the end or the time limit, and writes the rounded weights and the log."""
     from alphanet_zoo.train.folder import read_net
     from alphanet_zoo.train.loop import train
     from alphanet_zoo.zoo.files import save_net
@@ -125,11 +125,11 @@ def train_piece(arguments: argparse.Namespace) -> int:
 
 
 def make_parser() -> tuple[CommandParser, dict[str, Any]]:
-    """The parser, and the action of each piece."""
+    """The parser, and the function of each stage."""
     import cifar_family
     import cifar_report
 
-    parser = CommandParser("cifar_supernet.py", "The family alphanet_c10, piece by piece.", epilog=__doc__)
+    parser = CommandParser("cifar_supernet.py", "Build the family alphanet_c10, in stages.", epilog=__doc__)
     pieces = parser.add_subparsers(dest="piece", required=True, parser_class=argparse.ArgumentParser)
     actions = {
         "throughput": throughput, "train": train_piece, "search": cifar_family.search_piece,
@@ -138,12 +138,19 @@ def make_parser() -> tuple[CommandParser, dict[str, Any]]:
     }  # fmt: skip
     for name, action in actions.items():
         piece = pieces.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
-        piece.add_argument("--work", required=True, type=Path, metavar="FOLDER", help="what the pieces share")
+        piece.add_argument("--work", required=True, type=Path, metavar="FOLDER", help="working folder of all stages")
         if name not in ("curve", "package"):
             piece.add_argument("--data", required=True, type=existing_path, help="CIFAR-10: a folder or a tar file")
-            piece.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="to measure on")
+            piece.add_argument(
+                "--device", default="auto", choices=("auto", "cpu", "cuda"), help="device (default: auto)"
+            )
         if name in ("train", "search", "ablation"):
-            piece.add_argument("--time-limit", type=positive_float, metavar="SECONDS", help="stop, to be resumed")
+            piece.add_argument(
+                "--time-limit",
+                type=positive_float,
+                metavar="SECONDS",
+                help="stop after this time; run again to continue",
+            )
         if name in ("throughput", "train", "ablation"):
             piece.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe")
     add_options(pieces.choices)
@@ -151,20 +158,26 @@ def make_parser() -> tuple[CommandParser, dict[str, Any]]:
 
 
 def add_options(pieces: dict[str, argparse.ArgumentParser]) -> None:
-    """The options that only some pieces have."""
-    pieces["throughput"].add_argument("--turns", type=positive_int, default=3, help="of each mode (default: 3)")
-    pieces["throughput"].add_argument("--steps", type=positive_int, default=60, help="a turn (default: 60)")
-    pieces["throughput"].add_argument("--mode", choices=("plain", "ours"), help="one turn of one mode")
-    pieces["search"].add_argument("--evaluations", type=positive_int, default=160, help="subnets (default: 160)")
+    """Adds the options that only some stages have."""
+    pieces["throughput"].add_argument("--turns", type=positive_int, default=3, help="turns of each mode (default: 3)")
+    pieces["throughput"].add_argument("--steps", type=positive_int, default=60, help="steps per turn (default: 60)")
+    pieces["throughput"].add_argument("--mode", choices=("plain", "ours"), help="run one turn of one mode")
+    pieces["search"].add_argument(
+        "--evaluations", type=positive_int, default=160, help="subnets to evaluate (default: 160)"
+    )
     for name in ("search", "evaluate", "ablation"):
-        pieces[name].add_argument("--calib-images", type=positive_int, default=8192, help="a subnet (default: 8192)")
-    pieces["ablation"].add_argument("--epochs", type=positive_int, required=True, help="of every run")
-    pieces["ablation"].add_argument("--seeds", type=natural_int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    pieces["package"].add_argument("-o", "--output", type=Path, help="folder (default: the package's own)")
+        pieces[name].add_argument(
+            "--calib-images", type=positive_int, default=8192, help="images per subnet (default: 8192)"
+        )
+    pieces["ablation"].add_argument("--epochs", type=positive_int, required=True, help="epochs of every run")
+    pieces["ablation"].add_argument(
+        "--seeds", type=natural_int, nargs="+", default=[0, 1, 2], help="seeds (default: 0 1 2)"
+    )
+    pieces["package"].add_argument("-o", "--output", type=Path, help="output folder (default: that of the package)")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one piece; returns its exit code."""
+    """Runs one stage; returns its exit code."""
     parser, actions = make_parser()
     return run_command(parser, lambda arguments: actions[arguments.piece](arguments), argv)
 

@@ -1,4 +1,4 @@
-"""What the pieces of `cifar_supernet.py` share: folders, settings, a time limit."""
+"""Folders, settings and time limit of the stages of `cifar_supernet.py`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ OURS = (
     "data.engine=device", "data.hold_out=5000", "data.workers=8", "data.batch_size=512", "optim.precision=bf16",
     "validation.every_epochs=10", "checkpoint_every_steps=2000", "log.every_steps=20", "log.progress=false",
 )  # fmt: skip
-"""How a GPU runs the recipe; settings on the command line come after these."""
+"""Settings of the recipe for one GPU; settings on the command line override them."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Where a piece works, and until when.
+    """Working folder and time limit of a stage.
 
     Attributes:
-        folder: Everything that the next pieces go on from.
+        folder: Working folder of all stages.
         data: The folder with ``train`` and ``val``.
-        deadline: On `time.monotonic`'s clock; None for no limit.
+        deadline: Time on the clock of `time.monotonic`; None for no limit.
         overrides: Settings from the command line.
     """
 
@@ -47,32 +47,32 @@ class Work:
 
     @property
     def results(self) -> Path:
-        """What a person keeps."""
+        """The folder of the results."""
         return self.folder / "results"
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the deadline."""
+        """Seconds until the deadline; None for no limit."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
     def config(self, recipe: str, output: Path, *settings: str) -> TrainConfig:
-        """A recipe with our settings, these, and the command line's."""
+        """A recipe with the settings `OURS`, ``settings``, and those of the command line."""
         places = (f"data.root={self.data}", f"output={output}")
         return load_config(recipe, [*OURS, *places, *settings, *self.overrides])
 
     def write(self, name: str, content: Any) -> None:
-        """Writes a result as JSON, or text as it is."""
+        """Writes a result: text unchanged, anything else as JSON."""
         with replacing(self.results / name) as temporary:
             text = content if isinstance(content, str) else json.dumps(content, indent=1) + "\n"
             temporary.write_text(text, "utf-8")
 
 
 def open_work(arguments: argparse.Namespace) -> Work:
-    """The folders of a piece; unpacks the data where it comes packed."""
+    """The working folder of a stage; unpacks the data if it is a tar file."""
     limit, data = getattr(arguments, "time_limit", None), getattr(arguments, "data", None)
     deadline = None if limit is None else time.monotonic() + limit
     arguments.work.joinpath("results").mkdir(parents=True, exist_ok=True)
-    root = Path("nowhere") if data is None else unpacked(data, arguments.work / "data")
+    root = Path("unused") if data is None else unpacked(data, arguments.work / "data")
     return Work(arguments.work, root, deadline, tuple(getattr(arguments, "overrides", ())))
 
 
@@ -89,11 +89,11 @@ def unpacked(data: Path, target: Path) -> Path:
         path for path in (found, *sorted(found.iterdir())) if (path / "train").is_dir() and (path / "val").is_dir()
     ]
     if not roots:
-        raise UsageError(f"{data} holds no train and val; give CIFAR-10 as folders <train|val>/<class>/<image>")
+        raise UsageError(f"{data} has no folders train and val; pass CIFAR-10 as folders <train|val>/<class>/<image>")
     return roots[0]
 
 
 def resume_me(what: str) -> int:
-    """Says that there is more to do."""
-    print(f"RESUME ME: {what}; the same command goes on from here")
+    """Reports that the stage is incomplete; returns 0."""
+    print(f"RESUME ME: {what}; run the same command again to continue")
     return 0

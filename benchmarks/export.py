@@ -1,12 +1,11 @@
-"""Claim: our ONNX export runs in at most 0.95 of the time of a plain one, with the same logits to 1e-5.
+"""Claim: the ONNX export takes at most 0.95 of the time of a plain export, with the same logits to 1e-5.
 
-The plain one is ``torch.onnx.export(dynamo=True)`` of a straightforward PyTorch module of the same weights: means
-for pooling, ``relu6(x + 3) / 6`` for the hard sigmoid, batch norms as they are.
+The plain export is ``torch.onnx.export(dynamo=True)`` of a straightforward PyTorch module with the same weights: means
+for pooling, ``relu6(x + 3) / 6`` for the hard sigmoid, separate batch norms.
 
-Both run in ONNX Runtime on the CPU in one process, once each a round in random order, so that whatever else the machine
-does meets both alike. Two threads wait for one another, so rounds during which other work takes more than a tenth of a
-core do not count: on a busy machine this script waits for a quiet spell. With ``--threads 1`` the time is that of the
-CPU, and every round counts.
+Both run in ONNX Runtime on the CPU in one process, once per round in random order, so that other programs affect both
+alike. With several threads, rounds during which other programs use more than a tenth of a core are discarded, so on a
+busy machine the script takes longer. With ``--threads 1``, CPU time is measured, and no round is discarded.
 
 Run: ``python benchmarks/export.py`` (400 rounds by default; ``--cold`` measures the commands instead).
 """
@@ -43,15 +42,15 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.registry import create_model
 
 BLOCK = 20
-"""Rounds that are kept or left out together."""
+"""Rounds that are kept or discarded together."""
 QUIET = 0.1
-"""Cores that other work may take during a block of rounds that is kept."""
+"""Cores that other programs may use during a block of rounds that is kept."""
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 class PlainBlock(nn.Module):
-    """A block as one would write it without a thought for the exporter."""
+    """A straightforward block, not optimised for the exporter."""
 
     def __init__(self, block: MBConv) -> None:
         """Shares the layers of ``block``."""
@@ -75,7 +74,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainNet(nn.Module):
-    """A network as one would write it without a thought for the exporter."""
+    """A straightforward network, not optimised for the exporter."""
 
     def __init__(self, net: AlphaNet) -> None:
         """Shares the layers of a static ``net``."""
@@ -93,7 +92,7 @@ class PlainNet(nn.Module):
 
 
 def others_cpu_seconds() -> float:
-    """CPU seconds that the machine has spent on anything but this process; 0 where it does not tell (not Linux)."""
+    """CPU seconds that other processes have used; 0 if the system does not report them (not Linux)."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
@@ -105,7 +104,7 @@ def others_cpu_seconds() -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Milliseconds of each round, the plain export's and ours, and the largest relative difference of logits."""
+    """Milliseconds per round of both exports, and the largest relative difference of their logits."""
 
     plain: Array
     ours: Array
@@ -132,7 +131,7 @@ def sessions_of(net: AlphaNet, threads: int) -> dict[str, onnxruntime.InferenceS
 
 
 def compare(net: AlphaNet, rounds: int, threads: int, rng: np.random.Generator) -> Comparison:
-    """Times both exports of a net, once each a round, in random order."""
+    """Times both exports of a net, once per round, in random order."""
     sessions = sessions_of(net, threads)
     images = synthetic_images(8, net.arch.resolution).numpy()[:, None]
     logits = {name: np.concatenate([s.run(None, {"pixel_values": i})[0] for i in images])
@@ -153,7 +152,7 @@ def compare(net: AlphaNet, rounds: int, threads: int, rng: np.random.Generator) 
 
 
 def measure_cold(repeats: int = 5) -> None:
-    """Prints wall times of the commands, each in a fresh process (the file cache is warm)."""
+    """Prints wall times of the commands, each in a fresh process (with a warm file cache)."""
     command = [sys.executable, "-m", "alphanet_zoo.cli.export"]
     with tempfile.TemporaryDirectory() as folder:
         export = [*command, "--model", "alphanet_a4", "--weights", "random", "--onnx", "-o", f"{folder}/"]

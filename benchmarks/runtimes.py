@@ -1,9 +1,9 @@
-"""Claim: how long every runtime and precision takes beside a plain ONNX export, and what share of the peak it reaches.
+"""Claim: time of every runtime and precision relative to a plain ONNX export, and the share of peak performance.
 
 The plain export is that of ``benchmarks/export.py``. The files of a model, in float32 and int8, and a matrix product of
-768 x 768 take turns in one process, once a round each in random order, on the same threads. The product's rate is the
-peak that convolutions are held against. An int8 file has every layer quantised on made-up images: only its time means
-something. The others are compared with PyTorch, on the images of ``--data`` or on eight that are made up.
+768 x 768 run in one process on the same threads, once per round in random order. The rate of the matrix product is the
+peak that convolutions are compared with. In an int8 file every layer is quantised on synthetic images, so only its time
+is meaningful. The other files are compared with PyTorch, on the images of ``--data`` or on eight synthetic images.
 
 Run: ``python benchmarks/runtimes.py --data PHOTOGRAPHS --png benchmarks/runtimes.png`` (2 threads; ``--threads 1``
 measures CPU time).
@@ -49,7 +49,7 @@ from export import plain_onnx
 
 PLAIN, PEAK, REFERENCE = "plain export, ONNX Runtime", "matrix product", "PyTorch, eager"
 SIDE = 768
-"""Of the matrices: their product fits no cache of a core, and takes about as long as a small net."""
+"""Side of the matrices. Their product exceeds the caches of a core, and takes about as long as a small network."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Measured:
 
     Args:
         name: The runtime and precision.
-        median_ms: Of one image.
-        ratio: Median time over the plain export's.
-        interval: 95 % bootstrap interval of that, over rounds.
-        peak_share: Multiply-accumulates a second over those of the matrix product.
-        parity: Against PyTorch; None for int8, and for PyTorch.
+        median_ms: Median time of one image.
+        ratio: Median time relative to that of the plain export.
+        interval: 95 % bootstrap interval of ``ratio``, over rounds.
+        peak_share: Multiply-accumulates per second relative to those of the matrix product.
+        parity: Parity with PyTorch; None for int8, and for PyTorch.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Measured:
 
 
 def write_int8(toolchain: Toolchain, path: Path) -> None:
-    """Every layer in int8."""
+    """Writes a file with every layer in int8."""
     toolchain.write(toolchain.build("min-max", [layer.name for layer in toolchain.layers]), path, {})
 
 
 def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
-    """The files of a model, by runtime and precision."""
+    """Writes the files of a model; returns their paths by runtime and precision."""
     content = onnx_bytes(frozen)
     pixels = synthetic_images(4, frozen.preprocessing.input_size).numpy()
     layers = find_layers(onnx.load_model_from_string(content))
@@ -110,7 +110,7 @@ def opened(frozen: FrozenNet, folder: Path, threads: int) -> Iterator[dict[str, 
 
 
 def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None) -> dict[str, Parity]:
-    """How far each float32 file is from PyTorch."""
+    """Parity of each float32 file with PyTorch."""
     found = {}
     for name, runtime in runtimes.items():
         if name != REFERENCE and "int8" not in name:
@@ -122,7 +122,7 @@ def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None)
 
 
 def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> list[Measured]:
-    """Every way to run a model, the fastest first."""
+    """Times every runtime and precision of a model; the fastest first."""
     image = synthetic_images(1, frozen.preprocessing.input_size).numpy()
     left, right = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads) as runtimes:
@@ -149,7 +149,7 @@ def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> 
 
 
 def draw(results: dict[str, list[Measured]], path: Path, title: str) -> None:
-    """Bars of the ratios with their intervals, a colour a model."""
+    """Plots the ratios with their intervals as bars, one colour per model."""
     from matplotlib.figure import Figure
 
     names = [one.name for one in next(iter(results.values()))]
@@ -165,7 +165,7 @@ def draw(results: dict[str, list[Measured]], path: Path, title: str) -> None:
     axes.axvline(1.0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="time of one image, of the plain export's", title=title)
+    axes.set(xlabel="time of one image, relative to the plain export", title=title)
     axes.legend()
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
@@ -176,14 +176,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["alphanet_a0", "alphanet_a4", "alphanet_a6"])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--data", type=Path, help="images to compare on, a folder a class")
-    parser.add_argument("--png", type=Path, help="also draw the ratios")
+    parser.add_argument("--data", type=Path, help="images for parity, one folder per class")
+    parser.add_argument("--png", type=Path, help="also plot the ratios")
     args = parser.parse_args()
     print(f"{cpu_name()}, {os.cpu_count()} cores; {args.threads} threads, {clock_for(args.threads).name}", flush=True)
     results = {}
     for model in args.models:
         results[model] = measure(freeze(create_model(model, weights="random")), args.rounds, args.threads, args.data)
-        print(f"\n| {model} | median ms | of the plain export (95 %) | of the peak | relative error | same class |")
+        print(
+            f"\n| {model} | median ms | relative to plain export (95 %) | of the peak | relative error | same class |"
+        )
         print("|---|---|---|---|---|---|")
         for one in results[model]:
             low, high = one.interval

@@ -1,9 +1,9 @@
-"""How fast archs of the ImageNet space are counted and sampled, on one core.
+"""Speed of counting and sampling archs of the ImageNet space, on one core.
 
     python benchmarks/space.py
 
-The process pins itself to one core. Times are CPU seconds of the process, so that other work on the machine is not
-counted; each figure is the median of the repeats, with the slowest and the fastest beside it.
+The process pins itself to one core. Times are CPU seconds of the process, so that other programs do not affect
+them; each figure is the median of the repeats, with the slowest and the fastest in parentheses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cpu_seconds(action: Callable[[int], object], repeats: int) -> list[float]:
 
 
 def print_rate(what: str, number: int, seconds: list[float]) -> None:
-    """Prints how many of ``number`` archs were done in a second."""
+    """Prints the archs per second, if ``number`` archs took ``seconds`` in each repeat."""
     rates = [number / s for s in (median(seconds), seconds[-1], seconds[0])]
     print(f"{what:<52} {rates[0]:>12,.0f} archs/s  ({rates[1]:,.0f} to {rates[2]:,.0f})")
 
@@ -48,14 +48,14 @@ def print_time(what: str, seconds: list[float]) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="Archs of the ImageNet space counted and sampled per second, one core")
-    parser.add_argument("--repeats", type=int, default=9, help="repeats behind each median (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="repeats per median (default: %(default)s)")
     repeats: int = parser.parse_args().repeats
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rng = np.random.default_rng(0)
     rows = ALPHANET.sample_array(1_000_000, rng)
 
-    # Shapes of counted archs are kept, so each repeat counts others.
+    # Shapes of counted archs are cached, so each repeat counts new ones.
     fresh = [[ALPHANET.sample(rng) for _ in range(500)] for _ in range(repeats)]
     print_rate(
         "count_macs, one ArchSpec at a time", 500, cpu_seconds(lambda i: [count_macs(a) for a in fresh[i]], repeats)
@@ -63,7 +63,7 @@ def main() -> None:
     count_macs(rows[:1])
     print_rate("count_macs, array of 1,000,000", len(rows), cpu_seconds(lambda i: count_macs(rows), repeats))
 
-    # Set-up is kept per number of classes and per window, so each repeat asks for another one.
+    # Set-up is cached per number of classes and per window, so each repeat uses a new one.
     setup = cpu_seconds(lambda i: count_within(ALPHANET, LOW, HIGH, 1001 + i), repeats)
     print_time("set-up for the space (tables, halves, first window)", setup)
     inside = count_within(ALPHANET, LOW, HIGH)

@@ -1,19 +1,19 @@
-"""Images a second and memory of a training step of the ImageNet supernet, against a plain way to write it.
+"""Throughput and memory of a training step of the ImageNet supernet, compared with a straightforward implementation.
 
 The step: batch 8, 224 pixels, four subnets (largest, two random ones, smallest), adaptive alpha-divergence, SGD. Both
 modes run the same net on the same images from the same weights:
 
-* plain: float32 in the contiguous layout, a swish written by hand with its own autograd function, eager, gradients
-  sent once a subnet (through a process group of one, so that is cheap), a loop over the parameters in the optimiser;
-* ours: the package's step as `alphanet-train` makes it, channels-last, one message a step, fused SGD, and with
-  `--kernels compiled` the setting `optim.kernels=compiled` (CPU only).
+* plain: float32 in the contiguous layout, a swish with its own autograd function, eager, gradients reduced once per
+  subnet (in a process group of one process, so at little cost), a loop over the parameters in the optimiser;
+* ours: the step of `alphanet-train`, channels-last, one reduction per step, fused SGD, and with `--kernels compiled`
+  the setting `optim.kernels=compiled` (CPU only).
 
-They take turns, each in a process of its own, so that neither profits from a quiet moment or a warm allocator:
+The modes alternate, each in a new process, so that neither has the advantage of an idle machine or a warm allocator:
 
     python benchmarks/train_step.py --repeats 5 --kernels compiled
     python benchmarks/train_step.py --device cuda --batch-size 64 --steps 20 --bf16 --compile --shares
 
-`--shares` adds, for each mode, the share of one more step's time that each class of kernels takes.
+`--shares` also profiles one step of each mode, and prints the share of time of each class of kernels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CLASSES = {
     ),
     "reduction": ("reduce", "sum", "mean", "softmax", "norm"),
 }
-"""Classes of kernels (of operators, on a CPU), by words in their names; the first that fits."""
+"""Classes of kernels (of operators, on a CPU), by words in their names. The first match counts."""
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def kernel_shares(step: Any, archs: Any, device: Any) -> dict[str, float]:
-    """The share of one step's kernel time that each class takes, the largest first."""
+    """The share of each class of kernels in the kernel time of one step, the largest first."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
@@ -107,7 +107,7 @@ def kernel_shares(step: Any, archs: Any, device: Any) -> dict[str, float]:
 
 
 def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) -> Any:
-    """The package's step."""
+    """The training step of this package."""
     import torch
 
     from alphanet_zoo.train.config import OptimConfig, SandwichConfig
@@ -123,7 +123,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         label_loss_of,
     )
 
-    if arguments.kernels == "compiled":  # As alphanet-train has it.
+    if arguments.kernels == "compiled":  # As in alphanet-train.
         keep_freed_memory()
     net.kernels = arguments.kernels
     net.to(memory_format=torch.channels_last)
@@ -141,7 +141,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
 
 
 def plain_step(net: Any, images: Any, labels: Any) -> Any:
-    """The plain way."""
+    """A straightforward training step."""
     import torch
     import torch.distributed as dist
     from torch.nn import functional as F
@@ -150,7 +150,7 @@ def plain_step(net: Any, images: Any, labels: Any) -> Any:
     from alphanet_zoo.train.sandwich import distillation_loss, label_loss_of
 
     class Swish(torch.autograd.Function):
-        """x * sigmoid(x), with its derivative written out."""
+        """x * sigmoid(x), with an explicit derivative."""
 
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:
@@ -195,17 +195,23 @@ def plain_step(net: Any, images: Any, labels: Any) -> Any:
 
 
 def main() -> None:
-    """Runs the modes in turn and prints a table and JSON."""
+    """Runs the modes alternately and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="steps a turn; the first is not timed")
+    parser.add_argument("--steps", type=int, default=3, help="steps per turn; the first is not timed")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each mode")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="our forward passes in bfloat16; losses then differ")
-    parser.add_argument("--kernels", choices=("torch", "compiled"), default="torch", help="as optim.kernels")
-    parser.add_argument("--compile", action="store_true", help="as optim.compile: our largest and smallest subnet")
-    parser.add_argument("--shares", action="store_true", help="also the share of time of each class of kernels")
-    parser.add_argument("--mode", choices=MODES, help="one turn of one mode, as JSON")
+    parser.add_argument(
+        "--bf16", action="store_true", help="run the forward passes of mode ours in bfloat16; losses then differ"
+    )
+    parser.add_argument(
+        "--kernels", choices=("torch", "compiled"), default="torch", help="value of optim.kernels for ours"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="as optim.compile: compile the largest and smallest subnet in mode ours"
+    )
+    parser.add_argument("--shares", action="store_true", help="also print the share of time of each class of kernels")
+    parser.add_argument("--mode", choices=MODES, help="run one turn of one mode; print JSON")
     arguments = parser.parse_args()
     if arguments.mode:
         print(json.dumps(measure(arguments)))
@@ -223,13 +229,13 @@ def main() -> None:
         busy = sorted(result["cpu_seconds"] for result in results)
         print(
             f"{mode:<6} {median(speeds):.2f} images/s ({speeds[0]:.2f} to {speeds[-1]:.2f}), "
-            f"{median(busy):.2f} CPU seconds a step ({busy[0]:.2f} to {busy[-1]:.2f}), peak {memory:.0f} MiB"
+            f"{median(busy):.2f} CPU seconds per step ({busy[0]:.2f} to {busy[-1]:.2f}), peak {memory:.0f} MiB"
         )
         if arguments.shares:
             print(" " * 6, ", ".join(f"{kind} {share:.1%}" for kind, share in results[0]["shares"].items()))
     for figure in ("seconds", "cpu_seconds"):
         ratios = sorted(p[figure] / o[figure] for o, p in zip(turns["ours"], turns["plain"], strict=True))
-        print(f"plain / ours in {figure} a step, by turn: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        print(f"plain / ours in {figure} per step, by turn: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     pairs = zip(turns["ours"][0]["losses"][0], turns["plain"][0]["losses"][0], strict=True)
     print("losses of the first step (ours, plain):", ", ".join(f"{a:.6f} {b:.6f}" for a, b in pairs))
 

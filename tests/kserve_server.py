@@ -1,6 +1,6 @@
 """A small inference server on loopback that speaks KServe's v2 protocol, with ONNX Runtime inside.
 
-`KServeServer` serves one ONNX file under one name, in JSON and, unless it is told not to, in the binary extension.
+`KServeServer` serves one ONNX file under one name, in JSON and, by default, with the binary extension.
 """
 
 from __future__ import annotations

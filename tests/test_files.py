@@ -14,7 +14,7 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import check_writable, replacing, replacing_folder, sha256_of
 
 
-def test_written_wholly(tmp_path: Path) -> None:
+def test_a_file_is_written_completely(tmp_path: Path) -> None:
     target = tmp_path / "new" / "model.bin"
     with replacing(target) as temporary:
         assert temporary.parent == target.parent and temporary.suffix == ".bin" and not target.exists()

@@ -35,7 +35,7 @@ class DataConfig(Section):
     `val`."""
     engine: Literal["torch", "device", "dali"] = "torch"
     """`torch`: images are augmented one by one on the CPU. `device`: all images are kept on the training device, and
-    whole batches are augmented there, with the same result to the bit (small images; transforms `affine` and `cifar`
+    whole batches are augmented there, with bit-identical results (small images; transforms `affine` and `cifar`
     without `autoaugment`). `dali`: NVIDIA DALI decodes and augments on the training device (the `dali` extra; source
     `folder` and transform `imagenet` only)."""
     image_size: Count

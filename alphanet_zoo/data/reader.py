@@ -1,4 +1,4 @@
-"""Raw batches, made in this process or in a worker: which images a step shows, decoded or kept, and how each varies."""
+"""Raw batches, made in this process or in a worker: the images of a step, and how each of them is augmented."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUBSTITUTES = 16
 
 
 class Windows(NamedTuple):
-    """Which part of which images a batch shows.
+    """The images of a batch, and the crop of each.
 
     Attributes:
         images: ``(N,)`` int64 indices of the images.

@@ -1,1 +1,1 @@
-"""What a subnet is worth: calibrate it, run it, count."""
+"""Evaluation of networks: calibration, accuracy and statistics."""

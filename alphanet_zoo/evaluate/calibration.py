@@ -1,4 +1,4 @@
-"""How the batch-norm statistics of a subnet are computed, as a value that travels with them."""
+"""The calibration plan: how batch-norm statistics are computed. It is stored with the statistics."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from alphanet_zoo.space.space import SearchSpace
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """Which training images, in which batches, prepared how.
+    """The training images of a calibration, their batches and their preprocessing.
 
     Args:
-        preprocessing: From an image to the network's input; its ``input_size`` is the input's side in pixels.
-        images: Number of images at most; a last batch that is not whole is left out.
+        preprocessing: Preprocessing of an image; its ``input_size`` is the side of the network's input in pixels.
+        images: Maximum number of images; an incomplete last batch is dropped.
         batch_size: Images per batch.
-        seed: Seed of the choice, the order and the augmentation.
-        augment: Use the ImageNet training transform instead of the evaluation's centre crop.
+        seed: Seed of the selection, order and augmentation of the images.
+        augment: Use the ImageNet training transform instead of the centre crop of the evaluation.
 
     Source: docs/specification.md, section 3, "Batch norm".
     """
@@ -42,10 +42,10 @@ class CalibrationPlan:
 
     @classmethod
     def of_record(cls, record: Calibration) -> CalibrationPlan | None:
-        """The plan in a calibration record; None if the record has none (older versions).
+        """The plan in a calibration record; None if the record has none (written by an older version).
 
         Raises:
-            ValueError: The plan is damaged.
+            ValueError: The plan is not valid.
         """
         plan = record.get("plan") if isinstance(record, Mapping) else None
         if plan is None:
@@ -56,11 +56,11 @@ class CalibrationPlan:
             raise ValueError(f"not a calibration plan: {plan!r} ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; `of_record` reads them back."""
+        """Plain values for JSON; `of_record` is the inverse."""
         return {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
 
     def images_of(self, source: ImageSource, *, keep: bool = False) -> CalibrationImages:
-        """The prepared images of a source; ``keep`` holds them in memory for the next network."""
+        """The preprocessed images of a source; ``keep`` caches them in memory for further networks."""
         return CalibrationImages(self, source, keep=keep)
 
 
@@ -70,15 +70,15 @@ class CalibrationImages:
     Args:
         plan: The plan.
         source: Training images.
-        keep: Hold the batches in memory after they were read once.
+        keep: Cache the batches in memory when they are read for the first time.
 
     Attributes:
-        selection: SHA-256 of the decoded images in their order, after the batches were read; it does not depend on how
-            they are prepared.
+        selection: SHA-256 of the decoded images in their order, before preprocessing; set when the batches have been
+            read.
     """
 
     def __init__(self, plan: CalibrationPlan, source: ImageSource, *, keep: bool = False) -> None:
-        """Reads nothing."""
+        """Reads no image."""
         self.plan, self.selection, self._keep = plan, "", keep
         self._source, self._kept = source, list[Tensor]()
 
@@ -97,11 +97,11 @@ class CalibrationImages:
         self.selection, self._kept = read.digest.hexdigest(), kept
 
     def calibrate(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> AlphaNet:
-        """Sets the statistics of a static net; its ``calibration`` is then the record, the plan included.
+        """Sets the statistics of a static net, and its ``calibration`` to the record, which includes the plan.
 
         Args:
             net: A static net; it is changed and returned in eval mode.
-            stopped: Asked after every batch whether to end early; the statistics are then of no use.
+            stopped: Called after every batch; if it returns True, calibration ends early, with incomplete statistics.
 
         Raises:
             AlphaNetError: An image cannot be read.
@@ -113,17 +113,17 @@ class CalibrationImages:
 
 
 def default_augment(space: SearchSpace) -> bool:
-    """Whether calibration images are augmented if nothing else is asked for: in the ImageNet space, as published."""
+    """Whether calibration images are augmented by default: only in the ImageNet space, as published."""
     return space == ALPHANET
 
 
 def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> AlphaNet:
-    """Sets the statistics of a static net as a record describes, and checks that they come from the same images.
+    """Recomputes the statistics of a static net from a calibration record, and checks that the images are the same.
 
     Args:
-        net: A static net of the arch that the record belongs to; it is changed.
+        net: A static net of the same arch as the record's; it is changed.
         record: ``calibration`` of another network or exported file.
-        source: The training images that it names.
+        source: The training images of the record.
 
     Raises:
         UsageError: The record has no plan, or ``source`` does not have its images.
@@ -151,7 +151,7 @@ def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> Alph
 
 
 def _until(stopped: Callable[[], bool], batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The batches up to the one after which it is time to stop."""
+    """The batches up to the first one after which ``stopped`` returns True."""
     for batch in batches:
         yield batch
         if stopped():
@@ -159,10 +159,10 @@ def _until(stopped: Callable[[], bool], batches: Iterable[Tensor]) -> Iterator[T
 
 
 class _Recorded:
-    """A source that hashes what is read from it, in the order of reading."""
+    """A source that hashes the images that are read from it, in order."""
 
     def __init__(self, source: ImageSource) -> None:
-        """Reads nothing."""
+        """Reads no image."""
         self._source, self.digest = source, hashlib.sha256()
         self.name, self.classes, self.labels = source.name, source.classes, source.labels
 

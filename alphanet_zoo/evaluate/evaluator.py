@@ -1,4 +1,4 @@
-"""What a network is worth: calibrate it, run it on labelled images, count. Used by train, search, export and verify."""
+"""Evaluates networks: calibration, and accuracy on labelled images. Used by train, search, export and verify."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 
 CACHE_LIMIT = 512 * 2**20
-"""Bytes of preprocessed images that an evaluator keeps."""
+"""Maximum size of the preprocessed images that an evaluator keeps in memory, in bytes."""
 
 Predict = Callable[[Tensor], Tensor]
-"""From images ``(N, 3, S, S)`` to logits ``(N, classes)``: a network, or a file in its runtime."""
+"""Maps images ``(N, 3, S, S)`` to logits ``(N, classes)``: a network, or a file in its runtime."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """How many of how many images are classified correctly."""
+    """Number of correctly classified images, and of all images."""
 
     correct: int
     images: int
@@ -38,7 +38,7 @@ class Hits:
         return self.correct / self.images
 
     def near_chance(self, num_classes: int) -> bool:
-        """Whether top-1 is no better than a guess: its 95 % interval reaches down to 1 / ``num_classes``."""
+        """Whether top-1 may be chance: the lower bound of its 95 % interval is at most 1 / ``num_classes``."""
         return num_classes > 1 and wilson_interval(self.correct, self.images)[0] <= 1.0 / num_classes
 
 
@@ -47,7 +47,7 @@ class Answers:
     """The predictions of a model for labelled images.
 
     Args:
-        best: Its up to five likeliest classes of each image, ``(N, 5)``, the likeliest first.
+        best: The (up to) five most likely classes of each image, ``(N, 5)``, the most likely first.
         classes: The true class of each image, ``(N,)``.
         num_classes: Number of classes.
     """
@@ -58,30 +58,31 @@ class Answers:
 
     @property
     def right(self) -> Tensor:
-        """Whether the likeliest class is the true one, ``(N,)`` bool."""
+        """Whether the most likely class is the true one, ``(N,)`` bool."""
         return self.best[:, 0] == self.classes
 
     @property
     def hits(self) -> Hits:
-        """The number of images whose likeliest class is the true one."""
+        """The number of images whose most likely class is the true one."""
         return Hits(int(self.right.sum()), len(self.classes))
 
 
 class Evaluator:
-    """Judges networks on fixed images; the same network on the same images always gets the same count.
+    """Measures the accuracy of networks on fixed images. The counts are deterministic.
 
-    Prepared images are kept in memory, `CACHE_LIMIT` bytes at most.
+    Preprocessed images are kept in memory, up to `CACHE_LIMIT` bytes.
 
     Args:
         validation: Labelled images; None if only `calibrated` is used.
-        calibration: Training images for batch-norm statistics; their labels are not used. None if only `answers` is.
-        images: Calibration images at most.
+        calibration: Training images for batch-norm statistics; their labels are not used. None if only
+            `answers` is used.
+        images: Maximum number of calibration images.
         calibration_batch: Images per calibration batch.
         seed: Seed of the calibration.
-        augment: Whether calibration images are augmented; None: `default_augment` of the network's space.
+        augment: Whether calibration images are augmented; None is `default_augment` of the network's space.
         batch_size: Validation images per batch.
         labels_by_position: Match the classes of ``validation`` to outputs by position, not by name.
-        rank: This process; it runs every ``world_size``-th image.
+        rank: Rank of this process, which runs every ``world_size``-th image.
         world_size: Number of processes that share the validation images.
     """
 
@@ -113,7 +114,7 @@ class Evaluator:
 
         Args:
             net: The supernet or network.
-            arch: The subnet; None is the net's own arch.
+            arch: Arch of the subnet; None is that of ``net``.
             input_size: Side of the input in pixels; None is the arch's resolution.
         """
         augment = default_augment(net.space) if self._augment is None else self._augment
@@ -130,7 +131,7 @@ class Evaluator:
     ) -> AlphaNet:
         """A static copy of a subnet, calibrated, on the device of ``net``.
 
-        ``stopped`` as in `CalibrationImages.calibrate`, the other arguments as in `plan`.
+        For ``stopped`` see `CalibrationImages.calibrate`; for the other arguments see `plan`.
         """
         assert self.calibration is not None
         plan = self.plan(net, arch, input_size)
@@ -150,14 +151,14 @@ class Evaluator:
         *,
         stopped: Callable[[], bool] = bool,
     ) -> Answers:
-        """Runs the validation images (this process's share of them).
+        """Runs the validation images of this process.
 
         Args:
             predict: The model.
-            preprocessing: From an image to its input.
-            num_classes: Number of its classes.
-            labels: Their names; None if it has none.
-            stopped: Asked before every batch whether to end early.
+            preprocessing: Preprocessing of an image for the model.
+            num_classes: Number of classes of the model.
+            labels: Names of the classes; None if they are unknown.
+            stopped: Called before every batch; if it returns True, the remaining images are skipped.
 
         Raises:
             UsageError: The classes of the images are not the model's.
@@ -179,7 +180,7 @@ class Evaluator:
         )
 
     def answers_of(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> Answers:
-        """The answers of a static net in eval mode, at its own resolution and on its own device."""
+        """The predictions of a static net in eval mode, at its resolution and on its device."""
         return self.answers(
             predictor(net), input_of(net, net.arch.resolution), net.num_classes,
             net.pretrained_cfg.get("label_names"), stopped=stopped,
@@ -208,12 +209,12 @@ class Evaluator:
 
 
 def input_of(net: AlphaNet, size: int) -> Preprocessing:
-    """How an image becomes an input of ``size`` pixels for a net: short side to size / crop_pct, then a centre crop."""
+    """Preprocessing to ``size`` pixels: resizes the short side to size / crop_pct, then takes the centre crop."""
     return Preprocessing.from_cfg({**net.pretrained_cfg, "input_size": (3, size, size)})
 
 
 def predictor(net: AlphaNet) -> Predict:
-    """A net as a `Predict`, in inference mode on its own device."""
+    """A network as a `Predict`, in inference mode on its device."""
     device = next(net.parameters()).device
 
     @torch.inference_mode()
@@ -225,14 +226,14 @@ def predictor(net: AlphaNet) -> Predict:
 
 
 class SubnetEvaluator:
-    """Scores the subnets of one supernet by their accuracy after calibration; a search's ``score``.
+    """Scores the subnets of a supernet by their accuracy after calibration; the ``score`` of a search.
 
     Args:
         supernet: A trained supernet; it is not changed.
-        evaluator: The images.
+        evaluator: The evaluator, with validation and calibration images.
 
     Attributes:
-        results: The hits of every arch that was scored.
+        results: Hits of every arch that has been scored.
 
     Raises:
         UsageError: The classes of the validation images are not the supernet's.

@@ -65,10 +65,10 @@ class LabelTally:
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """Average precision of each label: the mean, over the images that have it, of the precision where they rank.
+    """Average precision of each label: the mean, over the images that have it, of the precision at their rank.
 
     Args:
-        scores: ``(N, labels)``, higher for a surer yes. Images of one score have one rank, the last of theirs.
+        scores: ``(N, labels)``, higher if a label is more likely. Images with equal scores share their last rank.
         labels: ``(N, labels)`` bool.
 
     Returns:
@@ -77,7 +77,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
     order = scores.argsort(0, descending=True)
     ranked, hits = scores.gather(0, order), labels.gather(0, order).double()
     places = torch.arange(1, len(scores) + 1, dtype=torch.float64)[:, None].expand_as(hits)
-    # Within a run of equal scores every image takes the figures of the run's last.
+    # Images with equal scores all get the values of the last of them.
     last = torch.ones_like(ranked, dtype=torch.bool)
     last[:-1] = ranked[:-1] != ranked[1:]
     end = torch.where(last, places, torch.inf).flip(0).cummin(0).values.flip(0).long() - 1

@@ -1,6 +1,6 @@
 """Confidence intervals and tests for the figures that the package reports, on `scipy.stats`.
 
-SciPy is imported when a function is called, so that importing this module is cheap. All intervals are at the 95 %
+SciPy is imported when a function is called, so that importing this module is fast. All intervals are at the 95 %
 level.
 """
 
@@ -163,7 +163,9 @@ def _bootstrap_interval(
     """Percentile bootstrap interval of a statistic of one sample, or of samples paired by index."""
     sizes = [len(sample) for sample in samples]
     if min(sizes) < 2 or len(set(sizes)) > 1:
-        raise ValueError(f"samples of {sizes} values have no bootstrap interval; pass at least 2, as many in each")
+        raise ValueError(
+            f"samples of {sizes} values have no bootstrap interval; pass at least 2, and equally many in each"
+        )
     from scipy.stats import bootstrap
 
     interval = bootstrap(

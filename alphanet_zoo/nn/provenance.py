@@ -72,25 +72,25 @@ class Provenance(nn.Module):
         """Adds the provenance to the metadata of this module."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         names = self.pretrained_cfg.get("label_names")
-        told = {"calibration": copy.copy(self.calibration), "label_names": list(names) if names else None}
+        entry = {"calibration": copy.copy(self.calibration), "label_names": list(names) if names else None}
         if hasattr(destination, "_metadata"):
-            destination._metadata.setdefault(prefix[:-1], {})[_KEY] = told
+            destination._metadata.setdefault(prefix[:-1], {})[_KEY] = entry
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
     ) -> None:
         """Takes the provenance of the tensors that are loaded."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
-        told, waits = local_metadata.get(_KEY), any(parameter.is_meta for parameter in self.parameters())
+        entry, waits = local_metadata.get(_KEY), any(parameter.is_meta for parameter in self.parameters())
         own = [name for name in state_dict if name.startswith(prefix)]
         if any(name.endswith("running_mean") for name in own):
             tracked = _sum(state_dict[name] for name in own if name.endswith(_COUNTER))
             found: Calibration = "training" if tracked and not self.supernet else None
             calibration = self._record[0] if waits else found
-            self._record = (calibration if told is None else as_calibration(told["calibration"])), tracked
+            self._record = (calibration if entry is None else as_calibration(entry["calibration"])), tracked
             self._checked = False
-        if any(name.startswith(f"{prefix}classifier.") for name in own) and not (told is None and waits):
-            names = told["label_names"] if told else None
+        if any(name.startswith(f"{prefix}classifier.") for name in own) and not (entry is None and waits):
+            names = entry["label_names"] if entry else None
             self.pretrained_cfg["label_names"] = tuple(names) if names else None
 
 

@@ -25,7 +25,7 @@ def plot_front(
         path: The PNG file.
         evaluated: ``(MACs, accuracy from 0 to 1)`` of every scored subnet, on validation images.
         front: The points of the front, by ascending cost.
-        test: Points measured on test images, in another colour.
+        test: Points measured on test images; drawn in another colour.
         images: Number of validation images, shown in the title.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A search from a supernet to its Pareto front of MACs and accuracy, and the files that hold the result."""
+"""Searches a supernet for the Pareto front of MACs and accuracy, and writes the result to files."""
 
 from __future__ import annotations
 

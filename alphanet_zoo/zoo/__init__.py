@@ -1,1 +1,1 @@
-"""From a model's name to its weights."""
+"""Models by name: their weights, files and Hub repositories."""

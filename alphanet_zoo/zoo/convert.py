@@ -1,4 +1,4 @@
-"""From the published checkpoint to our supernet."""
+"""Converts the published checkpoint to a supernet of this package."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NameMap = dict[str, str | None]
 
 
 def name_map(space: SearchSpace = ALPHANET) -> NameMap:
-    """Published key, without ``module.``, to our name; None where the tensor is dropped.
+    """Published key, without ``module.``, to the key in this package; None if the tensor is dropped.
 
-    Dropped are the unused ``bn_tracking`` statistics and the shortcut convolutions that no subnet needs.
+    The unused ``bn_tracking`` statistics and the shortcut convolutions that no subnet uses are dropped.
 
     Source: docs/specification.md, section 7.
     """
@@ -55,7 +55,7 @@ def _conv(published: str, ours: str | None) -> NameMap:
 
 
 def _norm(published: str, ours: str) -> NameMap:
-    """A batch norm, and the unused statistics beside it."""
+    """A batch norm and its unused statistics."""
     names: NameMap = {f"{published}.bn.bn.{kind}": f"{ours}.{kind}" for kind in _BATCH_NORM}
     return names | {f"{published}.bn.bn_tracking.{i}.{kind}": None for i in (0, 1) for kind in _BATCH_NORM[2:]}
 
@@ -79,16 +79,16 @@ def _block(published: str, ours: str, stage: Stage, *, shortcut: bool) -> NameMa
 def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
     """The supernet in the authors' checkpoint, in eval mode, with the checkpoint's own running statistics.
 
-    The file is a pickle; it is read by torch's restricted unpickler, which builds tensors and plain containers and
-    runs nothing. Its one foreign class is read as a dict.
+    The file is a pickle. It is read by PyTorch's restricted unpickler, which builds tensors and plain containers and
+    runs no code. The one class in it that PyTorch does not know is read as a dict.
 
     Args:
         path: The authors' ``.pth.tar`` file. The number of classes is that of its classifier.
 
     Raises:
         UsageError: There is no such file.
-        AlphaNetError: Not a checkpoint, not one of this layout (names the tensors that are missing, unknown or of
-            the wrong shape), or it asks for something that no checkpoint needs.
+        AlphaNetError: The file is not a checkpoint, its tensors do not fit (the message names those that are missing,
+            unexpected or of the wrong shape), or it contains a class that an AlphaNet checkpoint does not.
 
     Source: docs/specification.md, section 7.
     """
@@ -109,36 +109,38 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
 
 
 def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the ``module.`` that distributed training puts before their names."""
+    """The tensors of a checkpoint by name, without the prefix ``module.`` of distributed training."""
     name = os.fspath(path)
     checkpoint = _unpickle(path)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
-        raise AlphaNetError(f"{name} holds no 'state_dict', so it is not the authors' checkpoint")
+        raise AlphaNetError(f"{name} has no 'state_dict'; pass the authors' checkpoint (.pth.tar)")
     state = {str(key).removeprefix(_PREFIX): value for key, value in checkpoint["state_dict"].items()}
     others = [key for key, value in state.items() if not isinstance(value, Tensor) or value.layout != torch.strided]
     if others or len(state) != len(checkpoint["state_dict"]):
-        what = f"{others[0]} is no tensor" if others else "a name stands twice"
-        raise AlphaNetError(f"the 'state_dict' of {name} is not one: {what}")
+        what = f"{others[0]} is not a dense tensor" if others else "two entries have the same name"
+        raise AlphaNetError(f"the 'state_dict' of {name} is not valid: {what}; pass the authors' checkpoint (.pth.tar)")
     return state
 
 
 def _unpickle(path: str | os.PathLike[str]) -> Any:
-    """What is in a file of ``torch.save``, of any format, read safely."""
+    """The object in a file of ``torch.save``, of any format, read without running code from it."""
     name = os.fspath(path)
     if not Path(path).is_file():
-        raise UsageError(f"no such file: {name}; give the authors' checkpoint")
+        raise UsageError(f"no such file: {name}; pass the authors' checkpoint")
     if Path(path).suffix == ".safetensors":
-        raise UsageError(f"{name} is in this package's format already; give the authors' checkpoint (.pth.tar)")
+        raise UsageError(f"{name} is already in the format of this package; pass the authors' checkpoint (.pth.tar)")
     try:
         with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals([_FOREIGN_CLASS]):
-            warnings.simplefilter("ignore")  # notes about the pickle's protocol; the result is checked instead
+            warnings.simplefilter("ignore")  # Notes about the pickle's protocol; the result is checked instead.
             return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # a damaged pickle can make the unpickler raise nearly anything
+    except Exception as error:  # A damaged pickle can make the unpickler raise almost any type.
         foreign = re.search(r"(?:GLOBAL|Unsupported (?:class|type)) ([\w.]+)", str(error))
         if foreign:
-            message = f"{name} asks for {foreign[1]}, which no checkpoint of AlphaNet needs; it was refused and not run"
+            message = f"{name} contains {foreign[1]}, which an AlphaNet checkpoint does not; it was not run"
         else:
-            message = f"{name} is no readable checkpoint ({type(error).__name__}): truncated, corrupt or another format"
+            message = (
+                f"{name} is not a readable checkpoint ({type(error).__name__}): truncated, corrupt or another format"
+            )
         raise AlphaNetError(message) from error

@@ -1,6 +1,7 @@
-"""The model families: those whose archs are published, and one that comes with its weights, as data in a folder.
+"""The model families: those with published archs, and one whose weights are included in the package.
 
-No torch here: names are known before weights are. Where the folder has no `FAMILY_FILE`, there is no such family.
+This module does not import torch, so that listing names is fast. If the folder has no `FAMILY_FILE`, no family is
+included.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import FAMILIES, SPACES, FamilyMember
 
 FOLDER = Path(__file__).with_name("weights")
-"""Where the package keeps the family that comes with its weights."""
+"""Folder in the package with the weights of the included family."""
 
 FAMILY_FILE = "family.json"
 SUPERNET_FILE = "supernet.safetensors"
@@ -25,17 +26,17 @@ STATISTICS_FILE = "statistics.safetensors"
 
 @dataclass(frozen=True)
 class ShippedFamily:
-    """A family that comes with its weights; `alphanet_zoo.zoo.shipped` reads and writes them.
+    """A family whose weights are included in the package; `alphanet_zoo.zoo.shipped` reads and writes them.
 
     Attributes:
-        name: Its name.
-        folder: Where its files are.
-        members: By ascending cost; their ``top1`` was measured on test images, with these weights.
-        sha256: Digests of its files by their names.
-        crop_pct: Share of an image that the evaluation shows.
-        license: Of the weights.
-        description: What they were trained and measured on.
-        calibration: By member, what its statistics were averaged over.
+        name: Name of the family.
+        folder: Folder with its files.
+        members: Members in ascending order of cost; their ``top1`` was measured on test images, with these weights.
+        sha256: SHA-256 of each file, by name.
+        crop_pct: Side of the centre crop of the evaluation, relative to the short side of the resized image.
+        license: License of the weights.
+        description: Data that the weights were trained and measured on.
+        calibration: Calibration record of each member, by name.
     """
 
     name: str
@@ -49,7 +50,7 @@ class ShippedFamily:
 
 
 def shipped_family(folder: Path | None = None) -> ShippedFamily | None:
-    """The family in a folder, by default the package's; None where there is none.
+    """The family in a folder, by default that of the package; None if the folder has none.
 
     Raises:
         AlphaNetError: Its description cannot be read.
@@ -59,29 +60,35 @@ def shipped_family(folder: Path | None = None) -> ShippedFamily | None:
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text("utf-8"))
-        space, classes = SPACES[told["space"]], int(told["num_classes"])
+        content = json.loads(path.read_text("utf-8"))
+        space, classes = SPACES[content["space"]], int(content["num_classes"])
         members = tuple(
             FamilyMember(entry["name"], ArchSpec.from_dict(entry["arch"]), space, float(entry["top1"]), classes)
-            for entry in told["members"]
+            for entry in content["members"]
         )
-        digests = {name: str(entry["sha256"]) for name, entry in told["files"].items()}
-        calibration = {entry["name"]: entry["calibration"] for entry in told["members"]}
-        crop_pct, license, description = float(told["crop_pct"]), str(told["license"]), str(told["description"])
-        return ShippedFamily(str(told["family"]), folder, members, digests, crop_pct, license, description, calibration)
+        digests = {name: str(entry["sha256"]) for name, entry in content["files"].items()}
+        calibration = {entry["name"]: entry["calibration"] for entry in content["members"]}
+        return ShippedFamily(
+            name=str(content["family"]),
+            folder=folder,
+            members=members,
+            sha256=digests,
+            crop_pct=float(content["crop_pct"]),
+            license=str(content["license"]),
+            description=str(content["description"]),
+            calibration=calibration,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AlphaNetError(
-            f"{path} is damaged ({type(error).__name__}: {error}); install the package again"
-        ) from error
+        raise AlphaNetError(f"{path} is damaged ({type(error).__name__}: {error}); reinstall the package") from error
 
 
 def families() -> dict[str, tuple[FamilyMember, ...]]:
-    """Every family by its name."""
+    """All families, by name."""
     shipped = shipped_family()
     return FAMILIES if shipped is None else FAMILIES | {shipped.name: shipped.members}
 
 
 def shipped_family_of(member: FamilyMember) -> ShippedFamily | None:
-    """The family of a member, where it is one that comes with its weights."""
+    """The included family that a member belongs to; None if its weights are not included in the package."""
     shipped = shipped_family()
     return shipped if shipped is not None and member in shipped.members else None

@@ -1,6 +1,7 @@
-"""Nets on the Hugging Face Hub: ``config.json`` and ``model.safetensors``, checked on every load.
+"""Networks on the Hugging Face Hub: ``config.json`` and ``model.safetensors``, checked on every load.
 
-The interface is that of ``huggingface_hub.PyTorchModelHubMixin``; the loading is strict where the mixin's is not.
+The interface is that of ``huggingface_hub.PyTorchModelHubMixin``. Unlike the mixin, loading is strict: digests, names,
+shapes and types must match.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class DigestError(AlphaNetError):
-    """Weights are not those whose SHA-256 was given (exit 1)."""
+    """The SHA-256 of the weights is not the expected one (exit 1)."""
 
 
 def save_pretrained(
@@ -43,25 +44,25 @@ def save_pretrained(
     """Writes ``config.json``, with the digest of the weights, and ``model.safetensors``.
 
     Args:
-        net: The net to write.
-        save_directory: The folder; made where it is missing.
-        repo_id: Repository to upload to where ``push_to_hub``; by default the folder's name.
-        push_to_hub: Upload too.
-        **push_to_hub_kwargs: As in `push_to_hub`.
+        net: The network to write.
+        save_directory: The folder; created if it does not exist.
+        repo_id: Repository to upload to if ``push_to_hub``; None is the name of the folder.
+        push_to_hub: Also upload the files.
+        **push_to_hub_kwargs: Arguments of `push_to_hub`.
 
     Returns:
-        URL of the commit where ``push_to_hub``, else None.
+        URL of the commit if ``push_to_hub``, else None.
 
     Raises:
-        UsageError: ``save_directory`` is a file, or an argument for the Hub stands without ``push_to_hub``.
+        UsageError: ``save_directory`` is a file, or an argument for the Hub is passed without ``push_to_hub``.
         AlphaNetError: The upload failed.
     """
     folder = Path(save_directory)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder")
+        raise UsageError(f"{folder} is a file; pass a folder")
     if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
         given = ", ".join(["repo_id"] * (repo_id is not None) + sorted(push_to_hub_kwargs))
-        raise UsageError(f"{given} goes with push_to_hub=True")
+        raise UsageError(f"{given} requires push_to_hub=True")
     config = net.config() | {DIGEST_KEY: save_net(net, folder / WEIGHTS_NAME)}
     with replacing(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -83,14 +84,14 @@ def push_to_hub(
     ignore_patterns: list[str] | str | None = None,
     delete_patterns: list[str] | str | None = None,
 ) -> str:
-    """Uploads what `save_pretrained` writes, and makes the repository where it is missing.
+    """Uploads the files of `save_pretrained`; creates the repository if it does not exist.
 
     Args:
-        net: The net to upload.
+        net: The network to upload.
         repo_id: ``organisation/name``, or a name under the token's account.
         commit_message: Message of the commit.
-        private: Whether a new repository is private; None leaves it to the organisation.
-        token: Access token; None takes the stored one or ``HF_TOKEN``.
+        private: Whether a new repository is private; None is the default of the organisation.
+        token: Access token; None is ``HF_TOKEN`` or the stored one.
         branch: Branch to commit to; None is ``main``.
         create_pr: Open a pull request instead of committing.
         allow_patterns: Upload only files that match one.
@@ -101,7 +102,7 @@ def push_to_hub(
         URL of the commit.
 
     Raises:
-        AlphaNetError: The Hub cannot be reached or refused; names the repository.
+        AlphaNetError: The Hub cannot be reached or rejects the upload; the message names the repository.
     """
     from huggingface_hub import HfApi
 
@@ -122,7 +123,7 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-_push = push_to_hub  # `save_pretrained` has an argument of that name
+_push = push_to_hub  # `save_pretrained` has an argument of that name.
 
 
 def from_pretrained(
@@ -135,29 +136,30 @@ def from_pretrained(
     local_files_only: bool = False,
     sha256: str | None = None,
 ) -> AlphaNet:
-    """The net of a Hub repository or of a folder that `save_pretrained` wrote, in eval mode.
+    """Loads the network of a Hub repository or of a folder that `save_pretrained` wrote, in eval mode.
 
-    The weights' SHA-256 is checked on every load: against ``sha256``, else the registry's pin of the repository,
-    else the digest in ``config.json`` (which shows that the weights are whole, not who made them). Where it differs,
-    a download is deleted from the cache and fetched once more; a folder's files are left alone. Pickles are never
-    read.
+    The SHA-256 of the weights is checked on every load: against ``sha256``, else the pin of the repository in
+    `alphanet_zoo.zoo.pins`, else the digest in ``config.json`` (which shows that the weights are complete, not who made
+    them). If it differs, a download is deleted from the cache and downloaded once more; the files of a folder are not
+    changed. Pickles are never read.
 
     Args:
         pretrained_model_name_or_path: A folder, or ``organisation/name``.
         revision: Branch, tag or commit; None is the pinned commit, or ``main``.
-        cache_dir: The Hub cache; None is huggingface_hub's own.
-        force_download: Download even what the cache has.
-        token: Access token; None takes the stored one or ``HF_TOKEN``.
-        local_files_only: Send no request.
-        sha256: Digest that the weights must have, in hexadecimal.
+        cache_dir: The Hub cache; None is the default of huggingface_hub.
+        force_download: Download files that are in the cache too.
+        token: Access token; None is ``HF_TOKEN`` or the stored one.
+        local_files_only: Use the cache only; send no request.
+        sha256: Expected SHA-256 of the weights, in hexadecimal.
 
     Raises:
-        UsageError: Neither a folder nor a repository's name, or ``sha256`` is no digest.
-        AlphaNetError: Unreachable, missing, gated, corrupt, another digest, or not the net it says it is.
+        UsageError: The argument is neither a folder nor a repository's name, or ``sha256`` is not a digest.
+        AlphaNetError: The repository cannot be reached, does not exist or is gated; or a file is missing or corrupt,
+            has another digest, or does not match the config.
     """
     source = os.fspath(pretrained_model_name_or_path)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise UsageError(f"sha256 is {sha256!r}; give 64 hexadecimal digits")
+        raise UsageError(f"sha256 is {sha256!r}; pass 64 hexadecimal digits")
     if os.path.isdir(source):
         return _load_folder(Path(source), sha256)
     _check_repository(source)
@@ -173,24 +175,26 @@ def from_pretrained(
         try:
             config, weights = _download(source, force_download=True, **request)
         except AlphaNetError as error:
-            raise AlphaNetError(f"{mismatch}; deleted, and fetching it again failed: {error}") from error
+            raise AlphaNetError(f"{mismatch}; it was deleted, and downloading it again failed: {error}") from error
     try:
         return _load_files(config, weights, sha256)
     except DigestError as mismatch:
         _remove_download(weights)
-        raise AlphaNetError(f"{source}: {mismatch}; downloaded twice and deleted, so do not trust it") from mismatch
+        raise AlphaNetError(
+            f"{source}: {mismatch}; it was downloaded twice and deleted; do not use this repository"
+        ) from mismatch
 
 
 def _check_repository(source: str) -> None:
-    """Raises where ``source`` is no repository's full name; a bare name is one that anybody could register."""
+    """Raises unless ``source`` is the full name of a repository, with its organisation."""
     if os.path.isfile(source):
-        raise UsageError(f"{source} is a file; give a folder, or load the file with weights={source!r}")
+        raise UsageError(f"{source} is a file; pass a folder, or load the file with weights={source!r}")
     if not _REPOSITORY.fullmatch(source):
-        raise UsageError(f"{source!r} is neither a folder that exists nor a Hub repository (organisation/name)")
+        raise UsageError(f"{source!r} is neither an existing folder nor a Hub repository (organisation/name)")
 
 
 def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
-    """The net in a user's own folder, of which nothing is ever deleted."""
+    """The network in a local folder, whose files are never deleted."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise AlphaNetError(_lacks(str(folder), name))
@@ -198,22 +202,24 @@ def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
 
 
 def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNet:
-    """The net in two files, after checking digest, config and tensors."""
+    """The network in two files, after checking digest, config and tensors."""
     config = _read_json(config_path)
     claimed = config.pop(DIGEST_KEY, None)
     expected = sha256 or claimed
     if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
-        raise AlphaNetError(f"{config_path} has no valid {DIGEST_KEY}, so the weights cannot be checked")
+        raise AlphaNetError(
+            f"{config_path} has no valid {DIGEST_KEY}, so the weights cannot be checked; write it with save_pretrained"
+        )
     actual = sha256_of(weights)
     if actual != expected.lower():
         origin = "the pin" if sha256 else CONFIG_NAME
-        raise DigestError(f"{weights} has the SHA-256 {actual}, but {origin} says {expected.lower()}")
+        raise DigestError(f"the SHA-256 of {weights} is {actual}, but that of {origin} is {expected.lower()}")
     described = find_config(weights)
     if described is None and sha256 is not None:
-        raise AlphaNetError(f"{weights} does not say which net it holds, and the pin vouches for no other file")
+        raise AlphaNetError(f"{weights} has no config in its header, and the pin covers no other file")
     differing = [key for key, value in (described or {}).items() if config.get(key) != value]
     if differing:
-        raise AlphaNetError(f"{config_path} and {weights.name} disagree about {', '.join(differing)}")
+        raise AlphaNetError(f"{config_path} and {weights.name} differ in {', '.join(differing)}")
     return load_net(weights, config=config)
 
 
@@ -222,9 +228,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise AlphaNetError(f"{path} is not JSON ({error}); get it again (force_download=True)") from error
+        raise AlphaNetError(f"{path} is not JSON ({error}); download it again (force_download=True)") from error
     if not isinstance(config, dict):
-        raise AlphaNetError(f"{path} is no JSON object; get it again (force_download=True)")
+        raise AlphaNetError(f"{path} is not a JSON object; download it again (force_download=True)")
     return config
 
 
@@ -240,7 +246,7 @@ def _download(repository: str, *, force_download: bool, **request: Any) -> tuple
 
 
 def _remove_download(pointer: Path) -> None:
-    """Removes a file from the Hub cache: the snapshot's entry and, where it is a link, what it leads to."""
+    """Removes a file from the Hub cache: the entry of the snapshot and, if that is a link, its target."""
     cache = pointer.parents[3]  # <cache>/models--organisation--name/snapshots/<commit>/<file>
     entry: Path | None = pointer
     try:
@@ -249,20 +255,22 @@ def _remove_download(pointer: Path) -> None:
             entry.unlink(missing_ok=True)
             entry = target
     except OSError as error:
-        raise AlphaNetError(f"{pointer} is not what it should be and cannot be removed ({error}); remove it") from error
+        raise AlphaNetError(
+            f"{pointer} has another SHA-256 than expected and cannot be deleted ({error}); delete it"
+        ) from error
 
 
 def _lacks(source: str, name: str) -> str:
     """The message for a repository or folder without one of the two files."""
     return (
-        f"{source} has no {name}; nets are {CONFIG_NAME} + {WEIGHTS_NAME} (as save_pretrained writes them), "
+        f"{source} has no {name}; a network consists of {CONFIG_NAME} and {WEIGHTS_NAME} (see save_pretrained), "
         "and pickles such as pytorch_model.bin are never read"
     )
 
 
 @contextmanager
 def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
-    """Turns whatever huggingface_hub raises into one line that names the repository."""
+    """Turns the exceptions of huggingface_hub into messages of one line that name the repository."""
     from huggingface_hub import errors
 
     try:
@@ -270,9 +278,9 @@ def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
     except AlphaNetError:
         raise
     except errors.HFValidationError as error:
-        raise UsageError(f"{repository!r} is no name of a Hub repository: {error}") from error
+        raise UsageError(f"{repository!r} is not the name of a Hub repository: {error}") from error
     except errors.GatedRepoError as error:
-        message = f"{repository} is gated: accept its conditions on the Hub, then give token= or set HF_TOKEN"
+        message = f"{repository} is gated: accept its conditions on the Hub, then pass token= or set HF_TOKEN"
         raise AlphaNetError(message) from error
     except errors.RepositoryNotFoundError as error:
         message = (
@@ -281,24 +289,24 @@ def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
         )
         raise AlphaNetError(message) from error
     except errors.RevisionNotFoundError as error:
-        raise AlphaNetError(f"{repository} has no such revision on the Hub: give another one") from error
+        raise AlphaNetError(f"{repository} has no such revision on the Hub; pass another one") from error
     except errors.LocalEntryNotFoundError as error:
         reason = type(error.__cause__).__name__ if error.__cause__ else "offline"
         message = (
-            f"{_not_local(repository, action)}cannot {action} {repository}: not in the cache, and the Hub is out of "
-            f"reach ({reason})"
+            f"{_not_local(repository, action)}cannot {action} {repository}: not in the cache, and the Hub cannot "
+            f"be reached ({reason})"
         )
         raise AlphaNetError(message) from error
     except errors.EntryNotFoundError as error:
         raise AlphaNetError(_lacks(repository, name)) from error
-    except Exception as error:  # HTTP, TLS, proxy, Xet and disk errors have no common base across its versions
+    except Exception as error:  # HTTP, TLS, proxy, Xet and disk errors have no common base class.
         cause = error.__cause__ or error
         message = f"cannot {action} {repository}: {type(cause).__name__}: {cause}"
         raise AlphaNetError(f"{_not_local(repository, action)}{message}") from error
 
 
 def _not_local(repository: str, action: str) -> str:
-    """Why a name is taken for a repository of the Hub: a mistyped path of a folder looks like one."""
+    """Explains why a name is looked up on the Hub: a mistyped folder looks like a repository."""
     if action.startswith("upload"):
         return ""
     return f"no local file or folder is called {repository!r}, so it is taken for a Hub repository: "

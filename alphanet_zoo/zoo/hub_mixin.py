@@ -1,4 +1,4 @@
-"""The Hugging Face methods of a network class; `alphanet_zoo.zoo.hub` has their work and loads on the first call."""
+"""The Hugging Face methods of a network class. `alphanet_zoo.zoo.hub` implements them and is imported on first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class HubMixin:
-    """Gives `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``."""
+    """Adds to `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``."""
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
         """Writes ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.save_pretrained`."""
@@ -20,7 +20,7 @@ class HubMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> AlphaNet:
-        """Loads a Hub repository or a folder, strictly; see `alphanet_zoo.zoo.hub.from_pretrained`."""
+        """Loads a Hub repository or a folder; see `alphanet_zoo.zoo.hub.from_pretrained`."""
         from alphanet_zoo.zoo import hub
 
         return hub.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -1,4 +1,4 @@
-"""The models' names. No torch here: a wrong name is refused at once."""
+"""Names of the models. This module does not import torch, so that a wrong name is reported quickly."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from alphanet_zoo.zoo.families import families
 
 
 def list_models(filter: str = "*", *, family: str | None = None) -> list[str]:
-    """Names of the models, in ascending cost within a family; aliases are left out.
+    """Names of the models, without aliases, in ascending order of cost within a family.
 
     Args:
-        filter: A pattern with wildcards, such as ``"*a5*"``, as timm takes it.
-        family: Only this family's.
+        filter: A pattern with wildcards, such as ``"*a5*"``.
+        family: A family; None is all.
 
     Raises:
         UsageError: There is no such family.
@@ -31,29 +31,29 @@ def family_of(member: FamilyMember) -> str:
 
 
 def family_members(family: str) -> tuple[FamilyMember, ...]:
-    """The models of a family, in ascending cost.
+    """The models of a family, in ascending order of cost.
 
     Raises:
         UsageError: There is no such family.
     """
     known = families()
     if family not in known:
-        raise UsageError(f"unknown family {family!r}; there is {', '.join(known)}")
+        raise UsageError(f"unknown family {family!r}; choose from {', '.join(known)}")
     return known[family]
 
 
 def resolve_name(name: str) -> str:
-    """The name under which `list_models` has a model: that of an alias, or ``name`` itself.
+    """The name of a model in `list_models`: the target of an alias, or ``name`` itself.
 
     Raises:
-        UsageError: There is no such model; says the nearest name.
+        UsageError: There is no such model; the message suggests the nearest name.
     """
     names = list_models()
     if name in ALIASES:
         return ALIASES[name]
     if name not in names:
         nearest = difflib.get_close_matches(str(name), [*names, *ALIASES], n=1, cutoff=0.0)[0]
-        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? list_models() gives {', '.join(names)}")
+        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? Choose from {', '.join(names)}")
     return name
 
 

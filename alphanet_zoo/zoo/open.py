@@ -1,4 +1,4 @@
-"""From whatever identifies a network to the network: the one function behind every command and loader."""
+"""Opens a network by name, path or Hub repository, for all commands and loaders."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class OpenedNet:
 
     Attributes:
         net: The network, in eval mode (in training mode if it comes from the checkpoint of an unfinished run).
-        kind: 'model' (a name with published or shipped weights), 'file' (safetensors), 'folder' (`save_pretrained`),
+        kind: 'model' (a name with published or included weights), 'file' (safetensors), 'folder' (`save_pretrained`),
             'run' (output of alphanet-train), 'repository' (Hugging Face Hub) or 'checkpoint' (the published one).
         source: The name, path or repository that was opened.
-        file: The file that holds the weights; None if they were downloaded or ship with the package.
-        sha256: SHA-256 of ``file``; None without one.
-        step: Training step of the checkpoint, for a run that has not ended; else None.
+        file: The file with the weights; None if they were downloaded or are included in the package.
+        sha256: SHA-256 of ``file``; None if there is no file.
+        step: Training step of the checkpoint, for an unfinished run; else None.
     """
 
     net: AlphaNet
@@ -53,7 +53,7 @@ class OpenedNet:
     step: int | None = None
 
     def __str__(self) -> str:
-        """What was found, for a log line."""
+        """A description for log lines."""
         what = "supernet" if self.net.supernet else f"{self.net.arch.resolution}-pixel network"
         origin = {
             "model": "model", "file": "safetensors file", "folder": "save_pretrained folder", "run": "training run",
@@ -71,17 +71,17 @@ def open_net(
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> OpenedNet:
-    """The network that a name, path or Hub repository stands for.
+    """Opens the network of a name, path or Hub repository.
 
-    A path that exists is opened as what it is: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
+    An existing path is opened by its type: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
     folder of ``alphanet-train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
     repository (``organisation/name``).
 
     Args:
         source: What to open.
-        ema: Of a run, take the averaged weights (``optim.ema_decay``).
-        unfinished: Of a run that has not ended, take the newest checkpoint.
-        cache_dir: The Hub cache; None is huggingface_hub's own.
+        ema: For a run, use the averaged weights (``optim.ema_decay``).
+        unfinished: For an unfinished run, use the newest checkpoint.
+        cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is the pinned one, or ``main``.
 
     Raises:
@@ -114,7 +114,7 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     if path.is_dir():
         if not (path / WEIGHTS_NAME).is_file():
             raise UsageError(
-                f"{path} holds neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
+                f"{path} contains neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
                 "folder with one of them, or a .safetensors file."
             )
         file, net = path / WEIGHTS_NAME, AlphaNet.from_pretrained(path)
@@ -149,12 +149,12 @@ def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
 
 
 def _no_average(path: Path) -> str:
-    """The message for a run without averaged weights."""
-    return f"The run in {path} has no averaged weights (optim.ema_decay is null). Leave out --ema."
+    """The error message for a run without averaged weights."""
+    return f"The run in {path} has no averaged weights (optim.ema_decay is null). Remove --ema."
 
 
 def _open_name(name: str, cache_dir: str | os.PathLike[str] | None, revision: str | None) -> OpenedNet:
-    """The network of a model's name: shipped with the package, or published on the Hub."""
+    """The network of a model's name: included in the package, or published on the Hub."""
     member = find_member(name)
     shipped = shipped_family_of(member)
     if shipped is None:
@@ -162,7 +162,9 @@ def _open_name(name: str, cache_dir: str | os.PathLike[str] | None, revision: st
         opened = _open_repository(repository, cache_dir, revision)
         return OpenedNet(opened.net, "model", repository)
     if revision is not None:
-        raise UsageError(f"revision={revision!r} requires weights on the Hub; those of {name} ship with the package")
+        raise UsageError(
+            f"revision={revision!r} requires weights on the Hub; those of {name} are included in the package"
+        )
     return OpenedNet(load_member(shipped, member), "model", member.name)
 
 

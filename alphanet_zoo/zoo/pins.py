@@ -1,4 +1,4 @@
-"""Which published weights a model's name stands for, as data."""
+"""Published weights by model name, as data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HubPin:
-    """Weights that a name is tied to.
+    """The weights of one model name.
 
     Args:
         repository: Hub repository, ``organisation/name``.
         revision: Full commit hash.
-        sha256: Digest of ``model.safetensors``, in hexadecimal.
+        sha256: SHA-256 of ``model.safetensors``, in hexadecimal.
     """
 
     repository: str
@@ -22,7 +22,7 @@ class HubPin:
 
 
 PINS: dict[str, HubPin] = {}
-"""Pins by model name. Empty: nobody has published the ImageNet weights yet."""
+"""Pins by model name. Empty: the ImageNet weights are not published yet."""
 
 
 PUBLISHED_CFG: dict[str, dict[str, Any]] = {
@@ -32,14 +32,14 @@ PUBLISHED_CFG: dict[str, dict[str, Any]] = {
         "origin_url": "https://github.com/facebookresearch/AlphaNet",
     }
 }
-"""The ``pretrained_cfg`` entries of weights that descend from a family's published ones.
+"""Entries of ``pretrained_cfg`` for weights that are derived from the published ones, by family.
 
 Source: docs/specification.md, section 4.
 """
 
 
 def pin_of(repository: str, revision: str | None) -> HubPin | None:
-    """The pin of a repository, where ``revision`` is None or the pinned one."""
+    """The pin of a repository if ``revision`` is None or the pinned one; else None."""
     for pin in PINS.values():
         if pin.repository == repository and revision in (None, pin.revision):
             return pin

@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Creates models by name."""
 
 from __future__ import annotations
 
@@ -61,27 +61,27 @@ def create_model(
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> AlphaNet | FeatureExtractor:
-    """The model of a name: with fresh weights and in training mode, or with weights and in eval mode.
+    """Creates a model by name: newly initialised in training mode, or with loaded or random weights in eval mode.
 
     Args:
         name: One of `list_models`, or an alias.
-        pretrained: Load the published weights: those that come with the package where it has any of this model, else
-            those of ``$ALPHANET_HUB_ORG`` where set, else the registry's pin.
-        num_classes: Outputs of the classifier; where the weights have another number, the body is kept and the head
-            is new. None: the weights' number.
-        weights: Instead of the published ones: 'random' (live made-up values, the same ones every time, for timing),
-            a ``.safetensors`` file, a folder of ``save_pretrained``, or a Hub repository.
-        features_only: Give a `FeatureExtractor`, the net without its head.
-        out_indices: Levels that it gives; None is all.
-        drop_rate: As in `AlphaNet`.
-        drop_path_rate: As in `AlphaNet`.
-        cache_dir: The Hub cache; None is huggingface_hub's own.
+        pretrained: Load the published weights: those in the package if it includes this model, else those of the Hub
+            organisation ``$ALPHANET_HUB_ORG`` if it is set, else those of `alphanet_zoo.zoo.pins.PINS`.
+        num_classes: Number of classes. If the weights have another number, the classifier is newly initialised. None:
+            the number of the weights.
+        weights: Weights to use instead of the published ones: 'random' (random values for timing, the same on
+            every call), a ``.safetensors`` file, a folder of ``save_pretrained``, or a Hub repository.
+        features_only: Return a `FeatureExtractor`, the network without its head.
+        out_indices: Feature levels to return, with ``features_only``; None is all.
+        drop_rate: See `AlphaNet`.
+        drop_path_rate: See `AlphaNet`.
+        cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is the pinned one, or ``main``.
 
     Raises:
-        UsageError: Unknown name, no such file, or an argument that goes with another.
+        UsageError: The name is unknown, a file does not exist, or an argument requires another one.
         ValueError: A number is out of its domain.
-        AlphaNetError: No published weights, or the weights cannot be had or are not this model's.
+        AlphaNetError: The weights are not published, cannot be downloaded or read, or are those of another model.
     """
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
@@ -103,12 +103,12 @@ def open_model(
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> OpenedNet:
-    """As `create_model`, with where the weights were found (``source`` is 'random' for random ones)."""
+    """As `create_model`, but returns the origin of the weights too (``source`` is 'random' for random ones)."""
     member = find_member(name)
     fresh = weights == "random" or (weights is None and not pretrained)
     if fresh and revision is not None:
         raise UsageError(f"revision={revision!r} requires weights on the Hub")
-    with nullcontext() if fresh else torch.device("meta"):  # on meta it only checks the arguments
+    with nullcontext() if fresh else torch.device("meta"):  # On meta this only checks the arguments.
         net = AlphaNet(
             member.arch,
             member.space,
@@ -131,11 +131,10 @@ def open_model(
 
 
 def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
-    """Completes the ``pretrained_cfg`` of a net that `create_model` made.
+    """Completes the ``pretrained_cfg`` of a network that `create_model` made.
 
-    Licence, origin and ``top1`` (in percent; published, or of a family that comes with weights measured) belong to
-    weights, not to a name: a net has them where its weights descend from those, ``top1`` only while it has their
-    classes.
+    License, origin and ``top1`` (in percent) describe weights, not a name. They are set only if the weights are derived
+    from the published or included ones, and ``top1`` only if the classes are also the same.
     """
     cfg, shipped = net.pretrained_cfg, shipped_family_of(member)
     cfg["architecture"] = member.name
@@ -153,18 +152,18 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
 
 
 def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
-    """Raises where ``net`` is not the model ``member``."""
+    """Raises unless ``net`` is the model ``member``."""
     if net.supernet and net.space == member.space and net.contains(member.arch):
         raise AlphaNetError(
-            f"{source} is a supernet, of which {member.name} is a slice that wants calibration: extract it with "
+            f"{source} is a supernet, and its subnet {member.name} requires calibration: extract it with "
             f"load_net({source!r}).extract(arch) and calibrate it, or export it with alphanet-export --supernet"
         )
     if net.arch != member.arch or net.space != member.space:
-        raise AlphaNetError(f"{source} holds {_described(net)}, not {member.name} ({member.arch})")
+        raise AlphaNetError(f"{source} contains {_described(net)}, not {member.name} ({member.arch})")
 
 
 def _described(net: AlphaNet) -> str:
-    """A net's name where it has one, and its arch."""
+    """Name (or search space) and arch of a network."""
     members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
-    named = next((member.name for member in members), f"a net of the space {net.space.name}")
+    named = next((member.name for member in members), f"a network of the space {net.space.name}")
     return f"{named} ({net.arch})"

@@ -1,7 +1,7 @@
-"""The weights of a family that comes with them: one supernet, rounded, and each member's statistics.
+"""The weights of the family that is included in the package: a supernet in float16, and the statistics of each member.
 
-Three files in a folder: `SUPERNET_FILE`, which `load_net` reads; `STATISTICS_FILE`, with tensors called
-``<member>/<buffer>``; and, written last, `FAMILY_FILE` with the digests of both.
+A family is a folder with three files: `SUPERNET_FILE`, which `load_net` reads; `STATISTICS_FILE`, with tensors named
+``<member>/<buffer>``; and `FAMILY_FILE`, written last, with the digests of both.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from alphanet_zoo.zoo.families import FAMILY_FILE, STATISTICS_FILE, SUPERNET_FIL
 from alphanet_zoo.zoo.files import check_tensors, load_net, read_tensors, save_net
 
 SIZE_LIMIT = 16_000_000
-"""The files of a family together take fewer bytes than this."""
+"""Upper limit of the total size of a family's files, in bytes."""
 
 
 def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
-    """A member's net in eval mode: its slice of the supernet, with its own statistics.
+    """The network of a member in eval mode: its subnet of the supernet, with its own statistics.
 
     Raises:
-        AlphaNetError: A file is missing, or not what the family says.
+        AlphaNetError: A file is missing, or its SHA-256 is not that in `FAMILY_FILE`.
     """
     for name, digest in family.sha256.items():
         path = family.folder / name
         if not path.is_file() or sha256_of(path) != digest:
-            state = "missing" if not path.is_file() else "not the file it should be (SHA-256)"
-            raise AlphaNetError(f"{path}, a part of {member.name}, is {state}; install the package again")
+            state = "is missing" if not path.is_file() else "has changed (its SHA-256 differs)"
+            raise AlphaNetError(f"{path}, which {member.name} requires, {state}; reinstall the package")
     net = load_net(family.folder / SUPERNET_FILE).extract(member.arch)
     source, prefix = family.folder / STATISTICS_FILE, f"{member.name}/"
     statistics = {n.removeprefix(prefix): t for n, t in read_tensors(source).items() if n.startswith(prefix)}
@@ -64,26 +64,26 @@ def write_family(
     license: str,
     description: str,
 ) -> ShippedFamily:
-    """Writes a family's three files, after checking that what they give back is what was measured.
+    """Writes the three files of a family, after checking that they reproduce its members exactly.
 
     Args:
-        folder: Where to; a family that is there gives way once the new one is whole.
-        name: The family's.
-        supernet: Of one of the spaces that ship. Its parameters are rounded to float16.
-        members: Calibrated static nets by name, cut from the rounded supernet.
+        folder: Output folder. A family in it is replaced when the new one is complete.
+        name: Name of the family.
+        supernet: A supernet of a space in `SPACES`. Its parameters are rounded to float16.
+        members: Calibrated static networks by name, extracted from the rounded supernet.
         top1: Measured test top-1 of each member, in percent.
-        license: Of the weights.
-        description: What they were trained and measured on.
+        license: License of the weights.
+        description: Data that the weights were trained and measured on.
 
     Raises:
-        ValueError: The supernet is of a space that does not ship, or a figure is missing.
-        AlphaNetError: A member is not what its files give back, or the files take `SIZE_LIMIT` bytes or more.
+        ValueError: The supernet's space is not in `SPACES`, there are no members, or an accuracy is missing.
+        AlphaNetError: The files do not reproduce a member exactly, or take `SIZE_LIMIT` bytes or more.
     """
     if SPACES.get(supernet.space.name) != supernet.space or not members or set(members) != set(top1):
-        raise ValueError(f"{name}: give a supernet of a space that ships, members, and the top-1 of each of them")
+        raise ValueError(f"{name}: pass a supernet of a space in SPACES, at least one member, and the top-1 of each")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as made:
-        draft = Path(made)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as temporary_folder:
+        draft = Path(temporary_folder)
         save_net(supernet, draft / SUPERNET_FILE, half=True)
         tensors = {f"{key}/{n}": b.cpu().contiguous() for key, net in members.items() for n, b in net.named_buffers()}
         save_file(tensors, draft / STATISTICS_FILE)
@@ -110,7 +110,7 @@ def write_family(
 
 
 def _entry(name: str, net: AlphaNet, top1: float) -> dict[str, Any]:
-    """A member as `FAMILY_FILE` has it."""
+    """The entry of a member in `FAMILY_FILE`."""
     return {
         "name": name,
         "arch": net.arch.to_dict(),
@@ -122,10 +122,10 @@ def _entry(name: str, net: AlphaNet, top1: float) -> dict[str, Any]:
 
 
 def _check(draft: Path, members: Mapping[str, AlphaNet]) -> None:
-    """Raises where the files are too large, or do not give the members back to the bit."""
+    """Raises if the files are too large or do not reproduce the members exactly."""
     size = sum(path.stat().st_size for path in draft.iterdir())
     if size >= SIZE_LIMIT:
-        raise AlphaNetError(f"the family's files take {size:,} bytes; they must stay under {SIZE_LIMIT:,}")
+        raise AlphaNetError(f"the files of the family take {size:,} bytes; the limit is {SIZE_LIMIT:,}")
     family = shipped_family(draft)
     assert family is not None
     for member in family.members:
@@ -133,6 +133,6 @@ def _check(draft: Path, members: Mapping[str, AlphaNet]) -> None:
         differing = [key for key, tensor in expected.items() if not torch.equal(tensor.cpu(), found[key])]
         if differing:
             raise AlphaNetError(
-                f"{member.name} is not the calibrated slice of the rounded supernet: {differing[0]} differs; cut it "
-                "from what save_net(supernet, half=True) wrote"
+                f"{member.name} is not a calibrated subnet of the rounded supernet: {differing[0]} differs; extract it "
+                "from the file of save_net(supernet, half=True)"
             )

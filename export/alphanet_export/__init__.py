@@ -1,1 +1,1 @@
-"""From a subnet to a verified file: freeze, ONNX, parity, accuracy, latency, reports."""
+"""Exports subnets to files and verifies them: parity, accuracy, latency, memory and reports."""

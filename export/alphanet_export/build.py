@@ -1,4 +1,4 @@
-"""The network to export, and where it comes from."""
+"""The network to export, and its provenance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Source:
 
     Args:
         net: A static net or a supernet.
-        name: What to call the export.
-        weights: Where the weights come from: 'random', a file's name, a Hub repository, 'memory'.
-        weights_sha256: SHA-256 of the weights' file; None where there is no file.
-        arch: Of a supernet, the arch to extract.
-        published_top1: Published ImageNet top-1 of the weights, in percent; None where there is none.
+        name: Name of the export.
+        weights: Origin of the weights: 'random', a file name, a Hub repository or 'memory'.
+        weights_sha256: SHA-256 of the weights file; None if there is no file.
+        arch: Arch to extract, if ``net`` is a supernet.
+        published_top1: Published ImageNet top-1 of the weights, in percent; None if it is not published.
     """
 
     net: AlphaNet
@@ -41,13 +41,13 @@ def named_source(name: str, weights: str | None, num_classes: int | None = None)
     """A model of the zoo.
 
     Args:
-        name: A model's name or alias.
-        weights: As ``create_model`` takes them; None is the published ones.
-        num_classes: The classes expected. Only random weights take any number.
+        name: Name or alias of a model.
+        weights: See `alphanet_zoo.zoo.registry.create_model`; None is the published weights.
+        num_classes: Expected number of classes. Only random weights allow any number.
 
     Raises:
-        UsageError: Unknown name, no such file, or the weights have another number of classes.
-        AlphaNetError: The weights are not published, or cannot be read.
+        UsageError: The name is unknown, a file does not exist, or the weights have another number of classes.
+        AlphaNetError: The weights are not published or cannot be read.
     """
     opened = open_model(
         name, pretrained=weights is None, weights=weights, num_classes=num_classes if weights == "random" else None
@@ -67,7 +67,7 @@ def supernet_source(
         arch_file: JSON of an arch in the published form.
         supernet: What `alphanet_zoo.zoo.open.open_net` opens: a safetensors file, the folder of a training run, the
             published checkpoint, ...
-        num_classes: The classes expected.
+        num_classes: Expected number of classes.
 
     Raises:
         UsageError: A file is missing, or the weights have another number of classes.
@@ -87,20 +87,20 @@ def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
     """The arch in a JSON file of the published form.
 
     Raises:
-        UsageError: There is no such file, or it holds a front of many.
-        AlphaNetError: It cannot be read or is no JSON.
-        ValueError: It is JSON, but no arch.
+        UsageError: There is no such file, or it contains a Pareto front of several archs.
+        AlphaNetError: The file cannot be read or is not JSON.
+        ValueError: The JSON is not an arch.
     """
     if not Path(path).is_file():
-        raise UsageError(f"no such file: {path}; give a JSON file with an arch in the published form")
+        raise UsageError(f"no such file: {path}; pass a JSON file with an arch in the published form")
     try:
         spec = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AlphaNetError(f"cannot read the arch in {path}: {error}; give JSON in the published form") from error
+        raise AlphaNetError(f"cannot read the arch in {path}: {error}; pass JSON in the published form") from error
     if isinstance(spec, list) and spec and all(isinstance(entry, dict) and "arch" in entry for entry in spec):
         raise UsageError(
-            f"{path} is a front of {len(spec)} archs, not one; choose with alphanet-search --best FILE, which writes "
-            'the most accurate arch, or put the "arch" of one entry in a file of its own'
+            f"{path} is a Pareto front of {len(spec)} archs; pass a file with one arch: that of alphanet-search --best "
+            'FILE (the most accurate), or the "arch" of one entry in a separate file'
         )
     return ArchSpec.from_dict(spec)
 
@@ -115,9 +115,9 @@ def tensors_sha256(net: AlphaNet) -> str:
 
 
 def _check_classes(net: AlphaNet, num_classes: int | None) -> None:
-    """Raises where the weights have another number of classes than the one expected."""
+    """Raises UsageError unless the weights have the expected number of classes."""
     if num_classes not in (None, net.num_classes):
         raise UsageError(
             f"--num-classes is {num_classes}, but the weights have {net.num_classes} classes; "
-            "leave it out, or give weights that were trained for that many"
+            "remove it, or pass weights with that number of classes"
         )

@@ -1,4 +1,4 @@
-"""From a network to a fixed graph: extract, calibrate, fold, trace."""
+"""Turns a network into a fixed graph: extracts, calibrates, folds batch norms, traces."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NORMS = {"conv_stem": "bn1", "conv_final": "bn2", "conv_pw": "bn1", "conv_dw": 
 
 @dataclass(frozen=True, eq=False)
 class FrozenNet:
-    """A network ready to be written.
+    """A traced network, ready to be written to files.
 
     Args:
-        net: The static net in eval mode, as it was before folding: what a file must compute.
+        net: The static net in eval mode, before folding; exported files must compute the same.
         program: Its traced graph, batch norms folded, for images ``(N, 3, S, S)``.
-        preprocessing: How an image becomes the input; its ``input_size`` is S.
+        preprocessing: Preprocessing of an image to the input; its ``input_size`` is S.
         dynamic_batch: Whether N is any number; otherwise it is 1.
     """
 
@@ -93,11 +93,13 @@ def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
         raise UsageError(f"batch-norm statistics are not set, so outputs are meaningless; {remedy}")
     sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
     if sliced and net.calibration != "checkpoint":
-        raise UsageError(f"batch-norm statistics were sliced from a larger net's, which fit no subnet; {remedy}")
+        raise UsageError(
+            f"batch-norm statistics are slices of a larger network's, which are not valid for a subnet; {remedy}"
+        )
 
 
 def input_preprocessing(net: AlphaNet, size: int) -> Preprocessing:
-    """How an image becomes an input of ``size`` pixels: the short side to size / crop_pct, then the centre crop."""
+    """Preprocessing to ``size`` pixels: resizes the short side to size / crop_pct, then takes the centre crop."""
     cfg = net.pretrained_cfg
     return Preprocessing(size, round(size / cfg["crop_pct"]), cfg["interpolation"], cfg["mean"], cfg["std"])
 
@@ -122,7 +124,7 @@ def _extracted(net: AlphaNet, arch: ArchSpec | None) -> AlphaNet:
 
 
 def _traced(net: AlphaNet, size: int, dynamic_batch: bool) -> ExportedProgram:
-    """The graph of a folded copy, without traces of the source files it was made from."""
+    """The graph of a folded copy, without references to source files."""
     example = torch.zeros(2 if dynamic_batch else 1, 3, size, size)
     shapes = ({0: Dim("batch")},) if dynamic_batch else None
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""An ONNX file: loaded without trusting it, hashed, and run in ONNX Runtime."""
+"""Loads, hashes and runs ONNX files. Files are not trusted: no other file is opened."""
 
 from __future__ import annotations
 

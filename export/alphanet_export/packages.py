@@ -1,4 +1,4 @@
-"""What an export needs beside our own dependencies, asked for before the work begins."""
+"""Checks for the optional packages and programs that an export requires, before it starts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def require_package(package: str, extra: str) -> None:
     """Checks that ``package`` can be imported, without importing it.
 
     Raises:
-        MissingDependencyError: It cannot; the message has the pip line of our ``extra``.
+        MissingDependencyError: It cannot be imported; the message has the pip command that installs ``extra``.
     """
     if sys.modules.get(package, "") is None or importlib.util.find_spec(package) is None:
         raise MissingDependencyError(package, extra)
 
 
 def require_compiler() -> None:
-    """Checks that the C++ compiler which torch's inductor calls is there: ``$CXX``, or the system's usual one.
+    """Checks that the C++ compiler of TorchInductor is installed: ``$CXX``, or the default of the system.
 
     Raises:
-        MissingProgramError: It is not.
+        MissingProgramError: It is not installed.
     """
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise MissingProgramError(
-            f"the C++ compiler {compiler} is not installed, which torch.compile and AOTInductor need; add it with "
-            "your system's packages (Debian: apt install g++), or name one that is there in the variable CXX"
+            f"the C++ compiler {compiler} is not installed, which torch.compile and AOTInductor require; install it "
+            "(Debian: apt install g++), or set the environment variable CXX to an installed one"
         )

@@ -1,4 +1,4 @@
-"""Moves exported files from a temporary folder to where the user wants them: all of them or none."""
+"""Moves exported files from a temporary folder to their final paths: all of them or none."""
 
 from __future__ import annotations
 

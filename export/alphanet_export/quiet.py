@@ -1,4 +1,4 @@
-"""Keeps what converters say of their own internals from the user's terminal."""
+"""Suppresses the output of converters and runtimes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, no log below an error, no progress bars and nothing printed inside the block. Exceptions pass."""
+    """Suppresses warnings, log messages below errors, progress bars and printed text. Exceptions propagate."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:

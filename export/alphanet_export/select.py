@@ -1,4 +1,4 @@
-"""Which published model a budget of compute buys."""
+"""Selects the published model for a compute budget."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from alphanet_zoo.zoo.names import family_members
 
 @dataclass(frozen=True)
 class Selection:
-    """A family's member, and a remark on the choice (None where there is nothing to say)."""
+    """A member of a family, and a remark on the choice, or None."""
 
     member: FamilyMember
     note: str | None = None
 
 
 def member_macs(member: FamilyMember) -> int:
-    """Multiply-accumulates of a member for one image, at its resolution and with its classes."""
+    """Multiply-accumulates of a member for one image, at its resolution and with its number of classes."""
     return count_macs(member.arch, member.space, member.num_classes)
 
 
 def select_member(budget: float, digit: float, family: str = "imagenet") -> Selection:
-    """The family's member with the most published accuracy within a budget.
+    """The member of a family with the highest published accuracy within a budget.
 
-    A member's cost is rounded to the budget's last written digit before the two are compared: ``444M`` buys a
-    model of 443.53 M. Where a family has no published accuracy the most expensive member within the budget wins.
+    The cost of a member is rounded to the last written digit of the budget before the comparison: a model of 443.53 M
+    is within ``444M``. If a family has no published accuracies, the most expensive member within the budget is chosen.
 
     Args:
-        budget: In multiply-accumulates; see `alphanet_zoo.cli.command.parse_macs`.
-        digit: Worth of the budget's last written digit, in multiply-accumulates.
+        budget: Multiply-accumulates; see `alphanet_zoo.cli.command.parse_macs`.
+        digit: Value of one unit in the last written digit of the budget, in multiply-accumulates.
         family: A key of `FAMILIES`.
 
     Raises:
         UsageError: There is no such family.
-        TargetError: The budget is under the smallest member.
+        TargetError: The budget is below the cost of the smallest member.
     """
     members = sorted(family_members(family), key=member_macs)
     within = [member for member in members if _units(member_macs(member), digit) <= _units(budget, digit)]
@@ -54,17 +54,17 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
     return Selection(
         chosen,
         f"the budget of {_millions(budget)} is above the largest model of the family {family}, "
-        f"{largest.name} with {_millions(member_macs(largest))}; this is {chosen.name}",
+        f"{largest.name} with {_millions(member_macs(largest))}; {chosen.name} is used",
     )
 
 
 def _units(macs: float, digit: float) -> int:
-    """A cost in units of the budget's last digit, rounded half up."""
+    """A cost in units of the last digit of the budget, rounded half up."""
     return math.floor(macs / digit + 0.5)
 
 
 def _millions(macs: float) -> str:
-    """A cost as people write it."""
+    """A cost for messages."""
     if macs < 1e5:
         return f"{macs:.0f} MACs"
     return f"{macs / 1e6:.2f} M MACs"

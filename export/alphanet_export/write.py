@@ -52,9 +52,9 @@ def write_export(
     verify: bool = True,
     seed: int = 0,
 ) -> Written:
-    """Writes one file per format. Each is first run in its runtime; Core ML, which has none here, is only inspected.
+    """Writes one file per format. Each is first run in its runtime; the structure of a Core ML file is only checked.
 
-    Beside each file that was run goes its report, `alphanet_export.formats.Format.report_path`, with the parity.
+    A report with the parity is written beside each file that was run, see `alphanet_export.formats.Format.report_path`.
 
     Args:
         frozen: The result of `freeze`.

@@ -82,5 +82,5 @@ def test_an_unreadable_checkpoint_leaves_the_output_as_it_was(
     (tmp_path / "bad.pth.tar").write_bytes(b"\x80\x02}q\x00")
     (tmp_path / "out.safetensors").write_bytes(b"as it was")
     code, line = refused([str(tmp_path / "bad.pth.tar"), "-o", str(tmp_path / "out.safetensors")], capsys)
-    assert code == 1 and "bad.pth.tar is no readable checkpoint" in line
+    assert code == 1 and "bad.pth.tar is not a readable checkpoint" in line
     assert (tmp_path / "out.safetensors").read_bytes() == b"as it was"

@@ -70,7 +70,7 @@ def test_bad_words(
         (["--model-repository", str(inputs / "small.json")], 2, "small.json is not a folder"),
         (["--model-repository", "models", "--format", "pt2"], 2, "add onnx to --format"),
         (["--model-repository", "models", "--max-batch", "4"], 2, "--dynamic-batch"),
-        (["--web", "page"], 6, "give its folder with --ort-web"),
+        (["--web", "page"], 6, "onnxruntime-web 1.30.0 with --ort-web"),
     ]
     monkeypatch.setenv("PATH", str(tmp_path))
     for extra, code, told in cases:

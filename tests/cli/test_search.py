@@ -23,7 +23,7 @@ from alphanet_zoo.zoo.files import save_net
 
 @torch.no_grad()
 def fitted_supernet(images):
-    """A made-up supernet whose classifier fits the largest subnet's features, so that subnets differ in accuracy."""
+    """A random supernet whose classifier fits the largest subnet's features, so that subnets differ in accuracy."""
     supernet = fill_live(build_supernet(TINY, 2))
     pixels, labels = next(evaluation_batches(images, Preprocessing.from_cfg(supernet.pretrained_cfg), len(images)))
     largest = calibrate(supernet.extract(TINY.largest), [pixels])

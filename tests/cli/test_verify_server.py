@@ -33,7 +33,7 @@ def test_exit_codes_of_a_server_check(tmp_path: Path, capsys: pytest.CaptureFixt
     with KServeServer(corrupted(tiny_onnx()), "tiny") as server:
         assert main([*check, server.url, "--json", str(stored)]) == 3
         out, err = capsys.readouterr()
-        assert "verdict: broken" in out and err.count("\n") == 1 and "serve this very file" in err
+        assert "verdict: broken" in out and err.count("\n") == 1 and "load this file into the server" in err
         assert json.loads(stored.read_text())["holds"] is False
     assert sorted(file.name for file in tmp_path.iterdir()) == ["server.json", "tiny.onnx"]
 

@@ -1,4 +1,4 @@
-"""The pieces of benchmarks/cifar_supernet.py, one after the other, on a handful of made-up images."""
+"""The stages of benchmarks/cifar_supernet.py, one after the other, on a few synthetic images."""
 
 from __future__ import annotations
 

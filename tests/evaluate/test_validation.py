@@ -115,7 +115,7 @@ def test_the_net_of_a_run_becomes_a_file_at_its_end_and_before(trained, root, tm
         (["{}"], 2, "-o"),
     ],
 )
-def test_export_supernet_refuses_what_is_no_run(argv, code, named, tmp_path, capsys):
+def test_export_supernet_refuses_other_folders(argv, code, named, tmp_path, capsys):
     assert main(["export-supernet", *(text.format(tmp_path) for text in argv)]) == code
     assert named in capsys.readouterr().err
 

@@ -39,7 +39,7 @@ def test_a_file_is_named_by_its_name_and_digest(tmp_path: Path) -> None:
         named_source("alphanet_a0", str(tmp_path / "mine.safetensors"), 1000)
 
 
-def test_published_weights_are_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_published_weights_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALPHANET_HUB_ORG", raising=False)
     with pytest.raises(AlphaNetError, match="not published yet") as caught:
         named_source("alphanet_a5_small", None)
@@ -59,7 +59,7 @@ def test_subnet_of_a_supernet(tmp_path: Path) -> None:
 def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
     run, arch = tmp_path / "run", write_arch(tmp_path / "mine.json", SMALL.to_dict())
     run.mkdir()
-    with pytest.raises(UsageError, match="holds no model.safetensors"):
+    with pytest.raises(UsageError, match="contains neither model.safetensors .* nor config.yaml"):
         supernet_source(arch, run)
     (run / "config.yaml").write_text("space: alphanet_tiny")
     with pytest.raises(UsageError, match="has not ended.*alphanet-train export-supernet"):
@@ -69,9 +69,11 @@ def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
     assert (source.weights_sha256, source.weights) == (digest, "model.safetensors") and source.net.supernet
 
 
-def test_a_front_is_told_from_an_arch(tmp_path: Path) -> None:
+def test_a_front_is_not_taken_for_an_arch(tmp_path: Path) -> None:
     entry = {"arch": SMALL.to_dict(), "macs": 1, "accuracy": 0.5}
-    with pytest.raises(UsageError, match="is a front of 2 archs, not one; choose with alphanet-search --best"):
+    with pytest.raises(
+        UsageError, match="is a Pareto front of 2 archs; pass a file with one arch: that of alphanet-search --best"
+    ):
         read_arch(write_arch(tmp_path / "front.json", [entry, entry]))
 
 

@@ -65,7 +65,7 @@ def test_calibration_sets_the_statistics_of_the_extracted_subnet() -> None:
 
 
 @pytest.mark.parametrize("calibration", [None, "sliced"])
-def test_statistics_from_nowhere_or_sliced_are_refused(calibration: Any) -> None:
+def test_statistics_that_are_not_set_or_sliced_are_refused(calibration: Any) -> None:
     net = live()
     net.calibration = calibration
     with pytest.raises(UsageError, match="--calib-data"):

@@ -38,7 +38,7 @@ def chosen(budget: str, family: str = "imagenet") -> str:
         ("2G", "alphanet_a6"),
     ],
 )
-def test_budget_buys_the_most_accurate_model_within_it(budget: str, name: str) -> None:
+def test_the_most_accurate_model_within_the_budget_is_selected(budget: str, name: str) -> None:
     assert chosen(budget) == name
 
 
@@ -72,5 +72,5 @@ def test_accuracy_decides_before_cost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_family_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown family 'cifar'; there is imagenet"):
+    with pytest.raises(UsageError, match="unknown family 'cifar'; choose from imagenet"):
         chosen("444M", "cifar")

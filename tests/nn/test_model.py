@@ -201,7 +201,7 @@ def test_last_norm_of_every_block_starts_at_zero_and_nothing_else() -> None:
     assert zeros == {n for n, _ in net.named_parameters() if n.endswith("bn3.weight")}
 
 
-def test_statistics_from_nowhere_warn_once() -> None:
+def test_statistics_that_are_not_set_warn_once() -> None:
     net = az.AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10)
     assert net.calibration is None
     net.train()(images(4, 16), ALPHANET_TINY.smallest)

@@ -155,7 +155,7 @@ def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
         pass
 
 
-def test_one_process_spoils_a_step_and_another_is_told_to_stop(pair, settings, tmp_path):
+def test_one_process_spoils_a_step_and_another_must_stop(pair, settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""

@@ -129,9 +129,9 @@ def drop_many(state: State) -> None:
     [
         (drop, "missing: first_conv.conv.conv.weight"),
         (add, "unexpected: blocks.37.extra.weight"),
-        (reshape, "wrong shape: first_conv.bn.bn.bias (23,) where (24,) belongs"),
-        (retype, "wrong type: first_conv.bn.bn.bias torch.float16 where torch.float32 belongs"),
-        (flatten_head, f"wrong shape: {HEAD}.weight (1000,) where (1000, 1984) belongs"),
+        (reshape, "wrong shape: first_conv.bn.bn.bias (23,), expected (24,)"),
+        (retype, "wrong type: first_conv.bn.bn.bias torch.float16, expected torch.float32"),
+        (flatten_head, f"wrong shape: {HEAD}.weight (1000,), expected (1000, 1984)"),
         (drop_many, "and 103 more"),
     ],
 )
@@ -175,7 +175,11 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, where: str, kin
         saved(path, {}, **{where: hostile}) if where == "args" else saved(path, hostile)
     with pytest.raises(AlphaNetError) as caught:
         load_upstream(path)
-    assert caught.value.exit_code == 1 and name in str(caught.value) and "refused and not run" in str(caught.value)
+    assert (
+        caught.value.exit_code == 1
+        and name in str(caught.value)
+        and "which an AlphaNet checkpoint does not; it was not run" in str(caught.value)
+    )
     assert "weights_only" not in str(caught.value), "no advice to load it unsafely"
     assert not mark.exists()
 
@@ -183,9 +187,9 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, where: str, kin
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no readable checkpoint"),
-        (b"not a checkpoint " * 50, "no readable checkpoint"),
-        (pickle.dumps({"state_dict": {}}, protocol=4), "no readable checkpoint"),
+        (b"", "is not a readable checkpoint"),
+        (b"not a checkpoint " * 50, "is not a readable checkpoint"),
+        (pickle.dumps({"state_dict": {}}, protocol=4), "is not a readable checkpoint"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
@@ -199,14 +203,14 @@ def test_a_truncated_checkpoint_is_refused(upstream_checkpoint: Path, tmp_path: 
     whole = upstream_checkpoint.read_bytes()
     for size in (40, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut").write_bytes(whole[:size])
-        with pytest.raises(AlphaNetError, match="no readable checkpoint"):
+        with pytest.raises(AlphaNetError, match="is not a readable checkpoint"):
             load_upstream(tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
     ("state", "told"),
-    [(None, "holds no 'state_dict'"), ({"module.a": 1}, "a is no tensor"),
-     ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "a name stands twice")],
+    [(None, "has no 'state_dict'"), ({"module.a": 1}, "a is not a dense tensor"),
+     ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "two entries have the same name")],
 )  # fmt: skip
 def test_a_pickle_without_tensors_is_refused(tmp_path: Path, state: object, told: str) -> None:
     with pytest.raises(AlphaNetError, match=told):

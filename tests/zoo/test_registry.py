@@ -120,14 +120,14 @@ def test_another_class_count_keeps_the_body_and_makes_a_new_head(weights: Path) 
 
 
 def test_weights_of_another_model_are_refused_by_both_names(weights: Path) -> None:
-    with pytest.raises(AlphaNetError, match=r"holds alphanet_a0 .*not alphanet_a4 ") as caught:
+    with pytest.raises(AlphaNetError, match=r"contains alphanet_a0 .*not alphanet_a4 ") as caught:
         create_model("alphanet_a4", weights=weights)
     assert caught.value.exit_code == 1
 
 
 def test_weights_of_another_space_are_refused(tmp_path: Path) -> None:
     save_net(az.AlphaNet(az.ALPHANET_TINY.smallest, az.ALPHANET_TINY, 10), tmp_path / "tiny.safetensors")
-    with pytest.raises(AlphaNetError, match="holds a net of the space alphanet_tiny .*not alphanet_a0"):
+    with pytest.raises(AlphaNetError, match="contains a network of the space alphanet_tiny .*not alphanet_a0"):
         create_model("alphanet_a0", weights=tmp_path / "tiny.safetensors")
 
 
@@ -161,7 +161,7 @@ def test_features_only_gives_the_pyramid(weights: Path) -> None:
         ({"weights": "nowhere.safetensors"}, "no such file: nowhere.safetensors"),
         ({"weights": "models/nowhere.pth.tar"}, "no such file: models/nowhere.pth.tar"),
         ({"weights": Path("nowhere/net")}, "no such file: nowhere/net"),
-        ({"weights": "nowhere"}, "neither a model"),
+        ({"weights": "nowhere"}, "neither an existing folder nor a Hub repository"),
         ({"weights": ""}, "is empty"),
     ],
 )

@@ -1,1 +1,1 @@
-"""One file a format: from a frozen net to what a runtime reads."""
+"""Writers: one module per format, from a frozen network to a file."""

@@ -1,6 +1,6 @@
-"""Rewrites that make an exported graph suit ONNX Runtime's CPU kernels, and give the same bytes every time.
+"""Graph rewrites for the CPU kernels of ONNX Runtime and for reproducible files.
 
-Each takes an onnx_ir model and changes it in place. All but `tidy` and `name_batch` keep what the graph computes.
+Each takes an onnx_ir model and changes it in place. None changes what the graph computes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SPATIAL = {2, 3}
 
 
 def suit_cpu(model: ir.Model) -> None:
-    """Applies every rewrite in order."""
+    """Applies all rewrites for the CPU in order."""
     pool_globally(model)
     flatten_maps(model)
     resize_sides(model)
@@ -27,7 +27,7 @@ def suit_cpu(model: ir.Model) -> None:
 
 
 def pool_globally(model: ir.Model) -> None:
-    """Means over the last two axes of a map ``(N, C, H, W)`` become GlobalAveragePool, which ORT runs blocked."""
+    """Replaces means over H and W of ``(N, C, H, W)`` by GlobalAveragePool, which runs in the blocked layout."""
     for node in _nodes(model, "ReduceMean"):
         axes = _constant(node, 1)
         source = _input(node, 0)
@@ -41,7 +41,7 @@ def pool_globally(model: ir.Model) -> None:
 
 
 def flatten_maps(model: ir.Model) -> None:
-    """A Reshape of ``(N, C, 1, 1)`` to ``(N, C)`` becomes Flatten, which needs no shape and suits any batch."""
+    """Replaces a Reshape of ``(N, C, 1, 1)`` to ``(N, C)`` by Flatten, which works for any batch size."""
     for node in _nodes(model, "Reshape"):
         source = _input(node, 0)
         if _rank(source) == 4 and _rank(node.outputs[0]) == 2 and _sides(source) == [1, 1]:
@@ -49,7 +49,7 @@ def flatten_maps(model: ir.Model) -> None:
 
 
 def resize_sides(model: ir.Model) -> None:
-    """A Resize to known sides names those two axes alone: no shape to compute, whatever the batch."""
+    """Limits a Resize to fixed sizes to the axes H and W, so that no shape is computed for a dynamic batch."""
     for node in _nodes(model, "Resize"):
         sides = _sides(node.outputs[0])
         if len(node.inputs) < 4 or node.inputs[3] is None or sides is None:
@@ -59,9 +59,10 @@ def resize_sides(model: ir.Model) -> None:
 
 
 def classify_by_convolution(model: ir.Model) -> None:
-    """The classifier of a single image's pooled map becomes a 1x1 convolution, which ORT runs in its fast layout.
+    """Replaces the classifier by a 1x1 convolution if the batch size is 1.
 
-    A matrix product of one row is slow there. With more rows it is the faster one, so other batches keep it.
+    ONNX Runtime runs the convolution in its blocked layout, which is faster than a matrix product of one row. With more
+    rows the matrix product is faster, so it is kept for other batch sizes.
     """
     for node in _nodes(model, "Gemm"):
         pooled, weight = _input(node, 0).producer(), ir.convenience.get_const_tensor(_input(node, 1))
@@ -79,7 +80,7 @@ def classify_by_convolution(model: ir.Model) -> None:
 
 
 def drop_no_ops(model: ir.Model) -> None:
-    """Removes Identity, inference-time Dropout, Casts to the type that is there already, and what nobody uses."""
+    """Removes Identity, Dropout, Casts to the same type, and unused nodes and opsets."""
     for kind in ("Dropout", "Cast"):
         for node in _nodes(model, kind):
             source, target = _input(node, 0), node.outputs[0]
@@ -92,14 +93,14 @@ def drop_no_ops(model: ir.Model) -> None:
 
 
 def name_batch(model: ir.Model, name: str = "batch") -> None:
-    """Calls the first axis of every input and output ``name`` where it is not fixed."""
+    """Names the first axis of every input and output ``name`` unless it is fixed."""
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None and not isinstance(value.shape[0], int):
             value.shape = ir.Shape([name, *value.shape[1:]])
 
 
 def tidy(model: ir.Model) -> None:
-    """Removes what tells of the exporting machine (stack traces, paths), and names nodes by operator and number."""
+    """Removes information about the exporting machine (stack traces, paths); names nodes by operator and number."""
     graph = model.graph
     counts: Counter[str] = Counter()
     model.metadata_props.clear()
@@ -126,19 +127,19 @@ def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:
-    """An input that must be there."""
+    """An input that must exist."""
     value = node.inputs[index]
     assert value is not None
     return value
 
 
 def _rank(value: ir.Value) -> int | None:
-    """The number of dimensions, where known."""
+    """The number of dimensions; None if unknown."""
     return None if value.shape is None else len(value.shape)
 
 
 def _sides(value: ir.Value) -> list[int] | None:
-    """Height and width of a map, where known."""
+    """Height and width of a feature map; None if unknown."""
     if value.shape is None or len(value.shape) != 4:
         return None
     sides = [side for side in value.shape[2:] if isinstance(side, int)]
@@ -146,7 +147,7 @@ def _sides(value: ir.Value) -> list[int] | None:
 
 
 def _constant(node: ir.Node, index: int) -> list[int] | None:
-    """The integers of a constant input, or None where it is absent or computed."""
+    """The integers of a constant input; None if it is absent or computed."""
     if index >= len(node.inputs) or node.inputs[index] is None:
         return None
     tensor = ir.convenience.get_const_tensor(_input(node, index))
@@ -161,7 +162,7 @@ def _constant_of(model: ir.Model, name: str, array: npt.NDArray[Any]) -> ir.Valu
 
 
 def _replace(node: ir.Node, added: list[ir.Node]) -> None:
-    """Puts nodes in the place of one; the last one's output takes over its output's name, type and uses."""
+    """Replaces a node by others; the output of the last one gets the name, type and uses of the node's output."""
     old, new = node.outputs[0], added[-1].outputs[0]
     new.name, new.shape, new.type = old.name, old.shape, old.type
     assert node.graph is not None

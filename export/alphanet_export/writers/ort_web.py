@@ -1,4 +1,4 @@
-"""ONNX Runtime Web, which npm has: where the page of a model takes it from."""
+"""Provides ONNX Runtime Web, from a folder or from npm, for the web page of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from alphanet_zoo.errors import AlphaNetError, MissingProgramError, UsageError
 
 ORT_WEB_VERSION = "1.30.0"
-"""The onnxruntime-web that is taken from npm where no folder is given, and that the page was tested with."""
+"""Version of onnxruntime-web that the page was tested with, and that is downloaded from npm by default."""
 
 ORT_WEB_FILES = (
     "ort.wasm.bundle.min.mjs",
@@ -24,36 +24,36 @@ ORT_WEB_FILES = (
     "ort.webgpu.bundle.min.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-"""What the page needs of it, in ``dist/``: the first two on any device, the others once WebGPU is chosen."""
+"""Files in ``dist/`` that the page loads: the first two always, the others if WebGPU is selected."""
 
 
 def check_ort_web(ort_web: str | os.PathLike[str] | None) -> None:
-    """Refuses what `ort_web_package` could not give, before anything is done.
+    """Checks that `ort_web_package` can provide the package, before any other work.
 
     Raises:
         UsageError: ``ort_web`` is not the unpacked package.
-        MissingProgramError: There is no ``ort_web`` and no npm.
+        MissingProgramError: ``ort_web`` is None and npm is not installed.
     """
     if ort_web is not None:
         _check_package(Path(ort_web))
     elif shutil.which("npm") is None:
         raise MissingProgramError(
-            "neither onnxruntime-web nor npm, which fetches it, is here; unpack the npm package onnxruntime-web "
-            f"{ORT_WEB_VERSION} and give its folder with --ort-web"
+            "npm, which downloads onnxruntime-web, is not installed; install it, or pass the unpacked npm package "
+            f"onnxruntime-web {ORT_WEB_VERSION} with --ort-web"
         )
 
 
 @contextmanager
 def ort_web_package(ort_web: str | os.PathLike[str] | None = None) -> Iterator[Path]:
-    """The unpacked onnxruntime-web: the given folder, or npm's package in a folder that lasts as long as the block.
+    """Yields a folder with the unpacked onnxruntime-web: ``ort_web``, or a temporary folder with npm's package.
 
     Args:
         ort_web: A folder with ``dist/`` and ``package.json``, such as ``node_modules/onnxruntime-web``. None: npm
-            fetches `ORT_WEB_VERSION`.
+            downloads `ORT_WEB_VERSION`.
 
     Raises:
         UsageError: The folder is not the package.
-        MissingProgramError: There is no folder and no npm.
+        MissingProgramError: ``ort_web`` is None and npm is not installed.
         AlphaNetError: npm fails.
     """
     check_ort_web(ort_web)
@@ -65,16 +65,16 @@ def ort_web_package(ort_web: str | os.PathLike[str] | None = None) -> Iterator[P
 
 
 def _fetch(folder: Path) -> Path:
-    """Has npm download the package into a folder, and unpacks what the page needs of it."""
+    """Downloads the package with npm into a folder, and unpacks the files that the page loads."""
     npm = shutil.which("npm")
-    assert npm is not None, "checked before"
+    assert npm is not None, "check_ort_web was not called"
     wanted = f"onnxruntime-web@{ORT_WEB_VERSION}"
     ran = subprocess.run([npm, "pack", wanted, "--pack-destination", str(folder)], cwd=folder, text=True,
                          capture_output=True)  # fmt: skip
     archives = list(folder.glob("*.tgz"))
     if ran.returncode or len(archives) != 1:
-        lines = [line for line in ran.stderr.splitlines() if "error" in line.lower()] or ["it wrote no archive"]
-        raise AlphaNetError(f"npm could not fetch {wanted} ({lines[-1]}); give an unpacked package with --ort-web")
+        lines = [line for line in ran.stderr.splitlines() if "error" in line.lower()] or ["no archive was written"]
+        raise AlphaNetError(f"npm could not download {wanted} ({lines[-1]}); pass an unpacked package with --ort-web")
     members = {f"package/dist/{name}" for name in ORT_WEB_FILES} | {"package/package.json"}
     with tarfile.open(archives[0]) as archive:
         for member in archive:
@@ -85,18 +85,18 @@ def _fetch(folder: Path) -> Path:
 
 
 def _check_package(package: Path) -> None:
-    """Raises where a folder is not the unpacked onnxruntime-web."""
+    """Raises UsageError unless a folder is the unpacked onnxruntime-web."""
     missing = [name for name in ORT_WEB_FILES if not (package / "dist" / name).is_file()]
     if missing or package_facts(package).get("name") != "onnxruntime-web":
-        lacks = f"dist/{missing[0]}" if missing else "a package.json that says onnxruntime-web"
+        lacks = f"dist/{missing[0]}" if missing else "a package.json with the name onnxruntime-web"
         raise UsageError(
-            f"--ort-web {package} lacks {lacks}; give the unpacked npm package onnxruntime-web {ORT_WEB_VERSION}, "
+            f"--ort-web {package} lacks {lacks}; pass the unpacked npm package onnxruntime-web {ORT_WEB_VERSION}, "
             "such as node_modules/onnxruntime-web"
         )
 
 
 def package_facts(package: Path) -> dict[str, Any]:
-    """The content of an unpacked package's ``package.json``; empty where there is none to read."""
+    """The content of ``package.json`` in an unpacked package; empty if it cannot be read."""
     try:
         facts = json.loads((package / "package.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""An exported ONNX file as an entry of a Triton (or KServe) model repository."""
+"""Writes an exported ONNX file as a model of a Triton (or KServe) model repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
 
 MAX_BATCH = 32
-"""Images that a server may put together for a model that takes any number, unless another number is given."""
+"""Default maximum batch size of a server for a model with a dynamic batch size."""
 
 _CLIENT_FACTS = ("arch", "preprocessing", "weights_sha256")
 
@@ -27,20 +27,20 @@ def write_repository(
     name: str | None = None,
     max_batch: int | None = None,
 ) -> dict[Path, int]:
-    """Writes ``<repository>/<name>/``: ``config.pbtxt``, ``1/model.onnx`` and, where the file has them, ``labels.txt``.
+    """Writes ``<repository>/<name>/``: ``config.pbtxt``, ``1/model.onnx``, and ``labels.txt`` if the file has labels.
 
     Args:
         model_path: A file that ``alphanet-export`` wrote.
-        repository: The model repository; it is made where it is missing, other models in it are left alone.
-        name: What the server calls the model. None: the name in the file.
+        repository: The model repository; created if it does not exist. Other models in it are not changed.
+        name: Name of the model on the server. None: the name in the file.
         max_batch: See `config_pbtxt`.
 
     Returns:
-        Bytes of each file written.
+        Size of each written file, in bytes.
 
     Raises:
-        UsageError: A name that no folder can have, a repository that is a file, or ``max_batch`` does not fit.
-        AlphaNetError: The file is corrupt, or not ours.
+        UsageError: The name is not valid, the repository is a file, or ``max_batch`` does not fit the model.
+        AlphaNetError: The file is corrupt, or alphanet-export did not write it.
         OSError: The disk is full or not writable; no file is replaced.
     """
     model = open_onnx(model_path)
@@ -59,40 +59,40 @@ def write_repository(
 
 
 def check_repository(repository: str | os.PathLike[str], name: str | None = None) -> None:
-    """Refuses a repository or a name that cannot be.
+    """Checks the path of a repository and the name of a model.
 
     Raises:
-        UsageError: Names it.
+        UsageError: One of them is not valid.
     """
     path = Path(repository)
     parents = [parent for parent in (path, *path.parents) if parent.exists()]
     if not os.fspath(repository) or (parents and not parents[0].is_dir()):
-        raise UsageError(f"{os.fspath(repository)!r} cannot be a model repository; give a folder")
+        raise UsageError(f"{os.fspath(repository)!r} is not a valid model repository; pass a folder")
     if name is not None and not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UsageError(f"{name!r} cannot be a served model's name; give letters, digits, _ - and .")
+        raise UsageError(f"{name!r} is not a valid model name; use letters, digits, _ - and .")
 
 
 def config_pbtxt(model: ExportedModel, name: str, *, max_batch: int | None = None) -> str:
-    """Triton's description of a model.
+    """The model configuration for Triton.
 
-    A file with a fixed batch gets ``max_batch_size: 0`` and the whole shape; one that takes any number of images gets
-    a batch size, the shape of one image, and dynamic batching. The parameters tell clients how to prepare an image.
+    A file with a fixed batch size gets ``max_batch_size: 0`` and full shapes; a file with a dynamic batch size gets a
+    maximum batch size, shapes of one image, and dynamic batching. The parameters contain the preprocessing for clients.
 
     Args:
         model: An exported file.
-        name: The model's name, which is its folder's too.
-        max_batch: Images that the server may put together. None: 0 for a fixed batch, else `MAX_BATCH`.
+        name: Name of the model and of its folder.
+        max_batch: Maximum batch size of the server. None: 0 for a fixed batch size, else `MAX_BATCH`.
 
     Raises:
-        UsageError: A ``max_batch`` for a file with a fixed batch, or none at all for one without.
+        UsageError: ``max_batch`` is positive for a file with a fixed batch size, or less than 1 for a dynamic one.
     """
     if model.batch is not None and max_batch:
         raise UsageError(
-            f"{model.path} takes {model.batch} image at a time, so a server cannot put {max_batch} together; "
+            f"{model.path} has the fixed batch size {model.batch}, so a server cannot batch {max_batch} images; "
             "export it with --dynamic-batch"
         )
     if model.batch is None and max_batch is not None and max_batch < 1:
-        raise UsageError(f"max_batch is {max_batch}; give at least 1")
+        raise UsageError(f"max_batch is {max_batch}; pass 1 or more")
     fixed = [] if model.batch is None else [model.batch]
     largest = 0 if fixed else max_batch or MAX_BATCH
     labels = ' label_filename: "labels.txt"' if model.labels is not None else ""
@@ -113,5 +113,5 @@ def config_pbtxt(model: ExportedModel, name: str, *, max_batch: int | None = Non
 
 
 def _text(value: str) -> str:
-    """A string of protobuf's text format; JSON's escapes for ASCII are among its own."""
+    """A string literal of protobuf's text format, which supports the escapes of JSON."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""From a frozen net to an AOTInductor package: machine code for the processor it is made on."""
+"""Writes a frozen network as an AOTInductor package: machine code for the CPU that it is compiled on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from alphanet_export.runtimes.torch_runtimes import INPUT_SHAPE
 def write_aoti(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes an ``.aoti.pt2`` package, which ``torch._inductor.aoti_load_package`` reads.
 
-    The metadata is what ``get_metadata()`` of the loaded package gives. The code takes its number of threads from
-    PyTorch when it runs.
+    ``get_metadata()`` of the loaded package returns the metadata. The code uses PyTorch's number of threads.
 
     Raises:
-        MissingProgramError: There is no C++ compiler.
+        MissingProgramError: No C++ compiler is installed.
     """
     require_compiler()
     size = frozen.preprocessing.input_size

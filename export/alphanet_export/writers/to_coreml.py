@@ -1,4 +1,4 @@
-"""From a frozen net to Core ML: an ``.mlpackage`` folder, which runs on Apple's systems alone."""
+"""Writes a frozen network for Core ML: an ``.mlpackage`` folder, which runs on Apple's systems only."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ OPERATORS = {
     "add": "add",
     "mul": "mul",
 }
-"""Core ML's operator for each of PyTorch's in our graphs."""
+"""Core ML's operator for each PyTorch operator in the graphs."""
 
 _DEBUG_FILE = "executorch_debug_handle_mapping.json"
-"""coremltools leaves it in the package, of use to ExecuTorch alone."""
+"""A file that coremltools writes into the package for ExecuTorch only."""
 
 
 def write_coreml(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes an ``.mlpackage`` folder: an ML program in float32, for iOS 16 and macOS 13 or newer.
 
-    The metadata goes into ``user_defined_metadata``.
+    The metadata is stored in ``user_defined_metadata``.
 
     Raises:
         MissingDependencyError: coremltools is not installed.
-        UsageError: The net takes any number of images, or resizes its input, for which Core ML has no operator.
+        UsageError: The batch size is dynamic, or the graph resizes its input, for which Core ML has no operator.
     """
     require_package("coremltools", "coreml")
     if frozen.dynamic_batch or frozen.resizes:
@@ -63,10 +63,10 @@ def write_coreml(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | No
 
 
 def check_coreml(path: Path, frozen: FrozenNet) -> None:
-    """Compares what an ``.mlpackage`` holds with the graph it was made from, without running it.
+    """Compares the structure of an ``.mlpackage`` with the graph that it was converted from, without running it.
 
     Raises:
-        ParityError: It has other inputs or outputs, another number of some operator, or less weights.
+        ParityError: Inputs, outputs or the number of an operator differ, or weights are missing.
     """
     require_package("coremltools", "coreml")
     with quiet():
@@ -85,14 +85,14 @@ def check_coreml(path: Path, frozen: FrozenNet) -> None:
     weights = (path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").stat().st_size
     needed = 4 * sum(value.numel() for value in frozen.program.state_dict.values() if value.numel() > 1000)
     if weights < needed:
-        wrong.append(f"{weights} bytes of weights, not {needed} or more")
+        wrong.append(f"{weights} bytes of weights, not at least {needed}")
     if wrong:
-        raise ParityError(f"the Core ML package is not the network's graph: {'; '.join(wrong)}; "
+        raise ParityError(f"the Core ML package differs from the network's graph: {'; '.join(wrong)}; "
                           "report this with the versions of coremltools and alphanet-zoo")  # fmt: skip
 
 
 def _expected_operators(frozen: FrozenNet) -> Counter[str]:
-    """How often each of Core ML's operators has to be there."""
+    """The expected number of each of Core ML's operators."""
     calls = (node.target for node in frozen.program.graph.nodes if node.op == "call_function")
     names = Counter(str(target).split(".")[1].rstrip("_") for target in calls)
     return Counter({OPERATORS[name]: count for name, count in names.items() if name in OPERATORS})

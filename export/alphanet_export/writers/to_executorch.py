@@ -1,4 +1,4 @@
-"""From a frozen net to ExecuTorch: a ``.pte`` program for its XNNPACK backend."""
+"""Writes a frozen network for ExecuTorch: a ``.pte`` program for its XNNPACK backend."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alphanet_zoo.errors import UsageError
 def write_executorch(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a ``.pte`` file.
 
-    The metadata is what its constant method ``alphanet_metadata`` gives: one JSON object.
+    The constant method ``alphanet_metadata`` of the program returns the metadata as one JSON object.
 
     Raises:
         MissingDependencyError: ExecuTorch is not installed.
-        UsageError: The net takes any number of images: XNNPACK plans its memory for one.
+        UsageError: The batch size is dynamic; XNNPACK plans memory for a fixed one.
     """
     require_package("executorch", "executorch")
     if frozen.dynamic_batch:

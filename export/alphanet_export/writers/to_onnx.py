@@ -1,4 +1,4 @@
-"""From a frozen network to ONNX: one self-contained, checked and reproducible file."""
+"""Writes a frozen network as ONNX: one self-contained, checked and reproducible file."""
 
 from __future__ import annotations
 

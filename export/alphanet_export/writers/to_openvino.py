@@ -1,4 +1,4 @@
-"""From a frozen net to OpenVINO: an ``.xml`` file with the graph and a ``.bin`` file with the weights."""
+"""Writes a frozen network for OpenVINO: an ``.xml`` file with the graph and a ``.bin`` file with the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alphanet_export.quiet import quiet
 def write_openvino(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes ``path``, an ``.xml`` file, and its weights beside it, in float32.
 
-    The metadata goes into the model's ``rt_info``, each ``alphanet.<key>`` as ``<alphanet><key value=...>``.
+    The metadata is stored in the model's ``rt_info``, each ``alphanet.<key>`` as ``<alphanet><key value=...>``.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -30,10 +30,10 @@ def write_openvino(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | 
 
 
 def openvino_model(frozen: FrozenNet) -> Any:
-    """The ``openvino.Model`` of a frozen net, its input ``pixel_values`` and its output ``logits``.
+    """The ``openvino.Model`` of a frozen network, with input ``pixel_values`` and output ``logits``.
 
-    It is made from the traced graph, not from our ONNX file: that is shaped for ONNX Runtime's kernels, and its
-    HardSigmoid would run in OpenVINO's reference code. The frontend is called directly, because
+    It is converted from the traced graph. The exported ONNX graph is optimised for ONNX Runtime, and its HardSigmoid
+    would run in OpenVINO's slow reference code. The frontend is called directly, because
     ``openvino.convert_model`` reports its use over the network.
     """
     import openvino

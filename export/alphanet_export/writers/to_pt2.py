@@ -1,4 +1,4 @@
-"""From a frozen net to a PyTorch ExportedProgram in a file."""
+"""Writes a frozen network as a PyTorch ExportedProgram."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from alphanet_export.freeze import FrozenNet
 def write_program(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a ``.pt2`` file, which ``torch.export.load`` reads.
 
-    ``metadata`` goes in as extra files, one an entry (``extra_files`` of ``torch.export.load``).
+    ``metadata`` is stored as extra files, one per entry (``extra_files`` of ``torch.export.load``).
     """
     torch.export.save(frozen.program, path, extra_files=dict(metadata or {}))

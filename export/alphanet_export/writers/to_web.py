@@ -1,4 +1,4 @@
-"""From an exported ONNX file to a static page that runs it in a browser."""
+"""Writes a static web page that runs an exported ONNX file in the browser."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from alphanet_zoo.files import replacing
 from alphanet_zoo.space.cost import count_macs, count_params
 
 PAGE_FILES = ("app.js", "style.css", "serve.py", "index.html")
-"""The page itself, which comes with this package."""
+"""Files of the page that are included in this package."""
 
 MODEL_FACTS = ("name", "arch", "num_classes", "preprocessing", "labels", "weights", "weights_sha256", "published_top1")
-"""The file's metadata that the page shows or uses."""
+"""Metadata entries that the page shows or uses."""
 
 INTERPOLATIONS = ("bicubic", "bilinear")
-"""Resampling filters that the page has."""
+"""Resampling filters that the page implements."""
 
 
 def write_web(
     model_path: str | os.PathLike[str], folder: str | os.PathLike[str], ort_web: str | os.PathLike[str] | None = None
 ) -> dict[Path, int]:
-    """Writes a page that classifies pictures with an exported file, and asks no other host for anything.
+    """Writes a page that classifies images with an exported file and sends no requests to other hosts.
 
     Args:
         model_path: A file that ``alphanet-export`` wrote.
-        folder: Where the page goes; it is made where it is missing, other files in it are left alone.
+        folder: Output folder; created if it does not exist. Other files in it are not changed.
         ort_web: The unpacked onnxruntime-web, see `alphanet_export.writers.ort_web.ort_web_package`.
 
     Returns:
-        Bytes of each file written.
+        Size of each written file, in bytes.
 
     Raises:
-        UsageError: ``ort_web`` is not that package, or the page does not have the model's preprocessing.
-        MissingProgramError: Neither onnxruntime-web nor npm is there.
-        AlphaNetError: The file is corrupt, or npm could not fetch the package.
+        UsageError: ``ort_web`` is not that package, or the page does not implement the model's preprocessing.
+        MissingProgramError: ``ort_web`` is None and npm is not installed.
+        AlphaNetError: The file is corrupt, or npm could not download the package.
         OSError: The disk is full or not writable; no file is replaced.
     """
     check_ort_web(ort_web)
     model = open_onnx(model_path)
     if model.preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(
-            f"the page resizes {' or '.join(INTERPOLATIONS)}, and {model.path} wants "
-            f"{model.preprocessing.interpolation}; export a model with one of those"
+            f"{model.path} requires {model.preprocessing.interpolation} resizing, and the page supports only "
+            f"{' and '.join(INTERPOLATIONS)}; export a model with one of these"
         )
     target, page = Path(folder), files("alphanet_export.writers") / "web"
     with ort_web_package(ort_web) as package, ExitStack() as stack:
@@ -67,7 +67,7 @@ def write_web(
 
 
 def page_facts(model: ExportedModel, ort_web_version: str) -> dict[str, Any]:
-    """What the page knows of the model: the content of ``model.json``."""
+    """The content of ``model.json``, which the page reads."""
     facts = {key: model.metadata.get(key) for key in MODEL_FACTS}
     return facts | {
         "macs": count_macs(model.arch, model.space, model.num_classes),

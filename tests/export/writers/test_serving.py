@@ -49,11 +49,11 @@ def test_batches_that_do_not_fit(exported: Path, tmp_path: Path) -> None:
     model = open_exported(exported)
     if model.batch is None:
         assert "max_batch_size: 8\n" in config_pbtxt(model, "tiny", max_batch=8)
-        wrong, told = 0, "at least 1"
+        wrong, message = 0, "pass 1 or more"
     else:
         assert "max_batch_size: 0\n" in config_pbtxt(model, "tiny", max_batch=0)
-        wrong, told = 8, "--dynamic-batch"
-    with pytest.raises(UsageError, match=told):
+        wrong, message = 8, "--dynamic-batch"
+    with pytest.raises(UsageError, match=message):
         write_repository(exported, tmp_path / "models", max_batch=wrong)
     assert not (tmp_path / "models").exists()
 
@@ -67,5 +67,5 @@ def test_names_that_no_model_can_have(name: str, exported: Path, tmp_path: Path)
 
 def test_a_repository_that_is_a_file(exported: Path) -> None:
     for repository in (exported, exported / "models"):
-        with pytest.raises(UsageError, match="give a folder"):
+        with pytest.raises(UsageError, match="pass a folder"):
             write_repository(exported, repository)

@@ -115,10 +115,10 @@ def test_what_is_no_package(exported: Path, package: Path, tmp_path: Path) -> No
     assert not (tmp_path / "page").exists()
 
 
-def test_without_npm_the_remedy_is_told(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_the_remedy_is_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        MissingProgramError, match=f"onnxruntime-web {ORT_WEB_VERSION} and give its folder with --ort-web"
+        MissingProgramError, match=f"npm, which downloads .* onnxruntime-web {ORT_WEB_VERSION} with --ort-web"
     ):
         write_web(exported, tmp_path / "page")
     assert not (tmp_path / "page").exists()

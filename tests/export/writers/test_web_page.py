@@ -39,7 +39,7 @@ pytestmark = [
 FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
          "--use-fake-ui-for-media-stream", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # fmt: skip
-"""A browser that looks nothing up, with a made-up camera and WebGPU in software where the build has it."""
+"""A browser without DNS, with a synthetic camera, and with WebGPU in software if the build supports it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def package() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def exported(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A0 with made-up weights on the published input, and pictures of several kinds beside the page."""
+    """A0 with random weights at the published input size, and test images of several kinds beside the page."""
     root = tmp_path_factory.mktemp("a0")
     source = named_source("alphanet_a0", "random")
     frozen = freeze(source.net, img_size=224)

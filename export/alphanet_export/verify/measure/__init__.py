@@ -1,1 +1,1 @@
-"""What is measured of an exported file, a figure or a few a module."""
+"""Measurements of an exported file, one or a few per module."""

@@ -87,7 +87,7 @@ def measure_energy(
         runs += 1
     spent, joules, images = clock() - start, _joules(packages, before), runs * images_a_run
     if not joules:
-        return Energy(f"the counters in {powercap} stand still, as in some virtual machines")
+        return Energy(f"the counters in {powercap} do not change, as in some virtual machines")
     return Energy(
         unavailable=None,
         millijoules_per_image=1e3 * joules / images,

@@ -1,4 +1,4 @@
-"""A client of inference servers: KServe's v2 protocol over HTTP, which Triton, MLServer and others speak.
+"""A client for inference servers with KServe's v2 protocol over HTTP, such as Triton and MLServer.
 
 Source: Open Inference Protocol, HTTP/REST, and its binary tensor data extension.
 """
@@ -17,19 +17,19 @@ from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, FloatArray
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 BINARY = "binary_tensor_data"
-"""The extension of the protocol that sends tensors as bytes, as servers call it."""
+"""Name of the protocol extension that sends tensors as bytes."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server says of itself.
+    """The metadata of a server.
 
     Args:
-        name: Of its software.
-        version: Of its software.
-        extensions: Of the protocol.
+        name: Name of the server software.
+        version: Version of the server software.
+        extensions: Protocol extensions that it supports.
     """
 
     name: str
@@ -38,19 +38,19 @@ class ServerFacts:
 
     @property
     def takes_binary(self) -> bool:
-        """Whether it takes and gives tensors as bytes."""
+        """Whether the server supports tensors as bytes."""
         return BINARY in self.extensions
 
 
 class KServeClient:
-    """Talks to one server; a connection a request.
+    """A client of one server. Every request uses a new connection.
 
     Raises:
         UsageError: The address is not of the form ``http://host:port``.
     """
 
     def __init__(self, url: str, timeout: float = 60.0) -> None:
-        """A client of the server at ``url``, which may have a path; it waits ``timeout`` seconds for an answer."""
+        """Checks the address ``url``, which may contain a path; ``timeout`` of requests is in seconds."""
         self.url = url.rstrip("/")
         try:
             parts = urlsplit(self.url)
@@ -58,13 +58,13 @@ class KServeClient:
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UsageError(f"{url!r} is no server's address; give one such as http://localhost:8000")
+            raise UsageError(f"{url!r} is not a server address; pass one such as http://localhost:8000")
         connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection, self._host, self._port, self._timeout = connection, parts.hostname, port, timeout
         self._prefix = parts.path
 
     def check_ready(self) -> None:
-        """Asks whether the server is ready.
+        """Checks that the server is ready.
 
         Raises:
             AlphaNetError: It cannot be reached, or is not ready.
@@ -74,10 +74,10 @@ class KServeClient:
             raise AlphaNetError(f"the server at {self.url} is not ready (status {status}); wait until it is")
 
     def server_facts(self) -> ServerFacts:
-        """What the server says of itself.
+        """The metadata of the server.
 
         Raises:
-            AlphaNetError: It cannot be reached, or does not speak the protocol.
+            AlphaNetError: It cannot be reached, or does not support the protocol.
         """
         facts = self._json("GET", "/v2")
         return ServerFacts(
@@ -97,11 +97,11 @@ class KServeClient:
 
         Args:
             name: The model.
-            images: The pixels.
+            images: Normalised pixels.
             binary: Send and receive the tensors as bytes; the server must have the extension `BINARY`.
 
         Raises:
-            AlphaNetError: The server cannot be reached, refuses, or answers other than the protocol says.
+            AlphaNetError: The server cannot be reached, returns an error, or violates the protocol.
         """
         body, headers = _infer_request(images, binary)
         status, received, answer = self._request("POST", f"/v2/models/{quote(name, safe='')}/infer", body, headers)
@@ -110,7 +110,7 @@ class KServeClient:
         return self._tensor(self._decoded(status, answer[:size], f"model {name!r}"), answer[size:])
 
     def _tensor(self, answer: dict[str, Any], tail: bytes) -> FloatArray:
-        """The logits in an answer and the bytes behind it."""
+        """The logits in a JSON response, or in the bytes after it."""
         try:
             (tensor,) = (output for output in answer["outputs"] if output["name"] == OUTPUT_NAME)
             if tensor["datatype"] != "FP32":
@@ -120,33 +120,33 @@ class KServeClient:
             return values.reshape(tensor["shape"]).astype(np.float32)
         except (KeyError, TypeError, ValueError) as error:
             raise AlphaNetError(
-                f"the answer of {self.url} holds no float32 tensor {OUTPUT_NAME!r} ({error!r}); "
-                "serve a file that alphanet-export wrote"
+                f"the response of {self.url} contains no float32 tensor {OUTPUT_NAME!r} ({error!r}); "
+                "load a file that alphanet-export wrote into the server"
             ) from error
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
-        """The object that the server answers with."""
+        """The JSON object that the server returns."""
         status, _, body = self._request(method, path)
         return self._decoded(status, body, path)
 
     def _decoded(self, status: int, body: bytes, asked: str) -> dict[str, Any]:
-        """The object in an answer."""
+        """The JSON object in a response; ``asked`` is the request, for the message."""
         try:
             answer = json.loads(body)
         except ValueError:
             answer = None
         if status == 200 and isinstance(answer, dict):
             return answer
-        told = str(answer.get("error") or answer) if isinstance(answer, dict) else body[:200].decode("utf-8", "replace")
+        text = str(answer.get("error") or answer) if isinstance(answer, dict) else body[:200].decode("utf-8", "replace")
         raise AlphaNetError(
-            f"the server at {self.url} answers {status} to {asked}: {told}; "
-            "check its address, and that it has the model"
+            f"the server at {self.url} returned status {status} for {asked}: {text}; "
+            "check its address, and that it has loaded the model"
         )
 
     def _request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers and body of an answer."""
+        """Status, headers and body of a response."""
         connection = self._connection(self._host, self._port, timeout=self._timeout)
         try:
             connection.request(method, self._prefix + path, body, headers or {})
@@ -154,7 +154,7 @@ class KServeClient:
             return response.status, response.headers, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise AlphaNetError(
-                f"cannot reach the server at {self.url}: {error or type(error).__name__}; start it, or mend --server"
+                f"cannot reach the server at {self.url}: {error or type(error).__name__}; start it, or correct --server"
             ) from error
         finally:
             connection.close()
@@ -175,7 +175,7 @@ def _infer_request(images: FloatArray, binary: bool) -> tuple[bytes, dict[str, s
 
 
 def _is_false(body: bytes, key: str) -> bool:
-    """Whether a body is an object in which ``key`` is false; many servers answer with no body at all."""
+    """Whether a body is a JSON object in which ``key`` is false. Many servers return an empty body."""
     try:
         answer = json.loads(body)
     except ValueError:

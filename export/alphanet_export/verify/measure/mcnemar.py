@@ -1,4 +1,4 @@
-"""Whether two classifiers differ on the same images by more than chance."""
+"""McNemar's test: whether two classifiers differ significantly in accuracy on the same images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class McNemar:
     """McNemar's exact test of a file against its reference, on labelled images.
 
     Args:
-        both_right: Images that both classify rightly.
-        only_reference: Images that only the reference classifies rightly (b).
-        only_file: Images that only the file classifies rightly (c).
-        both_wrong: Images that neither does.
-        p_value: Probability, were both equally good, of a split of b + c at least as uneven. Two-sided.
+        both_right: Images that both classify correctly.
+        only_reference: Images that only the reference classifies correctly (b).
+        only_file: Images that only the file classifies correctly (c).
+        both_wrong: Images that neither classifies correctly.
+        p_value: Probability of a split of b + c at least as uneven if both are equally accurate; two-sided.
     """
 
     both_right: int
@@ -31,17 +31,17 @@ class McNemar:
 
     @property
     def images(self) -> int:
-        """How many images."""
+        """Number of images."""
         return self.both_right + self.only_reference + self.only_file + self.both_wrong
 
     @property
     def difference(self) -> float:
-        """Top-1 of the file less that of the reference, in percentage points."""
+        """Top-1 of the file minus that of the reference, in percentage points."""
         return 100 * (self.only_file - self.only_reference) / self.images
 
 
 def compare_right(reference: Tensor, file: Tensor) -> McNemar:
-    """The test of which images each has right, two boolean tensors ``(N,)`` in the same order."""
+    """McNemar's test of two boolean tensors ``(N,)``: whether each image is classified correctly."""
     assert reference.shape == file.shape
     only_reference, only_file = int((reference & ~file).sum()), int((file & ~reference).sum())
     return McNemar(
@@ -55,7 +55,7 @@ def compare_right(reference: Tensor, file: Tensor) -> McNemar:
 
 @contextmanager
 def recorded_classes(net: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Collects the class that ``net`` gives each image while the block runs it, in tensors of a batch each."""
+    """Records the classes that ``net`` predicts inside the block, one tensor per batch."""
     classes: list[Tensor] = []
     if net is None:
         yield classes

@@ -1,4 +1,4 @@
-"""Whether a running server computes what an exported file computes."""
+"""Parity of a running inference server with an exported file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from alphanet_zoo.files import replacing
 
 @dataclass(frozen=True)
 class Encoding:
-    """Parity through one encoding of the tensors.
+    """Parity with one encoding of the tensors.
 
     Args:
-        parity: Its ``level`` is the encoding: ``json`` or ``binary``.
-        median_ms: Median time of a request with one image, in milliseconds, from here and back.
+        parity: The figures; ``level`` is the encoding, ``json`` or ``binary``.
+        median_ms: Median round-trip time of a request with one image, in milliseconds.
     """
 
     parity: LevelParity
@@ -45,18 +45,18 @@ class Encoding:
 
 @dataclass(frozen=True)
 class ServerReport:
-    """How far a server is from a file.
+    """Difference between a server and a file.
 
     Args:
-        url: Its address.
-        server: What it says of itself.
-        model: What it says of the model: ``name``, ``platform``, ``versions``, ``inputs``, ``outputs``.
-        file: Name of the file it is compared with.
-        file_sha256: Of that file.
-        images: How many images were sent, one a request.
-        synthetic: Whether they were made up, see `alphanet_export.verify.measure.parity.synthetic_images`.
+        url: Address of the server.
+        server: Metadata of the server.
+        model: Metadata of the model on the server: ``name``, ``platform``, ``versions``, ``inputs``, ``outputs``.
+        file: Name of the file that it is compared with.
+        file_sha256: SHA-256 of that file.
+        images: Number of images sent, one per request.
+        synthetic: Whether they are synthetic, see `alphanet_export.verify.measure.parity.synthetic_images`.
         tolerance: Largest relative error allowed.
-        encodings: JSON, and binary where the server has that extension.
+        encodings: JSON, and binary if the server supports it.
     """
 
     url: str
@@ -71,7 +71,7 @@ class ServerReport:
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the tolerance and every image gets the same class, in every encoding."""
+        """Whether the error is within the tolerance and all predicted classes agree, in every encoding."""
         errors = (encoding.parity for encoding in self.encodings)
         return all(p.max_relative_error <= self.tolerance and p.top1_agreement == 1.0 for p in errors)
 
@@ -86,36 +86,37 @@ class ServerReport:
             raise ParityError(
                 f"{self.url} does not compute what {self.file} computes: relative error "
                 f"{worst.max_relative_error:.2e} (tolerance {self.tolerance:.0e}) in {worst.level}, top-1 agreement "
-                f"{100 * worst.top1_agreement:.1f} % of {self.images} images; serve this very file, in float32"
+                f"{100 * worst.top1_agreement:.1f} % of {self.images} images; load this file into the "
+                "server, with float32 arithmetic"
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values for JSON."""
         return asdict(self) | {"holds": self.holds}
 
     def to_text(self) -> str:
-        """A table for a person."""
-        served, kind = self.model, "made-up" if self.synthetic else "given"
+        """A table for the terminal."""
+        served, kind = self.model, "synthetic images" if self.synthetic else "images of the data"
         rows = {
             "server": f"{self.url}: {self.server.name} {self.server.version}",
-            "model": f"{served.get('name')} ({served.get('platform') or 'platform not said'}), "
-            f"versions {', '.join(map(str, served.get('versions') or ['not said']))}",
+            "model": f"{served.get('name')} ({served.get('platform') or 'platform not reported'}), "
+            f"versions {', '.join(map(str, served.get('versions') or ['not reported']))}",
             "file": f"{self.file}, SHA-256 {self.file_sha256}",
         }
         for encoding in self.encodings:
             parity = encoding.parity
             rows[parity.level] = (
                 f"largest relative error {parity.max_relative_error:.1e}, top-1 agreement "
-                f"{100 * parity.top1_agreement:.1f} % of {self.images} {kind} images, "
-                f"{encoding.median_ms:.1f} ms a request"
+                f"{100 * parity.top1_agreement:.1f} % of {self.images} {kind}, "
+                f"{encoding.median_ms:.1f} ms per request"
             )
-        rows.setdefault("binary", "not measured: the server does not name the extension binary_tensor_data")
+        rows.setdefault("binary", "not measured: the server does not report the extension binary_tensor_data")
         rows["verdict"] = "holds" if self.holds else f"broken (tolerance {self.tolerance:.0e})"
         return "".join(f"{key + ':':<9}{value}\n" for key, value in rows.items())
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Stores it as JSON.
+        """Writes the report as JSON.
 
         Raises:
             OSError: The disk is full or not writable; nothing is written.
@@ -133,19 +134,19 @@ def verify_server(
     limit: int | None = None,
     tolerance: float = TOLERANCE,
 ) -> ServerReport:
-    """Compares the logits of a server with those of a file in ONNX Runtime here, on the same pixels.
+    """Compares the logits of a server with those of a file in ONNX Runtime on this machine, on the same pixels.
 
     Args:
         model_path: A file that ``alphanet-export`` wrote.
-        url: The server's address, ``http://host:port``.
-        name: What the server calls the model. None: the name in the file.
-        data: Images, a folder a class. None: 8 synthetic ones.
-        limit: Images of the data to take, spread evenly over it; None is all.
+        url: Address of the server, ``http://host:port``.
+        name: Name of the model on the server. None: the name in the file.
+        data: A folder with one folder of images per class. None: 8 synthetic images.
+        limit: Number of images of the data to use, spread evenly over it; None is all.
         tolerance: Largest relative error for `ServerReport.check`.
 
     Raises:
-        UsageError: No such file or folder, or no address.
-        ParityError: The server's model has another input or output.
+        UsageError: A file or folder does not exist, or ``url`` is not an address.
+        ParityError: The model on the server has other inputs or outputs.
         AlphaNetError: The file is corrupt; the server cannot be reached, is not ready, or does not have the model.
     """
     model = open_onnx(model_path)
@@ -182,34 +183,36 @@ def verify_server(
 
 
 def check_served(served: dict[str, Any], model: ExportedModel) -> None:
-    """Refuses a served model with other tensors than the file; what the server leaves unsaid is not judged.
+    """Checks that a model on a server has the inputs and outputs of the file, as far as the server reports them.
 
     Raises:
-        ParityError: It takes or gives something else.
-        AlphaNetError: The server describes its tensors other than the protocol says.
+        ParityError: An input or output differs.
+        AlphaNetError: The metadata of the server violates the protocol.
     """
     size = model.input_size
     expected = {"inputs": (INPUT_NAME, [3, size, size]), "outputs": (OUTPUT_NAME, [model.num_classes])}
     for side, (name, shape) in expected.items():
         try:
-            told = {t["name"]: (t["datatype"], [int(n) for n in t["shape"]][1:]) for t in served.get(side) or []}
+            reported = {t["name"]: (t["datatype"], [int(n) for n in t["shape"]][1:]) for t in served.get(side) or []}
         except (KeyError, TypeError, ValueError) as error:
-            raise AlphaNetError(f"the server describes its {side} as {served[side]!r}, which is no metadata") from error
-        datatype, sizes = told.get(name, ("nothing", []))
+            raise AlphaNetError(
+                f"the metadata of the server is not valid: its {side} are {served[side]!r}; check --server"
+            ) from error
+        datatype, sizes = reported.get(name, ("nothing", []))
         fits = datatype == "FP32" and len(sizes) == len(shape) and all(
             a in (-1, b) for a, b in zip(sizes, shape, strict=True)
         )  # fmt: skip
-        if told and not fits:
+        if reported and not fits:
             raise ParityError(
-                f"the server's {served.get('name')} has the {side} {served[side]}, and {model.path.name} has {name!r}, "
-                f"FP32, {shape} an image; serve this very file, or name its model with --server-model"
+                f"the model {served.get('name')} on the server has the {side} {served[side]}, but {model.path.name} "
+                f"has {name!r}, FP32, {shape} per image; load this file into the server, or pass --server-model"
             )
 
 
 def _encoding(
     client: KServeClient, name: str, pixels: list[FloatArray], expected: FloatArray, binary: bool, tolerance: float
 ) -> Encoding:
-    """Sends every image through one encoding, and compares."""
+    """Sends every image in one encoding, and compares the logits."""
     logits, times = [], []
     for image in pixels:
         started = time.perf_counter()

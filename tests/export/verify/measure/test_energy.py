@@ -61,7 +61,7 @@ def test_a_machine_without_counters_says_so(tmp_path: Path) -> None:
 def test_counters_that_stand_still_are_no_measurement(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     energy = measure_energy(lambda: None, seconds=0.0, powercap=tmp_path, sleep=lambda seconds: None)
-    assert energy.unavailable and "stand still" in energy.unavailable and machine.now == 100.0
+    assert energy.unavailable and "do not change" in energy.unavailable and machine.now == 100.0
 
 
 def test_counters_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -32,14 +32,14 @@ def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None
     }
 
 
-def test_a_lost_fusion_is_told(tmp_path: Path) -> None:
+def test_a_lost_fusion_is_reported(tmp_path: Path) -> None:
     rules = graph_rules(*opened(tmp_path / "m.onnx", with_broken_fusion(tiny_onnx())), machine="AMD64")
     assert [rule.name for rule in rules.rules if not rule.holds][0] == "SiLUs fused to one QuickGelu"
     with pytest.raises(TargetError, match="QuickGelu: 7 instead of 8.* export it again.*--any-graph"):
         rules.check()
 
 
-def test_a_convolution_outside_the_layout_is_told(tmp_path: Path) -> None:
+def test_a_convolution_outside_the_layout_is_reported(tmp_path: Path) -> None:
     model, health = opened(tmp_path / "m.onnx", tiny_onnx())
     slower = dataclasses.replace(health, blocked_convolutions=health.blocked_convolutions - 2, reorder_nodes=40)
     broken = [rule.name for rule in graph_rules(model, slower, machine="x86_64").rules if not rule.holds]
