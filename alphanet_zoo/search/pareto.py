@@ -27,8 +27,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def best_of_ranges(points: Sequence[tuple[float, float]], ranges: int) -> list[int]:
     """Indices of the ``(cost, score)`` point with the best score in each of ``ranges`` equal ranges of cost.
 
-    Of equal scores the point with the lower cost is taken. Empty ranges are left out. Indices are in order of
-    ascending cost.
+    Of equal scores the point with the lower cost is taken. Empty ranges are skipped. Indices are in ascending order
+    of cost.
 
     Raises:
         ValueError: There is no point, or ``ranges`` is less than 1.

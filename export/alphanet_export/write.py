@@ -142,7 +142,7 @@ def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity 
 
 
 def _record(name: str, staged: Path, target: Path, parity: Parity, source: Source) -> Path:
-    """Writes the report of a file beside it: its metadata, digest and parity, and nothing else."""
+    """Writes the report of a file, with its metadata, digest and parity only; returns the path."""
     model = dataclasses.replace(open_exported(staged), path=target)
     weights = model.metadata["weights_sha256"]
     report = VerificationReport(

@@ -286,7 +286,7 @@ def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance
     """
     if actual.shape != expected.shape:
         raise ParityError(
-            f"the file gives logits of shape {actual.shape}, its reference {expected.shape}; "
+            f"the logits of the file have the shape {actual.shape}, and those of its reference {expected.shape}; "
             "pass the reference that it was exported from"
         )
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):

@@ -158,7 +158,7 @@ def _tolerance_row(parity: Parity, folder: str | None) -> Row:
 
 
 def _weights_remark(report: VerificationReport) -> str:
-    """Whether the reference has the weights that the file was made from."""
+    """Whether the reference has the weights that the file was exported from."""
     recorded = report.model.metadata.get("weights_sha256")
     if not recorded or not report.reference or not report.reference.weights_sha256:
         return "cannot be compared with the file's weights: a digest is missing"
@@ -280,7 +280,7 @@ def _ratio_section(ratio: TimingRatio, target: float | None) -> Section:
 
 
 def _graph_section(report: VerificationReport) -> Section:
-    """What ONNX Runtime makes of the graph."""
+    """The graph after ONNX Runtime's optimisation."""
     health = report.graph_health
     if health is None:
         remark = "" if report.model.format == "onnx" else "ONNX only"

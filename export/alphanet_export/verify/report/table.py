@@ -157,7 +157,7 @@ class ComparisonTable:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know to use the table, in whole sentences."""
+        """Notes on how to read the table, in full sentences."""
         sources = "; ".join(dict.fromkeys(row.source for row in self.rows if row.top1 is not None))
         random = [row.name for row in self.rows if row.weights == "random"]
         notes = []
