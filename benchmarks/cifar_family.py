@@ -25,10 +25,11 @@ from alphanet_zoo.search.run import search
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.folder import read_net, stored_config
+from alphanet_zoo.train.folder import stored_config
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.zoo import families
 from alphanet_zoo.zoo.files import load_net
+from alphanet_zoo.zoo.open import open_net
 from alphanet_zoo.zoo.shipped import load_member, write_family
 
 FAMILY, SIZES = "cifar10", ("xs", "s", "m", "l", "xl")
@@ -141,7 +142,7 @@ def ablation_piece(arguments: argparse.Namespace) -> int:
             result = train(work.config(recipe, output, *settings), time_limit=work.seconds_left)
             if result.model is None or work.seconds_left == 0.0:
                 return resume_me(f"{len(records)} runs are complete; {output.name} is at step {result.step}")
-            supernet = read_net(output)[0].to(device_of(arguments.device))
+            supernet = open_net(output).net.to(device_of(arguments.device))
             rows = []
             for name, arch in probes(supernet.space).items():
                 net = evaluator.calibrated(supernet, arch)

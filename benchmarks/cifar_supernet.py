@@ -109,14 +109,14 @@ def plain_advance(run: Any) -> Any:
 
 def train_piece(arguments: argparse.Namespace) -> int:
     """Trains until the end or the time limit, and writes the rounded weights and the log."""
-    from alphanet_zoo.train.folder import read_net
     from alphanet_zoo.train.loop import train
     from alphanet_zoo.zoo.files import save_net
+    from alphanet_zoo.zoo.open import open_net
 
     work = open_work(arguments)
     config = work.config(RECIPE, work.run)
     result = train(config, time_limit=work.seconds_left)
-    net, _ = read_net(work.run, ema=config.optim.ema_decay is not None)
+    net = open_net(work.run, ema=config.optim.ema_decay is not None, unfinished=True).net
     digest = save_net(net, work.results / "supernet.safetensors", half=True)
     for name in ("log.jsonl", "config.yaml"):
         shutil.copy(work.run / name, work.results / name)

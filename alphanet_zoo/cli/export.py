@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     frozen = _frozen(args, source)
     if args.quantize is None:
         written, sizes = _write(args, frozen, source, files)
-        checked = {"parity": _parity(written)}
+        checked = {"parity": _parity(written)} | _accuracy(written)
     else:
         int8 = _write_int8(args, frozen, source, files)
         checked, sizes = _int8_rows(int8), int8.sizes
@@ -117,6 +117,7 @@ def _write(
 ) -> tuple[Written, Mapping[Path, int]]:
     """Writes the files and folders; returns what was measured, and the sizes of what the user asked for."""
     from alphanet_export.write import write_export
+    from alphanet_zoo.data.folder import FolderSource
 
     with contextlib.ExitStack() as stack:
         places, sizes = dict(files), dict[Path, int]()
@@ -124,8 +125,9 @@ def _write(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alphanet-export-")))
             places = {name: folder / path.name for name, path in files.items()}
         written = write_export(
-            frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed
-        )
+            frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
+            data=None if args.data is None else FolderSource(args.data), labels_by_position=args.labels_by_position,
+        )  # fmt: skip
         if not folders_only(args):
             sizes.update(written.sizes)
         if args.web is not None:
@@ -191,6 +193,15 @@ def _parity(written: Written) -> str:
         images = next(iter(written.parities.values())).images
         parts.insert(0, f"largest relative error {', '.join(errors)}, on {images} synthetic images")
     return "; ".join(parts) or "not measured (--skip-verify)"
+
+
+def _accuracy(written: Written) -> dict[str, str]:
+    """The accuracy of the files, as a line of the summary; none if it was not measured."""
+    found = []
+    for name, accuracy in written.accuracies.items():
+        text = f"{accuracy.top1:.2f} % ({accuracy.correct} of {accuracy.images}) in {FORMATS[name].title}"
+        found.append(f"{text}; SUSPICIOUS: {accuracy.suspicion}" if accuracy.suspicion else text)
+    return {"top-1": ", ".join(found)} if found else {}
 
 
 def _int8_rows(written: WrittenInt8) -> dict[str, str]:

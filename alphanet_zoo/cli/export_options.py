@@ -68,6 +68,8 @@ def _add_weights(parser: CommandParser) -> None:
     add("--calib-data", type=existing_path, metavar="FOLDER",
         help="training images, one folder per class, to compute batch-norm statistics from; required if the weights "
              "have none of their own")  # fmt: skip
+    add("--data", type=existing_path, metavar="FOLDER",
+        help="labelled images, one folder per class, to measure the accuracy of each file on")  # fmt: skip
     add("--calib-images", type=positive_int, metavar="N",
         help="number of these images, in batches of 256 (default: 16384, as published)")  # fmt: skip
     add("--calib-augment", action=argparse.BooleanOptionalAction, default=None,
@@ -155,6 +157,10 @@ def _check_statistics(args: argparse.Namespace) -> None:
         raise UsageError("--calib-images and --calib-augment require --calib-data")
     if args.calib_data is not None and not args.calib_data.is_dir():
         raise UsageError(f"{args.calib_data} is not a folder; pass one that has a folder of images for each class")
+    if args.data is not None and not args.data.is_dir():
+        raise UsageError(f"{args.data} is not a folder; pass one that has a folder of images for each class")
+    if args.data is not None and (args.skip_verify or args.quantize is not None):
+        raise UsageError("--data cannot be used with --skip-verify or --quantize; use alphanet verify --data")
     if args.calib_data is not None and args.weights == "random":
         raise UsageError("--weights random is for measuring time; leave --calib-data out")
 

@@ -30,10 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith(".safetensors"):
         raise UsageError(f"{arguments.output!r} does not end with .safetensors; pass a file name that does")
     check_place(Path(arguments.output), "-o")
-    from alphanet_zoo.train.folder import read_net
     from alphanet_zoo.zoo.files import save_net
+    from alphanet_zoo.zoo.open import is_run, open_net
 
-    net, step = read_net(arguments.run, ema=arguments.ema)
-    digest = save_net(net, arguments.output)
-    say(f"{arguments.output} ({'final' if step is None else f'step {step}'}, sha256 {digest})")
+    if not is_run(arguments.run):
+        raise UsageError(
+            f"{arguments.run} is not a training run (config.yaml not found). Pass an alphanet train output folder."
+        )
+    opened = open_net(arguments.run, ema=arguments.ema, unfinished=True)
+    digest = save_net(opened.net, arguments.output)
+    say(f"{arguments.output} ({'final' if opened.step is None else f'step {opened.step}'}, sha256 {digest})")
     return 0

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 from alphanet_zoo.data.augment import normalise, warp
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.data.reader import BatchReader, RawBatch, Windows
+from alphanet_zoo.data.reader import Batch, BatchReader, RawBatch, Windows
 from alphanet_zoo.data.sources import ImageSource, open_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
@@ -31,35 +30,6 @@ BROKEN_SHARE = 1e-4
 
 _CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The images of one training step in one process.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        indices: ``(N,)`` which images of the source.
-        images: ``(N, 3, S, S)`` float32, augmented and normalised, channels-last in memory.
-        labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1.
-    """
-
-    epoch: int
-    indices: tuple[int, ...]
-    images: Tensor
-    labels: Tensor
-
-    def split(self, parts: int) -> list[Batch]:
-        """Equal parts in order, to accumulate gradients over: those that as many processes would get.
-
-        Raises:
-            ValueError: The images cannot be divided equally.
-        """
-        if parts < 1 or len(self.indices) % parts:
-            raise ValueError(f"a batch of {len(self.indices)} images cannot be divided into {parts} equal parts")
-        size = len(self.indices) // parts
-        cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
-        return [Batch(self.epoch, self.indices[cut], self.images[cut], self.labels[cut]) for cut in cuts]
 
 
 class TrainingBatches:

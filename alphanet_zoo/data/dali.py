@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from alphanet_zoo.data.augment import draw_crop
-from alphanet_zoo.data.batches import Batch
 from alphanet_zoo.data.draws import generator, torch_seed
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.images import read_file, read_header
-from alphanet_zoo.data.reader import BatchReader
+from alphanet_zoo.data.reader import Batch, BatchReader
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 
 

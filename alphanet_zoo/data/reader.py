@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,35 @@ class Windows(NamedTuple):
     images: Tensor
     corners: Tensor
     flips: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one training step in one process.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        indices: ``(N,)`` which images of the source.
+        images: ``(N, 3, S, S)`` float32, augmented and normalised, channels-last in memory.
+        labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """Equal parts in order, to accumulate gradients over: those that as many processes would get.
+
+        Raises:
+            ValueError: The images cannot be divided equally.
+        """
+        if parts < 1 or len(self.indices) % parts:
+            raise ValueError(f"a batch of {len(self.indices)} images cannot be divided into {parts} equal parts")
+        size = len(self.indices) // parts
+        cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
+        return [Batch(self.epoch, self.indices[cut], self.images[cut], self.labels[cut]) for cut in cuts]
 
 
 class RawBatch(NamedTuple):

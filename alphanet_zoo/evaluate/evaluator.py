@@ -37,9 +37,14 @@ class Hits:
         """Top-1 accuracy, from 0 to 1."""
         return self.correct / self.images
 
-    def near_chance(self, num_classes: int) -> bool:
-        """Whether top-1 may be chance: the lower bound of its 95 % interval is at most 1 / ``num_classes``."""
-        return num_classes > 1 and wilson_interval(self.correct, self.images)[0] <= 1.0 / num_classes
+    def suspicion(self, num_classes: int) -> str | None:
+        """A warning if top-1 may be chance (the lower bound of its 95 % interval is at most 1 / classes), else None."""
+        if num_classes < 2 or wilson_interval(self.correct, self.images)[0] > 1.0 / num_classes:
+            return None
+        return (
+            f"top-1 {100 * self.accuracy:.2f} % is near chance ({100 / num_classes:.2f} %); check that the class "
+            "folders, the preprocessing and the batch-norm statistics are those of the network"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.config import FineTuneConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
-from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.names import find_member
+from alphanet_zoo.zoo.open import open_net
 
 
 def named_arch(name: str, space: SearchSpace) -> ArchSpec:
@@ -76,7 +76,7 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
 
 def _loaded(finetune: FineTuneConfig, path: str, space: SearchSpace) -> AlphaNet:
     """The static net to fine-tune."""
-    net = load_net(path)
+    net = open_net(path).net
     if net.space != space:
         raise UsageError(
             f"{path} contains a net of the space {net.space.name}, but space is {space.name}; "
@@ -100,7 +100,7 @@ def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.devi
     """
     sandwich, teacher = config.sandwich, None
     if sandwich.teacher is not None:
-        teacher = load_net(sandwich.teacher).to(device).to(memory_format=torch.channels_last)
+        teacher = open_net(sandwich.teacher).net.to(device).to(memory_format=torch.channels_last)
         names = teacher.pretrained_cfg.get("label_names")
         if teacher.supernet or teacher.calibration is None:
             raise UsageError(f"the teacher {sandwich.teacher} has no batch-norm statistics; pass a calibrated subnet")

@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import torch
 import yaml
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.train.checkpoint import latest_checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.state import RunState
-from alphanet_zoo.zoo.files import load_net, save_net
+from alphanet_zoo.zoo.files import save_net
 
 
 def check_config(output: Path, config: TrainConfig, *, resume_anyway: bool = False) -> list[str]:
@@ -110,37 +107,3 @@ def save_results(output: Path, run: RunState) -> Path:
     if run.average is not None:
         save_net(run.averaged_net(), model.with_name("ema.safetensors"))
     return model
-
-
-def read_net(output: Path, *, ema: bool = False) -> tuple[AlphaNet, int | None]:
-    """Reads the net of a run: the final one, or that of the newest undamaged checkpoint.
-
-    Args:
-        output: The output folder of the run.
-        ema: Read the moving average of the weights.
-
-    Returns:
-        The net and its step; the step is None for the final net.
-
-    Raises:
-        UsageError: The folder is not a training run, has no checkpoint yet, or the run has no moving average.
-        AlphaNetError: Its files are damaged.
-    """
-    if not (output / "config.yaml").exists():
-        raise UsageError(
-            f"{output} is not a training run (config.yaml not found). Pass an alphanet-train output folder."
-        )
-    final = output / "final" / ("ema.safetensors" if ema else "model.safetensors")
-    if final.exists():
-        return load_net(final), None
-    checkpoint = latest_checkpoint(output / "checkpoints")
-    if checkpoint is None:
-        raise UsageError(f"the run in {output} has no checkpoint yet; wait for the first one")
-    prefix = "ema/" if ema else "model/"
-    tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
-    if not tensors:
-        raise UsageError(f"the run in {output} has no moving average (optim.ema_decay is null); remove --ema")
-    with torch.device("meta"):
-        net = AlphaNet.from_config(checkpoint.state["net"])
-    net.load_state_dict(tensors, assign=True)
-    return net, checkpoint.step

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.train.checkpoint import (
+from alphanet_zoo.checkpoint import (
     Checkpoint,
     discard_after,
     latest_checkpoint,
@@ -23,6 +22,7 @@ from alphanet_zoo.train.checkpoint import (
     save_checkpoint,
     step_of,
 )
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
 from alphanet_zoo.train.folder import check_config, locked, save_results, store_config

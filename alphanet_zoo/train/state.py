@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from alphanet_zoo.data.batches import Batch, TrainingBatches
+from alphanet_zoo.checkpoint import Checkpoint
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.reader import Batch
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.nn.layers import shrink_to
@@ -18,7 +20,6 @@ from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.train.attentive import attentive_archs
 from alphanet_zoo.train.build import build_losses, build_net, chance_loss, choose_kernels, image_cfg
-from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients

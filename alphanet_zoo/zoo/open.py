@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from alphanet_zoo.checkpoint import latest_checkpoint
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.train.checkpoint import latest_checkpoint
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
 from alphanet_zoo.zoo.files import load_net
@@ -143,8 +145,9 @@ def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
     if not tensors:
         raise UsageError(_no_average(path))
-    net = AlphaNet.from_config(checkpoint.state["net"])
-    net.load_state_dict(tensors)
+    with torch.device("meta"):
+        net = AlphaNet.from_config(checkpoint.state["net"])
+    net.load_state_dict(tensors, assign=True)
     return OpenedNet(net, "run", str(path), step=checkpoint.step)
 
 

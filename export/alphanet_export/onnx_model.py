@@ -161,8 +161,8 @@ def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[i
     outputs = [value.name for value in proto.graph.output]
     if [value.name for value in inputs] != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
         raise AlphaNetError(
-            f"{path} has the inputs {[v.name for v in inputs]} and the outputs {outputs}; pass a file of alphanet-export, "
-            f"which has the input {INPUT_NAME} and the output {OUTPUT_NAME}"
+            f"{path} has the inputs {[v.name for v in inputs]} and the outputs {outputs}; pass a file that "
+            f"alphanet-export wrote, with the input {INPUT_NAME} and the output {OUTPUT_NAME}"
         )
     kind = inputs[0].type.tensor_type
     sides = [dim.dim_value for dim in kind.shape.dim]

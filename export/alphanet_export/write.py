@@ -14,11 +14,15 @@ from torch import Tensor
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import describe, open_exported, write_sidecar
+from alphanet_export.metadata import describe, label_names, open_exported, write_sidecar
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.verify.environment import current_environment
+from alphanet_export.verify.measure.accuracy import BATCH, Accuracy, accuracy_of, answers_of_file
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
-from alphanet_export.verify.report.report import Data, Reference, VerificationReport
+from alphanet_export.verify.report.figures import Data, Reference
+from alphanet_export.verify.report.report import VerificationReport
+from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.evaluate.evaluator import Evaluator
 
 AnyPath = str | os.PathLike[str]
 
@@ -31,11 +35,13 @@ class Written:
         sizes: Size in bytes of each file, or of all files in a folder.
         parities: Parity by format; empty if it was not measured.
         unrun: Formats of which only the structure was checked, because they do not run on this system.
+        accuracies: Accuracy by format, if there were labelled images.
     """
 
     sizes: Mapping[Path, int]
     parities: Mapping[str, Parity] = field(default_factory=dict)
     unrun: tuple[str, ...] = ()
+    accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
 
 
 def write_export(
@@ -51,6 +57,8 @@ def write_export(
     opset: int = 18,
     verify: bool = True,
     seed: int = 0,
+    data: ImageSource | None = None,
+    labels_by_position: bool = False,
 ) -> Written:
     """Writes one file per format. Each is first run in its runtime; the structure of a Core ML file is only checked.
 
@@ -68,6 +76,8 @@ def write_export(
         opset: Version of ONNX's standard operators.
         verify: Measure parity before anything is written.
         seed: Seed of the synthetic images for parity.
+        data: Labelled images to measure the accuracy of each file on; None measures none. Requires ``verify``.
+        labels_by_position: Class i of ``data`` is output i of the network, whatever their names.
 
     Raises:
         ValueError: No path is given, the opset is not supported, or a format does not support the frozen network.
@@ -85,6 +95,10 @@ def write_export(
     metadata = describe(frozen, source)
     images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
     parities: dict[str, Parity] = {}
+    accuracies: dict[str, Accuracy] = {}
+    evaluator = None if data is None else Evaluator(data, batch_size=BATCH, labels_by_position=labels_by_position)
+    if evaluator is not None:
+        evaluator.outputs(frozen.net.num_classes, label_names(frozen.net))
     moves: list[Move] = []
     with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
         for name, target in targets.items():
@@ -94,10 +108,13 @@ def write_export(
             moves += moves_of(name, staged, target)
             if images is not None and (parity := _parity(name, frozen, staged, images)) is not None:
                 parities[name] = parity.check()
-                record = _record(name, staged, target, parity, source)
+                if evaluator is not None:
+                    accuracies[name] = accuracy_of(answers_of_file(open_exported(staged), evaluator))
+                record = _record(name, staged, target, parity, source, accuracies.get(name), data)
                 moves.append((record, FORMATS[name].report_path(target)))
         sizes = place(moves)
-    return Written(sizes, parities, tuple(name for name in targets if verify and name not in parities))
+    unrun = tuple(name for name in targets if verify and name not in parities)
+    return Written(sizes, parities, unrun, accuracies)
 
 
 def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:
@@ -141,17 +158,26 @@ def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity 
     return None
 
 
-def _record(name: str, staged: Path, target: Path, parity: Parity, source: Source) -> Path:
-    """Writes the report of a file, with its metadata, digest and parity only; returns the path."""
+def _record(
+    name: str,
+    staged: Path,
+    target: Path,
+    parity: Parity,
+    source: Source,
+    accuracy: Accuracy | None,
+    data: ImageSource | None,
+) -> Path:
+    """Writes the report of a file, with its metadata, digest, parity and, if measured, accuracy; returns the path."""
     model = dataclasses.replace(open_exported(staged), path=target)
     weights = model.metadata["weights_sha256"]
     report = VerificationReport(
         model=model,
         file_bytes=sum(file.stat().st_size for file in FORMATS[name].weight_files(staged)),
-        data=Data(None, parity.images, parity.synthetic),
+        data=Data(None if data is None else Path(data.name).name, parity.images, parity.synthetic),
         environment=current_environment(FORMATS[name]),
         reference=Reference(source.name, source.weights, weights, model.metadata["calibration"]),
         parity=parity,
+        accuracy=accuracy,
     )
     record = FORMATS[name].report_path(staged)
     report.write(record)

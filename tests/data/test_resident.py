@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.data import reader
-from alphanet_zoo.data.batches import Batch, TrainingBatches
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.data.reader import ResidentImages, Windows
+from alphanet_zoo.data.reader import Batch, ResidentImages, Windows
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.train.config import DataConfig, load_config

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import sha256_of
-from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import DistributedConfig, load_config
 from alphanet_zoo.train.distributed import Ranks, joined
 from alphanet_zoo.train.loop import train

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.files import sha256_of
-from alphanet_zoo.train.checkpoint import latest_checkpoint, load_checkpoint
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.folder import locked

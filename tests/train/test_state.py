@@ -1,7 +1,7 @@
 import pytest
 
+from alphanet_zoo.checkpoint import Checkpoint
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.train.checkpoint import Checkpoint
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.state import micro_batches_per_process
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from alphanet_export.build import tensors_sha256
 from alphanet_export.metadata import ExportedModel, network_facts
-from alphanet_export.verify.report.report import Reference
+from alphanet_export.verify.report.figures import Reference
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError

@@ -37,7 +37,8 @@ from alphanet_export.verify.measure.parity import (
 )
 from alphanet_export.verify.measure.process import measure_process
 from alphanet_export.verify.reference import assumed_metadata, open_reference
-from alphanet_export.verify.report.report import Data, VerificationReport
+from alphanet_export.verify.report.figures import Data
+from alphanet_export.verify.report.report import VerificationReport
 from alphanet_export.verify.report.stamp import write_stamp
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.preprocess import Preprocessing

@@ -10,7 +10,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_zoo.data.sources import ImageSource, spread
 from alphanet_zoo.errors import AccuracyError
-from alphanet_zoo.evaluate.evaluator import Answers, Evaluator
+from alphanet_zoo.evaluate.evaluator import Answers, Evaluator, Hits
 from alphanet_zoo.evaluate.statistics import wilson_interval
 
 BATCH = 16
@@ -38,6 +38,11 @@ class Accuracy:
     images: int
     classes: int
     correct: int
+
+    @property
+    def suspicion(self) -> str | None:
+        """What to check if top-1 is near chance; else None."""
+        return Hits(self.correct, self.images).suspicion(self.classes)
 
     def check(self, min_top1: float) -> Accuracy:
         """Returns itself.

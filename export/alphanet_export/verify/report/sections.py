@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alphanet_export.formats import FORMATS
+from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.latency import Latency
 from alphanet_export.verify.measure.parity import INT8_LEAST_DB, Parity
+from alphanet_export.verify.report.figures import VerificationFigures
 from alphanet_export.verify.report.plots import agreement_plot, latency_plot, operator_plot, ratio_plot, throughput_plot
 from alphanet_export.verify.report.render import (
     NOT_MEASURED,
@@ -22,17 +24,13 @@ from alphanet_export.verify.report.render import (
     threads_of,
 )
 
-if TYPE_CHECKING:
-    from alphanet_export.metadata import ExportedModel
-    from alphanet_export.verify.report.report import VerificationReport
-
 QUIET = 0.8
 """CPU utilisation below which other programs disturbed the timing."""
 SIGNIFICANT = 0.05
 """Significance level of McNemar's test."""
 
 
-def document_of(report: VerificationReport) -> Document:
+def document_of(report: VerificationFigures) -> Document:
     """A report, ready to be shown."""
     model, here = report.model, report.environment
     name = str(model.metadata.get("name") or "unnamed")
@@ -56,7 +54,7 @@ def document_of(report: VerificationReport) -> Document:
     )
 
 
-def _key_figures(report: VerificationReport) -> list[tuple[str, str]]:
+def _key_figures(report: VerificationFigures) -> list[tuple[str, str]]:
     """The most important figures, as (value, label)."""
     found = []
     if report.accuracy:
@@ -78,7 +76,7 @@ def _key_figures(report: VerificationReport) -> list[tuple[str, str]]:
     return found
 
 
-def _file_section(report: VerificationReport) -> Section:
+def _file_section(report: VerificationFigures) -> Section:
     """What the file is."""
     model, metadata, arch = report.model, report.model.metadata, report.model.arch
     names = ("width", "depth", "kernel_size", "expand_ratio")
@@ -115,7 +113,7 @@ def _digest_row(model: ExportedModel) -> Row:
     return "SHA-256 of the graph", _short(model.graph_sha256), "without metadata; the JSON has the full digest"
 
 
-def _stamp_row(report: VerificationReport) -> Row:
+def _stamp_row(report: VerificationFigures) -> Row:
     """Whether the file contains a verification, and whether that describes the file as it is now."""
     stamp = report.stamp
     if stamp is None:
@@ -124,7 +122,7 @@ def _stamp_row(report: VerificationReport) -> Row:
     return "Stamp", f"verified {stamp.date[:10]}", state
 
 
-def _parity_section(report: VerificationReport) -> Section:
+def _parity_section(report: VerificationFigures) -> Section:
     """The file against its reference, or its optimised graphs against the unoptimised one."""
     rows: list[Row] = []
     if report.reference:
@@ -157,7 +155,7 @@ def _tolerance_row(parity: Parity, folder: str | None) -> Row:
     return "Signal-to-noise ratio", f"{parity.signal_to_noise_db:.1f} dB", f"{required}; {images}"
 
 
-def _weights_remark(report: VerificationReport) -> str:
+def _weights_remark(report: VerificationFigures) -> str:
     """Whether the reference has the weights that the file was exported from."""
     recorded = report.model.metadata.get("weights_sha256")
     if not recorded or not report.reference or not report.reference.weights_sha256:
@@ -166,7 +164,7 @@ def _weights_remark(report: VerificationReport) -> str:
     return "the weights recorded in the file" if same else "NOT the weights recorded in the file"
 
 
-def _accuracy_section(report: VerificationReport) -> Section:
+def _accuracy_section(report: VerificationFigures) -> Section:
     """Top-1 and top-5, and the comparison with the reference on the same images."""
     accuracy = report.accuracy
     if accuracy is None:
@@ -177,6 +175,8 @@ def _accuracy_section(report: VerificationReport) -> Section:
     if accuracy.top5 is not None and accuracy.top5_interval is not None:
         rows.append(("Top-5", f"{accuracy.top5:.2f} %", interval(accuracy.top5_interval, "%")))
     rows.append(("Images", str(accuracy.images), f"{accuracy.classes} classes, folder {report.data.folder}"))
+    if accuracy.suspicion:
+        rows.append(("Plausibility", "SUSPICIOUS", accuracy.suspicion))
     if test := report.mcnemar:
         only = f"correct in the file only: {test.only_file}, in PyTorch only: {test.only_reference}"
         differs = test.p_value < SIGNIFICANT
@@ -189,7 +189,7 @@ def _accuracy_section(report: VerificationReport) -> Section:
     return Section("Accuracy", tuple(rows), "with 95 % Wilson confidence intervals", plot)
 
 
-def _latency_section(report: VerificationReport) -> Section:
+def _latency_section(report: VerificationFigures) -> Section:
     """Latency, start-up, memory and energy."""
     rows, runtime = _latency_rows(report.latency, report.max_latency_ms), report.environment.runtime or "ONNX Runtime"
     if start := report.startup:
@@ -242,7 +242,7 @@ def _energy_row(energy: Energy | None) -> Row:
     return "Energy per image", f"{energy.millijoules_per_image:.1f} mJ", f"{above}; {power}"
 
 
-def _throughput_section(report: VerificationReport) -> Section:
+def _throughput_section(report: VerificationFigures) -> Section:
     """Images per second, by batch size and threads."""
     points = report.throughput
     if not points:
@@ -279,7 +279,7 @@ def _ratio_section(ratio: TimingRatio, target: float | None) -> Section:
     )
 
 
-def _graph_section(report: VerificationReport) -> Section:
+def _graph_section(report: VerificationFigures) -> Section:
     """The graph after ONNX Runtime's optimisation."""
     health = report.graph_health
     if health is None:
@@ -299,7 +299,7 @@ def _graph_section(report: VerificationReport) -> Section:
     return Section("Graph", rows, "node counts in the file and after optimisation for this CPU", plot)
 
 
-def _rule_rows(report: VerificationReport) -> list[Row]:
+def _rule_rows(report: VerificationFigures) -> list[Row]:
     """The rules for the optimised graph."""
     rules = report.graph_rules
     if rules is None:
@@ -311,7 +311,7 @@ def _rule_rows(report: VerificationReport) -> list[Row]:
     return [("Rules", held, "expected node counts, derived from the arch"), *broken]
 
 
-def _environment_section(report: VerificationReport) -> Section:
+def _environment_section(report: VerificationFigures) -> Section:
     """The machine and the versions."""
     here = report.environment
     versions = f"Python {here.python}, ONNX Runtime {here.onnxruntime}, onnx {here.onnx}, torch {here.torch}"

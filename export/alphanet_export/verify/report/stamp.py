@@ -6,15 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from alphanet_export.metadata import ExportedModel
 from alphanet_export.onnx_model import graph_sha256, load_proto
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
-
-if TYPE_CHECKING:
-    from alphanet_export.verify.report.report import VerificationReport
 
 KEY = "verification"
 """Key of the stamp in the metadata, without the prefix ``alphanet.``."""
@@ -38,7 +35,21 @@ class Stamp:
     summary: Mapping[str, Any]
 
 
-def write_stamp(report: VerificationReport) -> None:
+class Verified(Protocol):
+    """The part of a report that a stamp is made from."""
+
+    @property
+    def model(self) -> ExportedModel:
+        """The file."""
+
+    def check(self) -> object:
+        """Raises if a check failed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+
+
+def write_stamp(report: Verified) -> None:
     """Writes a report's summary into the metadata of its file. The graph does not change.
 
     The file is replaced in one step, so that an interrupted write leaves it as it was.
@@ -64,7 +75,7 @@ def write_stamp(report: VerificationReport) -> None:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def stamp_summary(report: VerificationReport) -> dict[str, Any]:
+def stamp_summary(report: Verified) -> dict[str, Any]:
     """The part of a report that goes into its file: digests and figures, without paths and folder names."""
     figures = report.to_dict()
     kept: dict[str, Any] = {

@@ -22,7 +22,8 @@ from alphanet_export.verify.measure.latency import Throughput, summarise
 from alphanet_export.verify.measure.mcnemar import McNemar
 from alphanet_export.verify.measure.parity import LevelParity, Parity
 from alphanet_export.verify.measure.process import Memory, Startup
-from alphanet_export.verify.report.report import Data, Reference, VerificationReport
+from alphanet_export.verify.report.figures import Data, Reference
+from alphanet_export.verify.report.report import VerificationReport
 from alphanet_zoo.errors import AccuracyError, ParityError, TargetError
 from alphanet_zoo.space.presets import ALPHANET_TINY
 
@@ -49,7 +50,7 @@ MODEL = ExportedModel(
 )
 PARITY = Parity(1e-6, 1.0, 8, True, 2e-5, 120.0, "PyTorch", (LevelParity("basic", 1e-6, 2e-6, 1.0, 0, 120.0),))
 BROKEN = dataclasses.replace(PARITY, max_relative_error=0.5, levels=(LevelParity("all", 0.5, 1.0, 0.25, 0, 3.0),))
-ACCURACY = Accuracy(90.0, (85.0, 94.0), 99.0, (97.0, 99.9), 200, 10)
+ACCURACY = Accuracy(90.0, (85.0, 94.0), 99.0, (97.0, 99.9), 200, 10, 180)
 LATENCY = summarise(np.linspace(1.0, 3.0, 101), batch=1, threads=2, cpu_share=0.95, load_ms=5.0)
 HEALTH = GraphHealth(40, 30, 0, 0, 15, 15, 13, 7, "float32", {"Conv": 15}, {"com.microsoft.nchwc.Conv": 15, "Gemm": 1})
 PLAIN = ("schema", "format", "passed", "failures", "graph_sha256", "weights_sha256", "throughput", "name", "arch",

@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
-from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.train.checkpoint import (
+from alphanet_zoo.checkpoint import (
     Checkpoint,
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
+from alphanet_zoo.errors import AlphaNetError
 
 
 def checkpoint_of(step):
