@@ -30,14 +30,15 @@ ALLOWED = ("there is no", "is no longer")
 
 
 def sources() -> list[Path]:
-    """Python sources, recipes, templates, the web page, and build files."""
+    """Python and C++ sources, recipes, templates, the web page, and build files."""
     packages = (ROOT / "alphanet_zoo", ROOT / "export/alphanet_export", ROOT / "benchmarks")
     python = [path for package in packages for path in package.rglob("*.py") if "quantize" not in path.as_posix()]
     folders = ("verify/templates", "writers/web")
     texts = [path for folder in folders for path in (ROOT / "export/alphanet_export" / folder).glob("*.*")]
     recipes = (ROOT / "alphanet_zoo/recipes").glob("*.yaml")
     others = [ROOT / "hubconf.py", ROOT / "Makefile", ROOT / "pyproject.toml"]
-    return sorted({*python, *texts, *recipes, *others})
+    kernels = (ROOT / "alphanet_zoo/nn/cpu_kernels").glob("*.cpp")
+    return sorted({*python, *kernels, *texts, *recipes, *others})
 
 
 PLAIN = [*DOCUMENTS, *sources()]

@@ -53,7 +53,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
         (["{file}"], "required: -o/--output"),
         (["nowhere.pth.tar", "-o", "{new}"], "'nowhere.pth.tar' does not exist"),
         (["{folder}", "-o", "{new}"], "is a folder"),
-        (["{ours}", "-o", "{new}"], "is in this package's format already"),
+        (["{ours}", "-o", "{new}"], "is already in the format of this package"),
         (["{file}", "-o", "{folder}"], "ends in .safetensors"),
         (["{file}", "-o", "out.pth"], "ends in .safetensors"),
         (["{file}", "-o", ""], "ends in .safetensors"),

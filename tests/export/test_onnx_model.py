@@ -134,7 +134,7 @@ def test_other_names_are_refused(tmp_path: Path) -> None:
     proto = onnx.load_model_from_string(tiny_onnx())
     proto.graph.output[0].name = "scores"
     onnx.save(proto, tmp_path / "names.onnx")
-    with pytest.raises(AlphaNetError, match=r"gives \['scores'\]"):
+    with pytest.raises(AlphaNetError, match=r"the outputs \['scores'\]"):
         open_exported(tmp_path / "names.onnx")
 
 

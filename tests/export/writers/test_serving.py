@@ -60,7 +60,7 @@ def test_batches_that_do_not_fit(exported: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "two words"])
 def test_names_that_no_model_can_have(name: str, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be a served model's name"):
+    with pytest.raises(UsageError, match="is not a valid model name"):
         write_repository(exported, tmp_path / "models", name=name)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
 

@@ -95,7 +95,7 @@ def test_wrong_use_is_refused(folder: Path, net: AlphaNet) -> None:
         measure_parity(folder / "static.onnx", tiny_net().train(), synthetic_images(1, 12))
     with pytest.raises(ValueError, match="no images"):
         measure_parity(folder / "static.onnx", net, [])
-    with pytest.raises(ParityError, match=r"\(1, 10\), its reference \(1, 7\)"):
+    with pytest.raises(ParityError, match=r"\(1, 10\), and those of its reference \(1, 7\)"):
         measure_parity(folder / "static.onnx", tiny_net(7), synthetic_images(1, 12))
     with pytest.raises(AlphaNetError, match="cannot run"):
         measure_parity(folder / "static.onnx", net, synthetic_images(1, 16))
