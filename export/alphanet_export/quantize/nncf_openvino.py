@@ -55,7 +55,7 @@ class NncfOpenVino(Toolchain):
         self.reduced = saturates() if reduce_range is None else reduce_range
         self.layers = layers
         self._images = images
-        self._float = _folded(openvino_model(frozen))
+        self._float = folded(openvino_model(frozen))
         self._owners = _owners(self._float, layers)
         self._whole: dict[str, Any] = {}
 
@@ -119,7 +119,7 @@ class NncfOpenVino(Toolchain):
             )
 
 
-def _folded(model: Any) -> Any:
+def folded(model: Any) -> Any:
     """The model with what can be computed beforehand (shapes, reshaped weights) as constants."""
     from openvino.passes import ConstantFolding, Manager
 
