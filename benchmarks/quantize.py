@@ -1,10 +1,11 @@
-"""Compares two ways to int8, in ONNX Runtime and in OpenVINO: a search of our own, and NNCF's accuracy control.
+"""Compares int8 files with float32, and our int8 search for ONNX Runtime with NNCF's accuracy control.
 
 Takes the smallest subnet of a trained supernet, the largest, and some between, evenly spread over the MACs. Calibrates
-each, exports it in float32, and quantises it in each runtime in both ways, on the same training images. Prints for each
-file the drop in top-1 on images that took no part (with a paired 95 % interval), the layers left in float, the size, the
-CPU time that quantisation took, and the time of one image as a ratio to float32. Float32 and both int8 files of a
-runtime are timed in turns in one process, on one thread, by CPU time. A second table compares the two int8 files.
+each, exports it in float32, and quantises it on the same training images in three ways: for ONNX Runtime with our
+search and with NNCF, for OpenVINO with NNCF. Prints for each file the drop in top-1 on images that took no part (with a
+paired 95 % interval), the layers left in float, the size, the CPU time that quantisation took, and the time of one
+image as a ratio to float32. All files of a runtime are timed in turns in one process, on one thread, by CPU time. The
+last lines compare the two int8 files for ONNX Runtime with each other.
 
 Run: ``python benchmarks/quantize.py --supernet runs/demo/training --data runs/demo/data --eval test``
 (``--random MODEL ...`` compares times and sizes of models of the zoo with random weights, every layer int8.)
@@ -13,12 +14,12 @@ Run: ``python benchmarks/quantize.py --supernet runs/demo/training --data runs/d
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,8 @@ from alphanet_export.metadata import describe
 from alphanet_export.onnx_model import INPUT_NAME, FloatArray, open_model, open_session, run_logits
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.quantize.judge import judge
-from alphanet_export.quantize.layers import find_layers
-from alphanet_export.quantize.nncf_openvino import NncfOpenVino, folded
-from alphanet_export.quantize.onnx_qdq import OnnxQdq, saturates
-from alphanet_export.quantize.search import find_int8
+from alphanet_export.quantize.nncf_openvino import openvino_runner, quantize_openvino, write_openvino_int8
+from alphanet_export.quantize.onnx_qdq import quantize_onnx, saturates
 from alphanet_export.quiet import quiet
 from alphanet_export.verify.environment import cpu_name
 from alphanet_export.verify.measure.interleaved import CPU_TIME, interleave, ratio_interval
@@ -53,8 +52,11 @@ from alphanet_zoo.zoo.registry import create_model
 
 os.environ["NNCF_CI"] = "1"  # Otherwise NNCF reports its use over the network.
 
-SEARCH, NNCF = "search", "NNCF"
+SEARCH, NNCF, FLOAT = "search", "NNCF", "float32"
 TIMING_ROUNDS = 200
+WEIGHTED = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")
+
+Runner = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -62,144 +64,112 @@ class Runtime:
     """How a runtime is used.
 
     Args:
-        search: Quantises with our search.
-        nncf: Quantises with NNCF's accuracy control.
-        runner: From a model (None is float32) and a number of threads to what computes logits.
-        layers: (In float, all) convolutions and matrix products of a model.
-        size: Bytes of a model's files.
+        title: Its name.
+        ways: What quantises, by the name of the way; each returns a model.
+        runner: From a model to what computes logits on one thread.
+        plain: The float32 model.
+        describe: (Layers in float, all layers, bytes of the files) of an int8 model.
     """
 
-    search: Callable[[], Any]
-    nncf: Callable[[], Any]
-    runner: Callable[[Any, int], Callable[[FloatArray], FloatArray]]
-    layers: Callable[[Any], tuple[int, int]]
-    size: Callable[[Any], int]
+    title: str
+    ways: Mapping[str, Callable[[], Any]]
+    runner: Callable[[Any], Runner]
+    plain: Any
+    describe: Callable[[Any], tuple[int, int, int]]
 
 
 def onnx_runtime(content: bytes, images: QuantImages, max_drop: float) -> Runtime:
     """ONNX Runtime; a model is the content of an ONNX file."""
 
-    def runner(model: bytes | None, threads: int) -> Callable[[FloatArray], FloatArray]:
-        return functools.partial(run_logits, open_session(model or content, "all", threads))
-
-    def nncf() -> bytes:
-        proto = onnx.load_model_from_string(content)
-        # The accurate bias correction fails on these graphs (NNCF 3.4: it cuts a graph whose output nothing computes).
-        made = accuracy_control(proto, images, max_drop, fast_bias_correction=True)
-        return bytes(made.SerializeToString())
-
-    def layers(model: bytes) -> tuple[int, int]:
+    def described(model: bytes) -> tuple[int, int, int]:
         graph = onnx.load_model_from_string(model).graph
         integer = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-        weighted = [node.input[:2] for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-        return sum(not integer.issuperset(inputs) for inputs in weighted), len(weighted)
+        weighted = [node.input[:2] for node in graph.node if node.op_type in WEIGHTED]
+        return sum(not integer.issuperset(inputs) for inputs in weighted), len(weighted), len(model)
 
-    return Runtime(
-        lambda: find_int8(OnnxQdq(content, images.calibration), images, max_drop=max_drop, time_it=False)[0],
-        nncf, runner, layers, len,
-    )  # fmt: skip
+    ways = {
+        SEARCH: lambda: quantize_onnx(content, images, max_drop=max_drop, time_it=False)[0],
+        NNCF: lambda: nncf_onnx(content, images, max_drop),
+    }
+    return Runtime("ONNX Runtime", ways, lambda model: partial(run_logits, open_session(model, "all", 1)), content,
+                   described)  # fmt: skip
 
 
-def openvino_runtime(frozen: FrozenNet, content: bytes, images: QuantImages, max_drop: float) -> Runtime:
+def openvino_runtime(frozen: FrozenNet, images: QuantImages, max_drop: float) -> Runtime:
     """OpenVINO; a model is an ``openvino.Model``."""
-    layers = find_layers(onnx.load_model_from_string(content))
-    toolchain = NncfOpenVino(frozen, layers, images.calibration)
 
-    def size(model: Any) -> int:
+    def described(model: Any) -> tuple[int, int, int]:
+        nodes = [op for op in model.get_ops() if op.get_type_name() in WEIGHTED]
+        constants = [
+            op for op in model.get_ops() if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
+        ]
+        integer = sum(op.get_element_type().get_type_name() in ("i8", "u8") for op in constants)
         with tempfile.TemporaryDirectory() as name:
-            toolchain.write(model.clone(), Path(name) / "int8.xml", {})
-            return sum(path.stat().st_size for path in Path(name).iterdir())
+            write_openvino_int8(model.clone(), Path(name) / "int8.xml", {})
+            return len(nodes) - integer, len(nodes), sum(path.stat().st_size for path in Path(name).iterdir())
 
-    return Runtime(
-        lambda: find_int8(NncfOpenVino(frozen, layers, images.calibration), images, max_drop=max_drop,
-                          time_it=False)[0],
-        lambda: accuracy_control(folded(openvino_model(frozen)), images, max_drop, fast_bias_correction=False),
-        toolchain.runner, openvino_layers, size,
-    )  # fmt: skip
+    ways = {NNCF: lambda: quantize_openvino(frozen, images, max_drop=max_drop, time_it=False)[0]}
+    return Runtime("OpenVINO", ways, lambda model: openvino_runner(model, 1), openvino_model(frozen), described)
 
 
-def openvino_layers(model: Any) -> tuple[int, int]:
-    """(In float, all) layers of an OpenVINO model. Only an int8 layer has integer weights and a quantised input."""
-    weighted = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")]
+def nncf_onnx(content: bytes, images: QuantImages, max_drop: float) -> bytes:
+    """``nncf.quantize_with_accuracy_control`` with the images, the metric and the allowed drop of our search.
 
-    def integer_weights(node: Any) -> bool:
-        while node.get_type_name() in ("Reshape", "Multiply", "Subtract", "Convert"):
-            node = node.input_value(0).get_node()
-        return node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8")
-
-    def quantized_input(node: Any) -> bool:
-        while node.get_type_name() in ("Reshape", "Squeeze"):
-            node = node.input_value(0).get_node()
-        return bool(node.get_type_name() == "FakeQuantize")
-
-    in_int8 = sum(
-        integer_weights(op.input_value(1).get_node()) and quantized_input(op.input_value(0).get_node())
-        for op in weighted
-    )
-    return len(weighted) - in_int8, len(weighted)
-
-
-def accuracy_control(model: Any, images: QuantImages, max_drop: float, *, fast_bias_correction: bool) -> Any:
-    """``nncf.quantize_with_accuracy_control`` with the images, the metric and the allowed drop of our search."""
+    NNCF's fast bias correction is used: the accurate one of NNCF 3.4 fails on these graphs.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     assert images.classes is not None
-    is_onnx = isinstance(model, onnx.ModelProto)
 
-    def item(image: FloatArray) -> Any:
-        return {INPUT_NAME: image[None]} if is_onnx else np.ascontiguousarray(image[None])
-
-    def top1(made: Any, items: Any) -> tuple[float, list[float]]:
-        if is_onnx:
-            session = open_session(made.SerializeToString())
-            right = [float(session.run(None, item(x))[0].argmax() == y) for x, y in items]
-        else:
-            right = [float(made(item(x))[0].argmax() == y) for x, y in items]
+    def top1(model: onnx.ModelProto, items: Any) -> tuple[float, list[float]]:
+        session = open_session(model.SerializeToString())
+        right = [float(session.run(None, {INPUT_NAME: image[None]})[0].argmax() == index) for image, index in items]
         return float(np.mean(right)), right
 
+    pairs = list(zip(images.held_out, images.classes, strict=True))
     with quiet():
-        return nncf.quantize_with_accuracy_control(
-            model,
-            nncf.Dataset([item(image) for image in images.calibration]),
-            nncf.Dataset(list(zip(images.held_out, images.classes, strict=True)), lambda pair: item(pair[0])),
+        model = nncf.quantize_with_accuracy_control(
+            onnx.load_model_from_string(content),
+            nncf.Dataset([{INPUT_NAME: image[None]} for image in images.calibration]),
+            nncf.Dataset(pairs, lambda pair: {INPUT_NAME: pair[0][None]}),
             top1,
             max_drop=max_drop / 100,
             drop_type=nncf.DropType.ABSOLUTE,
             preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(images.calibration),
-            fast_bias_correction=fast_bias_correction,
             advanced_quantization_parameters=AdvancedQuantizationParameters(
-                overflow_fix=OverflowFix.ENABLE if saturates() else OverflowFix.DISABLE
+                overflow_fix=OverflowFix.ENABLE if saturates() else OverflowFix.DISABLE,
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             ),
         )
+    return bytes(model.SerializeToString())
 
 
-def compare(macs: float, title: str, runtime: Runtime, pixels: FloatArray, classes: Any, max_drop: float) -> list[str]:
-    """Prints a row for each way; returns the rows of the second table."""
-    runs = {"float32": runtime.runner(None, 1)}
-    logits = {"float32": runs["float32"](pixels)}
+def compare(macs: float, runtime: Runtime, pixels: FloatArray, classes: Any, max_drop: float) -> list[str]:
+    """Prints a row for each way; returns the comparison of our search with NNCF, if both ran."""
+    runs = {FLOAT: runtime.runner(runtime.plain)}
+    logits = {FLOAT: runs[FLOAT](pixels)}
     cells: dict[str, str] = {}
-    for way, quantize in ((SEARCH, runtime.search), (NNCF, runtime.nncf)):
+    for way, quantize in runtime.ways.items():
         began = time.process_time()
         try:
-            made = quantize()
+            model = quantize()
         except AccuracyError as error:
-            print(f"| {macs:.2f} | {title} | {way} | {error} |", flush=True)
+            print(f"| {macs:.2f} | {runtime.title} | {way} | {error} |", flush=True)
             continue
         spent = time.process_time() - began
-        in_float, total = runtime.layers(made)
-        runs[way] = runtime.runner(made, 1)
+        in_float, layers, size = runtime.describe(model)
+        runs[way] = runtime.runner(model)
         logits[way] = runs[way](pixels)
-        cells[way] = f"{in_float} of {total} | {runtime.size(made) / 1e3:.0f} | {spent:.0f}"
-        if classes is None:
-            continue
-        verdict = judge(logits["float32"], logits[way], classes, max_drop)
-        low, high = verdict.drop_interval
-        cells[way] = f"{verdict.float_top1:.2f} | {verdict.drop:.2f} ({low:.2f} to {high:.2f}) | {cells[way]}"
-    image = pixels[:1]
-    timed = {name: functools.partial(run, image) for name, run in runs.items()}
+        cells[way] = f"{in_float} of {layers} | {size / 1e3:.0f} | {spent:.0f}"
+        if classes is not None:
+            verdict = judge(logits[FLOAT], logits[way], classes, max_drop)
+            low, high = verdict.drop_interval
+            cells[way] = f"{verdict.float_top1:.2f} | {verdict.drop:.2f} ({low:.2f} to {high:.2f}) | {cells[way]}"
+    timed = {name: partial(run, pixels[:1]) for name, run in runs.items()}
     times = interleave(timed, rounds=TIMING_ROUNDS, seconds=3.0, clock=CPU_TIME)
 
     def ratio(name: str, other: str) -> str:
@@ -207,15 +177,15 @@ def compare(macs: float, title: str, runtime: Runtime, pixels: FloatArray, class
         return f"{np.median(times[name]) / np.median(times[other]):.3f} ({low:.3f} to {high:.3f})"
 
     for way, text in cells.items():
-        print(f"| {macs:.2f} | {title} | {way} | {text} | {ratio(way, 'float32')} |", flush=True)
+        print(f"| {macs:.2f} | {runtime.title} | {way} | {text} | {ratio(way, FLOAT)} |", flush=True)
     if len(cells) < 2:
         return []
-    times_cell = ratio(SEARCH, NNCF)
+    text = f"{macs:.2f} M MACs, search against NNCF: time {ratio(SEARCH, NNCF)}"
     if classes is None:
-        return [f"| {macs:.2f} | {title} | {times_cell} |"]
+        return [text]
     verdict = judge(logits[NNCF], logits[SEARCH], classes, max_drop)
     low, high = (-end for end in reversed(verdict.drop_interval))
-    return [f"| {macs:.2f} | {title} | {-verdict.drop:.2f} ({low:.2f} to {high:.2f}) | {times_cell} |"]
+    return [f"{text}, top-1 {-verdict.drop:+.2f} points ({low:.2f} to {high:.2f})"]
 
 
 def spread_archs(space: SearchSpace, count: int, num_classes: int, seed: int = 0) -> list[ArchSpec]:
@@ -229,7 +199,7 @@ def spread_archs(space: SearchSpace, count: int, num_classes: int, seed: int = 0
 
 
 def measure(frozen: FrozenNet, args: argparse.Namespace) -> list[str]:
-    """Prints the rows of one subnet; returns those of the second table."""
+    """Prints the rows of one subnet; returns the comparisons of our search with NNCF."""
     content = onnx_bytes(frozen, describe(frozen, Source(frozen.net)))
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "float.onnx"
@@ -240,24 +210,22 @@ def measure(frozen: FrozenNet, args: argparse.Namespace) -> list[str]:
     pixels = np.concatenate([part.numpy() for part, _ in batches])
     classes = np.concatenate([labels.numpy() for _, labels in batches])
     macs = count_macs(frozen.net.arch, frozen.net.space, frozen.net.num_classes) / 1e6
-    rows = compare(macs, "ONNX Runtime", onnx_runtime(content, images, args.max_drop), pixels, classes, args.max_drop)
-    other = openvino_runtime(frozen, content, images, args.max_drop)
-    return rows + compare(macs, "OpenVINO", other, pixels, classes, args.max_drop)
+    lines = compare(macs, onnx_runtime(content, images, args.max_drop), pixels, classes, args.max_drop)
+    return lines + compare(macs, openvino_runtime(frozen, images, args.max_drop), pixels, classes, args.max_drop)
 
 
 def measure_random(name: str) -> list[str]:
-    """The same for a model of the zoo with random weights: times and sizes alone mean something."""
+    """The same for a model of the zoo with random weights: only times and sizes are meaningful."""
     frozen = freeze(create_model(name, weights="random"))
-    content = onnx_bytes(frozen)
     pixels = synthetic_images(4, frozen.preprocessing.input_size).numpy()
     images = QuantImages(pixels, pixels, np.zeros(len(pixels), np.int64))
     macs = count_macs(frozen.net.arch, frozen.net.space, frozen.net.num_classes) / 1e6
-    rows = compare(macs, "ONNX Runtime", onnx_runtime(content, images, 100.0), pixels, None, 100.0)
-    return rows + compare(macs, "OpenVINO", openvino_runtime(frozen, content, images, 100.0), pixels, None, 100.0)
+    lines = compare(macs, onnx_runtime(onnx_bytes(frozen), images, 100.0), pixels, None, 100.0)
+    return lines + compare(macs, openvino_runtime(frozen, images, 100.0), pixels, None, 100.0)
 
 
-def main() -> None:
-    """Prints the tables."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supernet", type=Path, help="a run of alphanet-train, or its .safetensors")
     parser.add_argument("--data", type=Path, help="a folder with train/ and the folder of --eval")
@@ -268,6 +236,12 @@ def main() -> None:
     parser.add_argument("--bn-images", type=int, default=16384, help="images for the batch norms' statistics")
     parser.add_argument("--max-drop", type=float, default=0.5, help="points of top-1 that int8 may lose")
     parser.add_argument("--random", nargs="+", metavar="MODEL", help="models to compare with random weights instead")
+    return parser
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = build_parser()
     args = parser.parse_args()
     if not args.random and (args.supernet is None or args.data is None):
         parser.error("pass --supernet and --data, or --random")
@@ -276,18 +250,16 @@ def main() -> None:
     judged = "" if args.random else "float32 top-1 % | drop (95 % interval) | "
     print(f"| MACs (M) | runtime | method | {judged}layers in float | kB | CPU s | time, int8 / float32 |\n"
           + "|---" * (7 if args.random else 9) + "|")  # fmt: skip
-    pairs: list[str] = []
+    lines: list[str] = []
     for name in args.random or ():
-        pairs += measure_random(name)
+        lines += measure_random(name)
     if not args.random:
         supernet = open_net(args.supernet)
         for arch in spread_archs(supernet.space, args.archs, supernet.num_classes):
             preprocessing = input_preprocessing(supernet, arch.resolution)
             batches = calibration_batches(ImageFolder(args.data / "train"), preprocessing, images=args.bn_images)
-            pairs += measure(freeze(supernet, batches, arch=arch), args)
-    gain = "" if args.random else "top-1, search less NNCF (95 % interval) | "
-    print(f"\n| MACs (M) | runtime | {gain}time, search / NNCF |\n" + "|---" * (3 if args.random else 4) + "|")
-    print("\n".join(pairs))
+            lines += measure(freeze(supernet, batches, arch=arch), args)
+    print("", *lines, sep="\n")
 
 
 if __name__ == "__main__":
