@@ -162,7 +162,7 @@ def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[i
     if [value.name for value in inputs] != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
         raise AlphaNetError(
             f"{path} takes {[v.name for v in inputs]} and gives {outputs}; "
-            f"an exported classifier takes {INPUT_NAME} and gives {OUTPUT_NAME}"
+            f"a classifier that alphanet export wrote takes {INPUT_NAME} and gives {OUTPUT_NAME}"
         )
     kind = inputs[0].type.tensor_type
     sides = [dim.dim_value for dim in kind.shape.dim]

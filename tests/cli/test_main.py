@@ -93,7 +93,7 @@ def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["recipes"]) == 0
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(listed) == shipped_recipes() and all(text[-1] == "." for text in listed.values())
-    assert listed["digits"] == "Handwritten digits: a supernet of the tiny space, trained on a laptop's CPU."
+    assert listed["digits"] == "Handwritten digits: a supernet of the tiny search space, for a laptop CPU."
     assert main(["recipes", "digits"]) == 0
     assert capsys.readouterr().out == recipe_text("digits")
 

@@ -59,7 +59,7 @@ def test_subnet_of_a_supernet(tmp_path: Path) -> None:
 def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
     run, arch = tmp_path / "run", write_arch(tmp_path / "mine.json", SMALL.to_dict())
     run.mkdir()
-    with pytest.raises(UsageError, match="holds no model.safetensors"):
+    with pytest.raises(UsageError, match="holds neither model.safetensors"):
         supernet_source(arch, run)
     (run / "config.yaml").write_text("space: alphanet_tiny")
     with pytest.raises(UsageError, match="has not ended.*alphanet-train export-supernet"):

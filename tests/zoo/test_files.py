@@ -120,7 +120,7 @@ def test_a_broken_config_is_refused(tmp_path: Path, text: str, told: str) -> Non
         ({"supernet": False}, "unexpected: blocks"),
         ({"arch": ALPHANET_TINY.smallest.to_dict()}, "wrong shape: "),
         ({"arch": ALPHANET_TINY.largest.to_dict() | {"resolution": 13}}, "resolution is 13"),
-        ({"arch": 7}, "an arch is a mapping"),
+        ({"arch": 7}, "an arch must be a mapping"),
         ({"space": {"name": "x"}}, "not a search space"),
         ({"calibration": "made up"}, "calibration is 'made up'"),
         ({"pretrained_cfg": None}, "describes no net"),

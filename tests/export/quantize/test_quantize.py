@@ -150,7 +150,7 @@ def test_its_verification_is_of_noise_and_not_of_bits(
     parity = report.check().parity or report.consistency
     assert parity is not None and parity.tolerance is None and parity.max_relative_error > TOLERANCE
     assert parity.signal_to_noise_db > INT8_LEAST_DB + 3
-    assert "int8, which rounds: at least 10 dB" in report.to_text()
+    assert "at least 10 dB required for int8" in report.to_text()
     stricter = dataclasses.replace(settings, tolerance=1e-3, parity_only=True)
     with pytest.raises(ParityError, match=r"relative error .* \(tolerance 1e-03\)"):
         verify_model(exported, data=digits.root, settings=stricter).check()
