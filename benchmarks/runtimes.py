@@ -21,19 +21,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
+from alphanet_export.verify.measure.interleaved import clock_for, interleave
 from torch import Tensor
 
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.quantize.layers import find_layers
-from alphanet_export.quantize.nncf_openvino import NncfOpenVino
-from alphanet_export.quantize.onnx_qdq import OnnxQdq
-from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.quantize.images import QuantImages
+from alphanet_export.quantize.nncf_openvino import quantize_openvino, write_openvino_int8
+from alphanet_export.quantize.onnx_qdq import quantize_onnx
 from alphanet_export.runtimes.runtime import Runtime, open_runtime
 from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import cpu_name
-from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.measure.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_aoti import write_aoti
 from alphanet_export.writers.to_executorch import write_executorch
@@ -73,22 +71,25 @@ class Measured:
     parity: Parity | None
 
 
-def write_int8(toolchain: Toolchain, path: Path) -> None:
-    """Writes a file with every layer in int8."""
-    toolchain.write(toolchain.build("min-max", [layer.name for layer in toolchain.layers]), path, {})
+def write_int8(frozen: FrozenNet, content: bytes, path: Path) -> None:
+    """Writes a file with every layer in int8, calibrated on synthetic images, so that only its time is meaningful."""
+    pixels = synthetic_images(4, frozen.preprocessing.input_size).numpy()
+    images = QuantImages(pixels, pixels, None)
+    if path.suffix == ".onnx":
+        path.write_bytes(quantize_onnx(content, images, max_drop=100.0, time_it=False)[0])
+    else:
+        write_openvino_int8(quantize_openvino(frozen, images, max_drop=100.0, time_it=False)[0], path, {})
 
 
 def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
     """Writes the files of a model; returns their paths by runtime and precision."""
     content = onnx_bytes(frozen)
-    pixels = synthetic_images(4, frozen.preprocessing.input_size).numpy()
-    layers = find_layers(onnx.load_model_from_string(content))
     writers: dict[str, tuple[str, Callable[[Path], object]]] = {
         PLAIN: ("plain.onnx", lambda path: path.write_bytes(plain_onnx(frozen.net))),
         "ONNX Runtime": ("ours.onnx", lambda path: path.write_bytes(content)),
-        "ONNX Runtime, int8": ("int8.onnx", lambda path: write_int8(OnnxQdq(content, pixels), path)),
+        "ONNX Runtime, int8": ("int8.onnx", lambda path: write_int8(frozen, content, path)),
         "OpenVINO": ("ours.xml", lambda path: write_openvino(frozen, path)),
-        "OpenVINO, int8": ("int8.xml", lambda path: write_int8(NncfOpenVino(frozen, layers, pixels), path)),
+        "OpenVINO, int8": ("int8.xml", lambda path: write_int8(frozen, content, path)),
         "ExecuTorch": ("ours.pte", lambda path: write_executorch(frozen, path)),
         "AOTInductor": ("aoti.pt2", lambda path: write_aoti(frozen, path)),
         "ExportedProgram": ("ours.pt2", lambda path: write_program(frozen, path)),

@@ -32,7 +32,7 @@ ALLOWED = ("there is no", "is no longer")
 def sources() -> list[Path]:
     """Python and C++ sources, recipes, templates, the web page, and build files."""
     packages = (ROOT / "alphanet_zoo", ROOT / "export/alphanet_export", ROOT / "benchmarks")
-    python = [path for package in packages for path in package.rglob("*.py") if "quantize" not in path.as_posix()]
+    python = [path for package in packages for path in package.rglob("*.py")]
     folders = ("verify/templates", "writers/web")
     texts = [path for folder in folders for path in (ROOT / "export/alphanet_export" / folder).glob("*.*")]
     recipes = (ROOT / "alphanet_zoo/recipes").glob("*.yaml")

@@ -170,11 +170,13 @@ class RunState:
         """Restores a checkpoint; None restores the start of the run."""
         groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "momentum": {}, "ema": {}}
         if checkpoint is None:
-            groups["model"] = dict(build_net(self.config, self.batches.classes).state_dict())
+            fresh = build_net(self.config, self.batches.classes)
+            groups["model"], described = dict(fresh.state_dict()), fresh.config()
+        else:
+            described = checkpoint.state["net"]
         for name, tensor in checkpoint.tensors.items() if checkpoint else ():
             group, _, inner = name.partition("/")
             groups[group][inner] = tensor
-        described = checkpoint.state["net"] if checkpoint else self.net.config()
         self.net.load_state_dict(groups["model"])
         self.net.calibration = as_calibration(described["calibration"])
         self.net.pretrained_cfg["label_names"] = restored_cfg(described["pretrained_cfg"])["label_names"]

@@ -42,6 +42,11 @@ def family_members(family: str) -> tuple[FamilyMember, ...]:
     return known[family]
 
 
+def nearest_name(name: str) -> str:
+    """The model name or alias that is most similar to ``name``."""
+    return difflib.get_close_matches(str(name), [*list_models(), *ALIASES], n=1, cutoff=0.0)[0]
+
+
 def resolve_name(name: str) -> str:
     """The name of a model in `list_models`: the target of an alias, or ``name`` itself.
 
@@ -52,7 +57,7 @@ def resolve_name(name: str) -> str:
     if name in ALIASES:
         return ALIASES[name]
     if name not in names:
-        nearest = difflib.get_close_matches(str(name), [*names, *ALIASES], n=1, cutoff=0.0)[0]
+        nearest = nearest_name(name)
         raise UsageError(f"unknown model {name!r}; did you mean {nearest}? Choose from {', '.join(names)}")
     return name
 

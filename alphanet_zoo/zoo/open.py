@@ -17,7 +17,7 @@ from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
 from alphanet_zoo.zoo.files import load_net
 from alphanet_zoo.zoo.hub import WEIGHTS_NAME, from_pretrained
-from alphanet_zoo.zoo.names import find_member, is_name
+from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
 from alphanet_zoo.zoo.pins import PINS
 from alphanet_zoo.zoo.shipped import load_member
 
@@ -101,6 +101,11 @@ def open_net(
         return _open_path(path, ema=ema, unfinished=unfinished)
     if is_name(source):
         return _open_name(source, cache_dir, revision)
+    if "/" not in source:
+        raise UsageError(
+            f"{source!r} is neither a file or folder that exists, nor a model (did you mean {nearest_name(source)}?), "
+            "nor a Hub repository (organisation/name)"
+        )
     return _open_repository(source, cache_dir, revision)
 
 

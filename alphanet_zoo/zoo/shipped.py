@@ -43,7 +43,7 @@ def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
     source, prefix = family.folder / STATISTICS_FILE, f"{member.name}/"
     statistics = {n.removeprefix(prefix): t for n, t in read_tensors(source).items() if n.startswith(prefix)}
     check_tensors(f"{source} for {member.name}", statistics, dict(net.named_buffers()))
-    net.load_state_dict(net.state_dict() | statistics)
+    net.load_state_dict(statistics, strict=False)  # check_tensors has compared the names.
     net.calibration = as_calibration(family.calibration[member.name])
     net.pretrained_cfg |= {
         "architecture": member.name,

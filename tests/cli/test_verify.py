@@ -243,12 +243,12 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--preprocessing", "{prep}"), "--preprocessing requires --reference"),
         (("{tiny}", "--preprocessing", "{prep}", "--reference", "{net}"), "has its own metadata"),
         (("{tiny}", "--preprocessing", "{text}", "--reference", "{net}"), "pass a JSON file with input_size"),
-        (("{tiny}", "--reference", "alphanet_a99"), "unknown model"),
+        (("{tiny}", "--reference", "alphanet_a99"), "did you mean alphanet_a"),
         (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "contains alphanet_a0 (203.4 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
         (("{tiny}", "--reference", "{net}", "--weights", "random"), "requires a model's name"),
         (("{tiny}", "--reference", "{seven}"), "the reference has 7 classes"),
-        (("{tiny}", "--data", "{twelve}"), "holds 12 classes and the model has 10"),
+        (("{tiny}", "--data", "{twelve}"), "not labels of the model: 10, 11"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_writes_nothing(

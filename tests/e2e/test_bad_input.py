@@ -173,7 +173,7 @@ WRONG = [
     ("verify empty.onnx", 1, "empty.onnx"),
     ("verify cut.onnx", 1, "cut.onnx"),
     ("verify outside.onnx", 1, "another file"),
-    ("verify foreign.onnx", 1, "alphanet-export"),
+    ("verify foreign.onnx", 1, "alphanet export"),
     (f"{VERIFY} --min-top1 50", 2, "--data"),
     (f"{VERIFY} --min-top1 101 --data images", 2, "101"),
     (f"{VERIFY} --data missing", 2, "missing"),

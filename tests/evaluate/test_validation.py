@@ -6,13 +6,13 @@ import torch
 
 from alphanet_zoo.cli.train import main
 from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.calibration import calibration_batches
 from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.data.folder import FolderSource
-from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.calibration import calibrate
-from alphanet_zoo.train.build import image_cfg
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.loop import train
@@ -70,14 +70,13 @@ def test_the_figure_is_that_of_the_calibrated_subnet(trained, root):
     validator = Validator(config, Ranks(0, 1, torch.device("cpu")))
     measured = validator(net.train(), lambda: False)
     assert measured == validations(trained)[36]
-    static = net.extract(net.space.smallest)
-    calibrate(static, [validator._calibration.batch(index).images for index in range(2)])
-    preprocessing = Preprocessing.from_cfg(image_cfg(config)).for_size(16)
+    static, preprocessing = net.extract(net.space.smallest), input_of(net, net.space.smallest.resolution)
+    calibrate(static, calibration_batches(FolderSource(root / "train"), preprocessing, images=2 * 256))
     hits = sum(
         int((static(images).argmax(1) == labels).sum())
         for images, labels in evaluation_batches(FolderSource(root / "val"), preprocessing, 100)
     )
-    assert hits == pytest.approx(300 * measured["smallest"]["accuracy"], abs=1)
+    assert hits == measured["smallest"]["correct"] == round(300 * measured["smallest"]["accuracy"])
 
 
 def test_a_signal_cuts_a_validation_short(trained):

@@ -73,7 +73,8 @@ def test_a_run_without_average_has_none_to_open(tmp_path):
     [
         ("missing.safetensors", UsageError, "no such file"),
         ("alphanet_a4", AlphaNetError, "not published yet"),
-        ("alphanet_a44", UsageError, "neither"),
+        ("alphanet_a44", UsageError, "did you mean alphanet_a4"),
+        ("someone/net.onnx", UsageError, "no such file"),
         ("{}", UsageError, "neither model.safetensors"),
     ],
 )

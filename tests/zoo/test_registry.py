@@ -161,7 +161,7 @@ def test_features_only_gives_the_pyramid(weights: Path) -> None:
         ({"weights": "nowhere.safetensors"}, "no such file: nowhere.safetensors"),
         ({"weights": "models/nowhere.pth.tar"}, "no such file: models/nowhere.pth.tar"),
         ({"weights": Path("nowhere/net")}, "no such file: nowhere/net"),
-        ({"weights": "nowhere"}, "neither an existing folder nor a Hub repository"),
+        ({"weights": "nowhere"}, "neither a file or folder"),
         ({"weights": ""}, "is empty"),
     ],
 )

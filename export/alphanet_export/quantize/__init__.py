@@ -1,1 +1,1 @@
-"""From a float32 export to int8: ranges, corrected biases, and the layers that must stay in float."""
+"""From a float32 export to int8 files that keep its accuracy."""

@@ -10,7 +10,11 @@ import torch
 
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.verify.measure.mcnemar import compare_right
+from alphanet_zoo.errors import AccuracyError
 from alphanet_zoo.evaluate.statistics import paired_difference_interval, wilson_interval
+
+LEAST_INT8 = 0.5
+"""Smallest share of the multiply-accumulates in int8, from 0 to 1, at which a file counts as int8."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +22,17 @@ class Judgement:
     """What int8 costs on the held-out images.
 
     Args:
-        images: How many.
-        agreement: Percent of them on which int8 names the class that float32 names.
+        images: Number of images.
+        agreement: Percentage of images for which int8 predicts the class that float32 predicts.
         float_top1: Top-1 of float32 in percent; None without labels.
-        top1: Top-1 of int8; None likewise.
-        only_float: Images that only float32 has right; None likewise.
-        only_int8: Images that only int8 has right; None likewise.
-        p_value: Of McNemar's exact test of the two; None likewise.
-        drop: Points of top-1 lost: those of float32 less those of int8. Without labels, the percent of the images on
-            which they differ, which no loss of accuracy on these images can exceed.
-        drop_interval: Its 95 % interval: Bonett and Price's for paired shares, Wilson's without labels.
-        max_drop: The largest allowed.
+        top1: Top-1 of int8 in percent; None without labels.
+        only_float: Number of images that only float32 classifies correctly; None without labels.
+        only_int8: Number of images that only int8 classifies correctly; None without labels.
+        p_value: p-value of McNemar's exact test of int8 against float32; None without labels.
+        drop: Top-1 of float32 minus that of int8, in points. Without labels: the percentage of images for which the two
+            predict different classes, which no loss of accuracy on these images can exceed.
+        drop_interval: 95 % interval of the drop: Bonett and Price's for paired shares; without labels Wilson's.
+        max_drop: Largest drop allowed, in points.
     """
 
     images: int
@@ -44,23 +48,23 @@ class Judgement:
 
     @property
     def within(self) -> bool:
-        """Whether the drop is within what is allowed."""
+        """Whether the drop is at most the allowed one."""
         return self.drop <= self.max_drop
 
     @property
     def sure(self) -> bool:
-        """Whether the whole interval is."""
+        """Whether the whole interval of the drop is at most the allowed one."""
         return self.drop_interval[1] <= self.max_drop
 
     def __str__(self) -> str:
-        """For a person."""
+        """One line for a person."""
         low, high = self.drop_interval
         interval = f"95 % interval {low:.2f} to {high:.2f}, {self.images} images"
         if self.p_value is None:
-            return f"{self.agreement:.2f} % of the classes as in float32, {self.drop:.2f} % not ({interval}; no labels)"
+            return f"same class as float32 for {self.agreement:.2f} %, another for {self.drop:.2f} % ({interval})"
         return (
-            f"top-1 {self.top1:.2f} % after {self.float_top1:.2f} % in float32, drop {self.drop:.2f} points "
-            f"({interval}), McNemar p {self.p_value:.3g}, {self.agreement:.2f} % of the classes as in float32"
+            f"top-1 {self.top1:.2f} %, float32 {self.float_top1:.2f} %, drop {self.drop:.2f} points ({interval}), "
+            f"McNemar p {self.p_value:.3g}, same class as float32 for {self.agreement:.2f} %"
         )
 
 
@@ -70,8 +74,8 @@ def judge(
     """Compares the logits ``(N, classes)`` of the same images.
 
     Args:
-        float_logits: Of float32.
-        int8_logits: Of int8.
+        float_logits: Logits of float32.
+        int8_logits: Logits of int8.
         classes: The true classes ``(N,)``, or None.
         max_drop: Points of top-1 that may be lost.
     """
@@ -94,4 +98,13 @@ def judge(
         drop=100 * (lost - won) / images,
         drop_interval=(100 * low, 100 * high),
         max_drop=max_drop,
+    )
+
+
+def accuracy_lost(verdict: Judgement) -> AccuracyError:
+    """The error for a network that int8 cannot keep accurate, with the best verdict reached."""
+    return AccuracyError(
+        f"int8 loses more than {verdict.max_drop:g} points unless more than {100 * (1 - LEAST_INT8):.0f} % of the "
+        f"multiply-accumulates stay in float32 ({verdict}); raise --max-drop, pass more images with --calib-data, or "
+        "export float32"
     )

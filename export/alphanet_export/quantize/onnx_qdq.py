@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Collection, Mapping
+import math
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,115 +14,230 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization import CalibrationDataReader, QuantType
+from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from alphanet_export.onnx_model import FloatArray, open_session, run_logits
-from alphanet_export.quantize.activations import activations
-from alphanet_export.quantize.bias import bias_shifts, with_corrected_biases
-from alphanet_export.quantize.layers import FOLLOWERS, LAYER_OPERATORS, Layer, find_layers, nodes_of
-from alphanet_export.quantize.ranges import METHODS, find_range, histograms
-from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.onnx_model import INPUT_NAME, FloatArray, open_session, run_logits
+from alphanet_export.quantize.images import QuantImages, spread
+from alphanet_export.quantize.judge import LEAST_INT8, Judgement, accuracy_lost, judge
+from alphanet_export.quantize.log import QuantizationLog, measure_speed
+from alphanet_export.quiet import quiet
+from alphanet_export.verify.measure.parity import sqnr_db
 from alphanet_export.writers.to_onnx import lower_ir_version
 
+LAYER_OPERATORS = ("Conv", "Gemm")
+FOLLOWERS = ("Sigmoid", "Mul", "Add", "AveragePool", "GlobalAveragePool")
+"""Operators that are int8 if the layer before them is: ONNX Runtime has integer kernels for these."""
+FLOAT_PART = ".se."
+"""Part of the name of every layer that stays in float: squeeze-and-excite, which is tiny and computes a gate."""
+PROBE_IMAGES = 64
+"""Held-out images on which the layers are compared."""
 
-class OnnxQdq(Toolchain):
-    """Static QDQ with ``onnxruntime.quantization``: uint8 activations, int8 weights with a scale an output channel.
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights, and the nodes that follow it up to the next one.
+
+    Args:
+        name: Name of its weights in the network, such as ``blocks.3.0.conv_pw``.
+        node: Name of its node in the graph.
+        followers: Names of the nodes without weights after it: SiLU, the block's addition, pools, products.
+        macs: Multiply-accumulates for one image.
+    """
+
+    name: str
+    node: str
+    followers: tuple[str, ...]
+    macs: int
+
+
+def quantize_onnx(
+    content: bytes,
+    images: QuantImages,
+    *,
+    max_drop: float = 0.5,
+    reduce_range: bool | None = None,
+    time_it: bool = True,
+) -> tuple[bytes, QuantizationLog]:
+    """Quantises every layer, then returns layers to float32 until the accuracy is kept.
+
+    Activations are uint8 with one scale per tensor, from the smallest to the largest value on the calibration images.
+    Weights are int8 with one scale per output channel. If all layers in int8 lose too much, the layers are ranked by
+    the noise in the logits when each alone is int8, and return to float32 one by one, the noisiest first.
 
     Args:
         content: The float32 ONNX file, batch norms folded.
-        images: To take ranges and biases from, ``(N, 3, S, S)``.
-        reduce_range: As `Toolchain.reduced`; None asks this CPU, see `saturates`.
-        correct_biases: Take the mean shift of each layer out of its bias.
+        images: Calibration and held-out images.
+        max_drop: Points of top-1 that may be lost on the held-out images.
+        reduce_range: Use 7 of the 8 bits of a weight. None: if this CPU needs it, see `saturates`.
+        time_it: Also time the result against float32.
+
+    Returns:
+        The content of the int8 file, and the log.
+
+    Raises:
+        AccuracyError: More than ``max_drop`` points are lost with half of the multiply-accumulates in float32.
+    """
+    network = _Network(content, images.calibration, saturates() if reduce_range is None else reduce_range)
+    expected = _runner(content)(images.held_out)
+    sensitivity: dict[str, float] = {}
+    verdicts: list[Judgement] = []
+    while True:
+        in_float = sorted(sensitivity, key=lambda name: sensitivity[name])[: len(verdicts)]
+        in_int8 = [layer.name for layer in network.layers if layer.name not in in_float]
+        share = share_of_macs(network.layers, in_int8)
+        if share < LEAST_INT8:
+            raise accuracy_lost(min(verdicts, key=lambda verdict: verdict.drop))
+        model = network.quantized(in_int8)
+        verdicts.append(judge(expected, _runner(model)(images.held_out), images.classes, max_drop))
+        if verdicts[-1].within:
+            break
+        sensitivity = sensitivity or network.sensitivity_db(spread(images.held_out, PROBE_IMAGES))
+    timed = measure_speed(_runner(model, 1), _runner(content, 1), images.held_out[:1]) if time_it else None
+    return model, QuantizationLog(
+        toolchain=f"ONNX Runtime {onnxruntime.__version__}, static QDQ",
+        reduced_range=network.reduced,
+        calibration_images=len(images.calibration),
+        held_out_images=len(images.held_out),
+        why_unlabelled=images.why_unlabelled,
+        verdict=verdicts[-1],
+        float_layers=tuple(in_float),
+        int8_share=share,
+        speed=timed,
+        drops=tuple(verdict.drop for verdict in verdicts),
+        sensitivity_db=sensitivity,
+    )
+
+
+def write_onnx_int8(model: bytes, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes the content of an int8 file with its metadata."""
+    proto = onnx.load_model_from_string(model)
+    lower_ir_version(proto)
+    helper.set_model_props(proto, dict(metadata))
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
+    """The layers of a file of `alphanet_export.writers.to_onnx.onnx_bytes`, in the order in which they run.
+
+    A node without weights belongs to the last layer that it depends on. Squeeze-and-excite's layers are left out.
+    """
+    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    values = (*proto.graph.value_info, *proto.graph.output)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    owner: dict[str, int] = {}
+    found: list[tuple[str, str, int]] = []
+    followers: list[list[str]] = []
+    for node in proto.graph.node:
+        latest = max((owner[name] for name in node.input if name in owner), default=-1)
+        if node.op_type in LAYER_OPERATORS:
+            name = node.input[1].partition(".weight")[0]
+            if FLOAT_PART not in name:
+                latest = len(found)
+                positions = math.prod(shapes[node.output[0]][2:])
+                found.append((name, node.name, math.prod(initializers[node.input[1]].dims) * positions))
+                followers.append([])
+        elif node.op_type in FOLLOWERS and latest >= 0:
+            followers[latest].append(node.name)
+        owner.update((name, latest) for name in node.output)
+    return tuple(
+        Layer(name, node, tuple(after), macs) for (name, node, macs), after in zip(found, followers, strict=True)
+    )
+
+
+def nodes_of(layers: Collection[Layer], names: Collection[str]) -> list[str]:
+    """The nodes that are int8 if the layers called ``names`` are."""
+    return [node for layer in layers if layer.name in names for node in (layer.node, *layer.followers)]
+
+
+def share_of_macs(layers: Collection[Layer], names: Collection[str]) -> float:
+    """The share, 0 to 1, of the layers' multiply-accumulates that those called ``names`` do."""
+    return sum(layer.macs for layer in layers if layer.name in names) / sum(layer.macs for layer in layers)
+
+
+class _Network:
+    """A float32 file, and its int8 files.
+
+    Args:
+        content: The file.
+        images: Calibration images ``(N, 3, S, S)``.
+        reduced: Whether weights use 7 of the 8 bits.
     """
 
-    methods = METHODS
+    def __init__(self, content: bytes, images: FloatArray, reduced: bool) -> None:
+        """Finds the layers and the range of each activation."""
+        self.reduced = reduced
+        self._content, self._proto = content, onnx.load_model_from_string(content)
+        self.layers = find_layers(self._proto)
+        self._ranges = _ranges(content, images)
 
-    def __init__(
-        self, content: bytes, images: FloatArray, *, reduce_range: bool | None = None, correct_biases: bool = True
-    ) -> None:
-        """Finds the layers and collects histograms."""
-        self.title = f"ONNX Runtime {onnxruntime.__version__}, static QDQ"
-        self.reduced = saturates() if reduce_range is None else reduce_range
-        self._content, self._images, self._correct = content, images, correct_biases
-        self._proto = onnx.load_model_from_string(content)
-        self.layers: tuple[Layer, ...] = find_layers(self._proto)
-        names = self._activations()
-        self._histograms = histograms(lambda: activations(self._proto, names, images))
-        self._shifts: dict[str, dict[str, FloatArray]] = {}
-        self._ranges: dict[str, TensorsData] = {}
-
-    def build(self, method: str, names: Collection[str]) -> bytes:
-        """The content of the file whose layers called ``names`` are int8."""
-        proto = self._proto
-        if self._correct and names:
-            if method not in self._shifts:
-                everything = [layer.name for layer in self.layers]
-                quantized = self._quantized(proto, method, everything)
-                self._shifts[method] = bias_shifts(proto, quantized, self.layers, self._images)
-            shifts = {name: shift for name, shift in self._shifts[method].items() if name in names}
-            proto = with_corrected_biases(proto, self.layers, shifts)
-        content: bytes = self._quantized(proto, method, names).SerializeToString(deterministic=True)
-        return content
-
-    def runner(self, model: bytes | None, threads: int = 0) -> Callable[[FloatArray], FloatArray]:
-        """Runs the content of a file at full optimisation."""
-        return functools.partial(run_logits, open_session(self._content if model is None else model, "all", threads))
-
-    def write(self, model: bytes, path: Path, metadata: Mapping[str, str]) -> None:
-        """Writes an ``.onnx`` file."""
-        proto = onnx.load_model_from_string(model)
-        lower_ir_version(proto)
-        helper.set_model_props(proto, dict(metadata))
-        onnx.checker.check_model(proto)
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-
-    def _activations(self) -> list[str]:
-        """Names of the values that can be int8."""
-        stored = {tensor.name for tensor in self._proto.graph.initializer}
-        chosen = set(nodes_of(self.layers, [layer.name for layer in self.layers]))
-        nodes = [node for node in self._proto.graph.node if node.name in chosen]
-        return sorted({name for node in nodes for name in (*node.input, *node.output)} - stored)
-
-    def _quantized(self, proto: onnx.ModelProto, method: str, names: Collection[str]) -> onnx.ModelProto:
-        """A graph with QDQ nodes around the layers called ``names``."""
-        if method not in self._ranges:
-            found = {name: find_range(histogram, method) for name, histogram in self._histograms.items()}
-            pairs = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
-            self._ranges[method] = TensorsData(CalibrationMethod.MinMax, pairs)
+    def quantized(self, names: Collection[str]) -> bytes:
+        """The content of the file whose layers called ``names``, at least one, are int8."""
         copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        if not names:
-            return copy
+        copy.CopyFrom(self._proto)
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
             reduce_range=self.reduced,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
-            tensors_range=self._ranges[method],
+            tensors_range=self._ranges,
             nodes_to_quantize=nodes_of(self.layers, names),
             nodes_to_exclude=[],
             op_types_to_quantize=[*LAYER_OPERATORS, *FOLLOWERS],
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )
-        level = logging.root.level
-        logging.root.setLevel(logging.ERROR)  # It logs remarks on the root logger.
-        try:
+        with quiet():  # It logs remarks on the root logger.
             quantizer.quantize_model()
-        finally:
-            logging.root.setLevel(level)
         quantizer.model.topological_sort()
-        model: onnx.ModelProto = quantizer.model.model
-        return model
+        content: bytes = quantizer.model.model.SerializeToString(deterministic=True)
+        return content
+
+    def sensitivity_db(self, images: FloatArray) -> dict[str, float]:
+        """Signal-to-noise ratio of the logits in decibels with one layer alone in int8, by layer."""
+        expected = _runner(self._content)(images)
+        alone = {layer.name: self.quantized([layer.name]) for layer in self.layers}
+        return {name: sqnr_db(expected, _runner(content)(images)) for name, content in alone.items()}
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    """Images ``(N, 3, S, S)``, read one by one."""
+
+    def __init__(self, images: FloatArray) -> None:
+        """Starts at the first image."""
+        self._items: Iterator[FloatArray] = iter(images)
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        """The next input of the model; None after the last."""
+        image = next(self._items, None)
+        return None if image is None else {INPUT_NAME: image[None]}
+
+
+def _ranges(content: bytes, images: FloatArray) -> TensorsData:
+    """The smallest and the largest value of each activation on the images ``(N, 3, S, S)``."""
+    with tempfile.TemporaryDirectory(prefix="alphanet-ranges-") as name:
+        plain = Path(name) / "float.onnx"
+        plain.write_bytes(content)
+        calibrater = MinMaxCalibrater(plain, [*LAYER_OPERATORS, *FOLLOWERS], str(Path(name) / "augmented.onnx"))
+        calibrater.augment_graph()
+        calibrater.execution_providers = ["CPUExecutionProvider"]
+        calibrater.create_inference_session()
+        calibrater.collect_data(_Images(images))
+        return calibrater.compute_data()
+
+
+def _runner(content: bytes, threads: int = 0) -> Callable[[FloatArray], FloatArray]:
+    """Computes logits ``(N, classes)`` of images ``(N, 3, S, S)``; with 0 threads ONNX Runtime chooses."""
+    return functools.partial(run_logits, open_session(content, "all", threads))
 
 
 @functools.cache
 def saturates() -> bool:
     """Whether this CPU's kernel of uint8 times int8 saturates: without VNNI it adds two products in 16 bits.
 
-    Found out by a convolution that has to give 200 and does not. Weights of 7 bits are then needed for right results.
+    It runs a convolution whose result is 200 unless it saturates. On such a CPU weights need 7 bits.
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on ``reduce_range``.
     """

@@ -1,4 +1,4 @@
-"""Writes int8 files of a frozen net: once they have been shown to keep its accuracy, or not at all."""
+"""Writes int8 files of a frozen network, if they keep its accuracy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx as onnx_package
-
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe, open_onnx, write_sidecar
 from alphanet_export.packages import require_package
 from alphanet_export.placing import Move, moves_of, place
-from alphanet_export.quantize.images import QuantImages, quant_images
-from alphanet_export.quantize.layers import find_layers
+from alphanet_export.quantize.images import quant_images
 from alphanet_export.quantize.log import QuantizationLog
-from alphanet_export.quantize.onnx_qdq import OnnxQdq
-from alphanet_export.quantize.search import find_int8
-from alphanet_export.quantize.toolchain import Toolchain
+from alphanet_export.quantize.nncf_openvino import quantize_openvino, write_openvino_int8
+from alphanet_export.quantize.onnx_qdq import quantize_onnx, write_onnx_int8
 from alphanet_export.runtimes.runtime import PREFIX
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_onnx import onnx_bytes
@@ -32,12 +28,12 @@ from alphanet_zoo.data.sources import ImageSource
 
 @dataclass(frozen=True)
 class WrittenInt8:
-    """What was written.
+    """The files written.
 
     Args:
-        sizes: Bytes of each file.
-        logs: How each format's file was found.
-        parity: Of the float32 graph that they were made from; None where it was not measured.
+        sizes: Size of each file in bytes.
+        logs: How each format's file was made.
+        parity: Parity of the float32 graph with PyTorch; None if not measured.
     """
 
     sizes: Mapping[Path, int]
@@ -59,31 +55,31 @@ def write_int8(
     seed: int = 0,
     labels_by_position: bool = False,
 ) -> WrittenInt8:
-    """Writes an int8 ONNX file, an int8 OpenVINO file, or both, and beside each the log of its search.
+    """Writes an int8 ONNX file, an int8 OpenVINO file, or both, and beside each ``<file>.quantization.json``, its log.
 
     Args:
-        frozen: What `alphanet_export.freeze.freeze` made.
-        images: Images to calibrate on and to judge by; the two parts share none.
-        source: Where the net comes from, for the metadata. None: from memory.
-        onnx: The ONNX file, if any.
-        openvino: OpenVINO's ``.xml`` file, if any.
+        frozen: The network, from `alphanet_export.freeze.freeze`.
+        images: Images for calibration and for judging; no image is used for both.
+        source: Where the network comes from, for the metadata. None: from memory.
+        onnx: Path of the ONNX file, if any.
+        openvino: Path of OpenVINO's ``.xml`` file, if any.
         max_drop: Points of top-1 that may be lost.
-        reduce_range: Give weights 7 of 8 bits. None: where this CPU's kernels saturate with 8.
-        opset: Version of ONNX's standard operators.
+        reduce_range: Use 7 of the 8 bits of a weight. None: if this CPU needs it.
+        opset: Version of the standard ONNX operators.
         verify: Measure the parity of the float32 graph first.
-        seed: Of the images for that.
-        labels_by_position: Class i of the images is output i of the net, whatever their names.
+        seed: Seed of the random images used for that.
+        labels_by_position: Class i of ``images`` is output i of the network, whatever their names.
 
     Raises:
-        ValueError: No file is asked for.
-        UsageError: There are too few images, or only some of their classes are labels of the net.
+        ValueError: Neither file is asked for.
+        UsageError: There are too few images, or only some of their classes are labels of the network.
         MissingDependencyError: OpenVINO or NNCF is not installed.
-        ParityError: The float32 graph would not compute what the net computes.
-        AccuracyError: A file would lose more than ``max_drop``. Nothing is written then.
+        ParityError: The float32 graph does not compute what the network computes.
+        AccuracyError: A file would lose more than ``max_drop``; nothing is written.
     """
     targets = {name: Path(path) for name, path in (("onnx", onnx), ("openvino", openvino)) if path is not None}
     if not targets:
-        raise ValueError("nothing to write; give onnx or openvino")
+        raise ValueError("nothing to write; pass onnx or openvino")
     if "openvino" in targets:
         for package in ("openvino", "nncf"):
             require_package(package, "openvino")
@@ -96,15 +92,18 @@ def write_int8(
         plain.write_bytes(content)
         parity = None
         if verify:
-            made_up = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
-            parity = measure_parity(plain, frozen.net, made_up, synthetic=True).check()
+            random_images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
+            parity = measure_parity(plain, frozen.net, random_images, synthetic=True).check()
         parts = quant_images(open_onnx(plain), images, labels_by_position=labels_by_position)
         for each, target in targets.items():
-            toolchain = _toolchain(each, frozen, content, parts, reduce_range)
-            model, log = find_int8(toolchain, parts, max_drop=max_drop)
             staged = FORMATS[each].path(Path(name) / "int8")
-            entries = _with_summary(metadata, log)
-            toolchain.write(model, staged, entries)
+            model: Any
+            if each == "onnx":
+                model, log = quantize_onnx(content, parts, max_drop=max_drop, reduce_range=reduce_range)
+                write_onnx_int8(model, staged, entries := _with_summary(metadata, log))
+            else:
+                model, log = quantize_openvino(frozen, parts, max_drop=max_drop, reduce_range=reduce_range)
+                write_openvino_int8(model, staged, entries := _with_summary(metadata, log))
             write_sidecar(FORMATS[each], staged, entries)
             record = Path(name) / f"{each}.json"
             record.write_text(json.dumps(log.to_dict(), indent=1, allow_nan=False) + "\n", "utf-8")
@@ -114,19 +113,7 @@ def write_int8(
         return WrittenInt8(place(moves), logs, parity)
 
 
-def _toolchain(
-    name: str, frozen: FrozenNet, content: bytes, images: QuantImages, reduce_range: bool | None
-) -> Toolchain:
-    """The toolchain of a format."""
-    if name == "onnx":
-        return OnnxQdq(content, images.calibration, reduce_range=reduce_range)
-    from alphanet_export.quantize.nncf_openvino import NncfOpenVino
-
-    layers = find_layers(onnx_package.load_model_from_string(content))
-    return NncfOpenVino(frozen, layers, images.calibration, reduce_range=reduce_range)
-
-
 def _with_summary(metadata: Mapping[str, str], log: QuantizationLog) -> dict[str, str]:
-    """The float32 file's metadata with the search's summary, and without the accuracy published for float32."""
+    """The float32 file's metadata with the summary of the log, and without the accuracy published for float32."""
     entries: dict[str, Any] = {"quantization": log.summary(), "published_top1": None}
     return {**metadata, **{PREFIX + key: json.dumps(value, sort_keys=True) for key, value in entries.items()}}

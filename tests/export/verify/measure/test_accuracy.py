@@ -40,7 +40,7 @@ def images(folder: Path) -> FolderSource:
 def test_accuracy_is_that_of_the_net_on_the_same_pixels(
     model: ExportedModel, net: AlphaNet, images: FolderSource
 ) -> None:
-    accuracy = measure_accuracy(model, images, batch_size=7)
+    accuracy = measure_accuracy(model, images)
     batches = list(evaluation_batches(images, model.preprocessing, 64))
     with torch.inference_mode():
         logits = torch.cat([net(pixels) for pixels, _ in batches])
@@ -103,7 +103,7 @@ def test_a_damaged_image_is_named(model: ExportedModel, tmp_path: Path) -> None:
 
 
 def test_the_floor() -> None:
-    accuracy = Accuracy(80.0, (70.0, 88.0), None, None, 100, 10)
+    accuracy = Accuracy(80.0, (70.0, 88.0), None, None, 100, 10, 80)
     assert accuracy.check(80.0) is accuracy
     with pytest.raises(AccuracyError, match="80.00 % .* below the floor of 80.5 %"):
         accuracy.check(80.5)
