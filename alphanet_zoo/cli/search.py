@@ -13,6 +13,7 @@ from alphanet_zoo.cli.command import (
     check_places,
     existing_path,
     natural_int,
+    note,
     parse_macs,
     positive_int,
     run_command,
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from alphanet_zoo.data.folder import FolderSource
     from alphanet_zoo.data.sources import split_hold_out, spread
-    from alphanet_zoo.evaluate.evaluator import Evaluator, SubnetEvaluator
+    from alphanet_zoo.evaluate.evaluator import Evaluator, Hits, SubnetEvaluator
     from alphanet_zoo.search.run import search, write_arch, write_front
     from alphanet_zoo.zoo.open import open_net
 
@@ -88,14 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
     evaluator = SubnetEvaluator(supernet, images)
     evaluated = search(evaluator, low, high, arguments.evaluations, arguments.seed)
     front = [entry for entry in evaluated if entry["front"]]
+    best_entry = max(front, key=lambda entry: entry["accuracy"])
     write_front(arguments.output, front)
     if arguments.best is not None:
-        write_arch(arguments.best, max(front, key=lambda entry: entry["accuracy"])["arch"])
+        write_arch(arguments.best, best_entry["arch"])
     if arguments.plot is not None:
         from alphanet_zoo.search.plot import plot_front
 
         points, best = ([(e["macs"], e["accuracy"]) for e in entries] for entries in (evaluated, front))
         plot_front(arguments.plot, points, best, images=front[0]["images"])
+    suspicion = Hits(best_entry["correct"], best_entry["images"]).suspicion(supernet.num_classes)
+    if suspicion is not None:
+        note(arguments.prog, f"note: SUSPICIOUS: {suspicion}")
     say(_table(front, len(evaluated)))
     return 0
 

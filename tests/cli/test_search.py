@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -67,7 +68,20 @@ def test_the_front_is_written(folder, tmp_path, capsys):
     pairs = [(entry["macs"], entry["accuracy"]) for entry in front]
     assert len(front) > 1 and pairs == sorted(pairs) and len({accuracy for _, accuracy in pairs}) == len(pairs)
     assert json.loads((tmp_path / "best.json").read_text()) == front[-1]["arch"]
-    assert "of 8 evaluated subnets" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "of 8 evaluated subnets" in printed.out and "SUSPICIOUS" not in printed.err
+
+
+def test_accuracies_near_chance_are_suspicious(folder, tmp_path, capsys):
+    save_net(fill_live(build_supernet(TINY, 10)), tmp_path / "ten.safetensors")
+    images = {name: tmp_path / name for name in ("val", "train")}
+    for name, root in images.items():
+        for index in range(10):
+            shutil.copytree(folder / name / "ab"[index % 2], root / str(index))
+    flags = ["--supernet", str(tmp_path / "ten.safetensors"), "--data", str(images["val"]), "--calib-data",
+             str(images["train"]), "--evaluations", "2", "-o", str(tmp_path / "front.json")]  # fmt: skip
+    assert main(flags) == 0
+    assert "SUSPICIOUS: top-1" in (err := capsys.readouterr().err) and "is near chance (10.00 %)" in err
 
 
 def test_the_same_seed_gives_the_same_file_and_a_table_is_possible(folder, tmp_path):
