@@ -105,7 +105,17 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
     net.load_state_dict(ours, assign=True)
     net.calibration = "checkpoint"
     net.pretrained_cfg |= PUBLISHED_CFG["imagenet"]
+    labels = imagenet_labels()
+    if classes == len(labels):  # The classifier of the checkpoint is ImageNet's; one of another size is somebody's own.
+        net.pretrained_cfg["label_names"] = labels
     return net.eval()
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes in the order of the published classifier, from torchvision."""
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    return tuple(_IMAGENET_CATEGORIES)
 
 
 def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:

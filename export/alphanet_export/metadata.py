@@ -25,7 +25,6 @@ from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
 PUBLISHED_INPUT = 224
 """Side, in pixels, of the crop that the published accuracies were measured on."""
@@ -130,23 +129,9 @@ def tool_versions() -> dict[str, str]:
 
 
 def label_names(net: AlphaNet) -> list[str] | None:
-    """The names of the classes, or None if they are not known.
-
-    They are the net's own, or ImageNet's if the classifier is that of the published weights. They are never derived
-    from the number of classes.
-    """
-    own = net.pretrained_cfg.get("label_names")
-    if own:
-        return [str(label) for label in own]
-    published = net.pretrained_cfg.get("origin_url") == PUBLISHED_CFG["imagenet"]["origin_url"]
-    return imagenet_labels() if published and net.num_classes == 1000 and net.calibration != "training" else None
-
-
-def imagenet_labels() -> list[str]:
-    """The names of ImageNet's 1000 classes, from torchvision."""
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
-
-    return list(_IMAGENET_CATEGORIES)
+    """The names of the classes as the network has them, or None. They are never derived from the number of classes."""
+    labels = net.pretrained_cfg.get("label_names")
+    return [str(label) for label in labels] if labels else None
 
 
 def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | None = None) -> ExportedModel:

@@ -110,7 +110,7 @@ def write_export(
                 parities[name] = parity.check()
                 if evaluator is not None:
                     accuracies[name] = accuracy_of(answers_of_file(open_exported(staged), evaluator))
-                record = _record(name, staged, target, parity, source, accuracies.get(name), data)
+                record = write_record(name, staged, target, parity, source, accuracies.get(name), data)
                 moves.append((record, FORMATS[name].report_path(target)))
         sizes = place(moves)
     unrun = tuple(name for name in targets if verify and name not in parities)
@@ -158,16 +158,29 @@ def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity 
     return None
 
 
-def _record(
+def write_record(
     name: str,
     staged: Path,
     target: Path,
     parity: Parity,
     source: Source,
-    accuracy: Accuracy | None,
-    data: ImageSource | None,
+    accuracy: Accuracy | None = None,
+    data: ImageSource | None = None,
 ) -> Path:
-    """Writes the report of a file, with its metadata, digest, parity and, if measured, accuracy; returns the path."""
+    """Writes the report of a staged file beside it: its metadata, digest, parity and, if measured, accuracy.
+
+    Args:
+        name: The format, a key of `FORMATS`.
+        staged: The file.
+        target: Where the file will be moved to; the report names it.
+        parity: Its parity with the network.
+        source: Origin of the network.
+        accuracy: Its accuracy on ``data``.
+        data: The images of ``parity`` and ``accuracy``; None if they are synthetic.
+
+    Returns:
+        The path of the report.
+    """
     model = dataclasses.replace(open_exported(staged), path=target)
     weights = model.metadata["weights_sha256"]
     report = VerificationReport(

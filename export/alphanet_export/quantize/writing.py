@@ -10,20 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe, open_onnx, write_sidecar
 from alphanet_export.packages import require_package
 from alphanet_export.placing import Move, moves_of, place
-from alphanet_export.quantize.images import quant_images
+from alphanet_export.quantize.images import quant_images, spread
 from alphanet_export.quantize.log import QuantizationLog
 from alphanet_export.quantize.nncf_openvino import quantize_openvino, write_openvino_int8
 from alphanet_export.quantize.onnx_qdq import quantize_onnx, write_onnx_int8
 from alphanet_export.runtimes.runtime import PREFIX
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
+from alphanet_export.write import write_record
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.sources import ImageSource
+
+PARITY_IMAGES = 64
+"""Held-out images on which the parity of an int8 file is measured, by its signal-to-noise ratio."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ def write_int8(
     seed: int = 0,
     labels_by_position: bool = False,
 ) -> WrittenInt8:
-    """Writes an int8 ONNX file, an int8 OpenVINO file, or both, and beside each ``<file>.quantization.json``, its log.
+    """Writes an int8 ONNX file, an int8 OpenVINO file, or both.
+
+    Beside each go its log, ``<file>.quantization.json``, and its report, see `alphanet_export.write.write_export`.
 
     Args:
         frozen: The network, from `alphanet_export.freeze.freeze`.
@@ -66,7 +74,7 @@ def write_int8(
         max_drop: Points of top-1 that may be lost.
         reduce_range: Use 7 of the 8 bits of a weight. None: if this CPU needs it.
         opset: Version of the standard ONNX operators.
-        verify: Measure the parity of the float32 graph first.
+        verify: Measure the parity of the float32 graph first, and that of each int8 file on held-out images.
         seed: Seed of the random images used for that.
         labels_by_position: Class i of ``images`` is output i of the network, whatever their names.
 
@@ -74,7 +82,7 @@ def write_int8(
         ValueError: Neither file is asked for.
         UsageError: There are too few images, or only some of their classes are labels of the network.
         MissingDependencyError: OpenVINO or NNCF is not installed.
-        ParityError: The float32 graph does not compute what the network computes.
+        ParityError: The float32 graph does not compute what the network computes, or an int8 file is too noisy.
         AccuracyError: A file would lose more than ``max_drop``; nothing is written.
     """
     targets = {name: Path(path) for name, path in (("onnx", onnx), ("openvino", openvino)) if path is not None}
@@ -83,7 +91,8 @@ def write_int8(
     if "openvino" in targets:
         for package in ("openvino", "nncf"):
             require_package(package, "openvino")
-    metadata = describe(frozen, source or Source(frozen.net))
+    source = source or Source(frozen.net)
+    metadata = describe(frozen, source)
     content = onnx_bytes(frozen, metadata, opset=opset)
     logs: dict[str, QuantizationLog] = {}
     moves: list[Move] = []
@@ -109,6 +118,11 @@ def write_int8(
             record.write_text(json.dumps(log.to_dict(), indent=1, allow_nan=False) + "\n", "utf-8")
             moves += moves_of(each, staged, target)
             moves.append((record, target.with_name(target.name + INT8_LOG_ENDING)))
+            if verify:
+                pixels = torch.from_numpy(spread(parts.held_out, PARITY_IMAGES))
+                kept = measure_parity(staged, frozen.net, pixels, tolerance=None).check()
+                report = write_record(each, staged, target, kept, source, data=images)
+                moves.append((report, FORMATS[each].report_path(target)))
             logs[each] = log
         return WrittenInt8(place(moves), logs, parity)
 

@@ -26,6 +26,7 @@ from alphanet_zoo.cli.export import main
 from alphanet_zoo.cli.verify import main as verify
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.errors import AccuracyError, ParityError, UsageError
+from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs
@@ -77,6 +78,12 @@ def test_the_file_has_integer_weights_and_float_gates(exported: Path) -> None:
         assert stored[zero].data_type == onnx.TensorProto.UINT8
         quantised += 1
     assert quantised == 14
+
+
+def test_its_report_lies_beside_it(exported: Path) -> None:
+    report = json.loads(exported.with_name("digits.verify.json").read_text())
+    assert report["passed"] and report["parity"]["images"] == 64 and not report["data"]["synthetic"]
+    assert report["file"]["sha256"] == sha256_of(exported) and report["parity"]["signal_to_noise_db"] > INT8_LEAST_DB
 
 
 def test_the_file_says_how_it_was_made(exported: Path) -> None:
