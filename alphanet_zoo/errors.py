@@ -25,7 +25,7 @@ class ParityError(AlphaNetError):
 
 
 class AccuracyError(AlphaNetError):
-    """Accuracy is below its floor (exit code 4)."""
+    """Accuracy is below its minimum (exit code 4)."""
 
     exit_code = 4
 

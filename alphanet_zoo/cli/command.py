@@ -53,9 +53,11 @@ class CommandParser(argparse.ArgumentParser):
             raise
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Prints help and version like all other output."""
-        if message:
-            _write(file or sys.stdout, message)
+        """Prints help and version, which are the command's result, like all other output."""
+        if message and file in (None, sys.stdout):
+            say(message.removesuffix("\n"), required=True)
+        elif message:
+            _write(file, message)
 
 
 def run_command(
@@ -64,7 +66,7 @@ def run_command(
     """Parses ``argv``, runs ``action`` and returns the exit code. An error becomes one line on standard error.
 
     Exit codes: 0 success; 1 invalid contents or environment; 2 wrong command line or config; 3 parity broken;
-    4 accuracy below its floor; 5 a target not met; 6 an optional dependency missing; 130 interrupted.
+    4 accuracy below its minimum; 5 a target not met; 6 an optional dependency missing; 130 interrupted.
     With ``--debug`` a traceback precedes that line.
 
     Args:

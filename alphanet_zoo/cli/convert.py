@@ -22,8 +22,10 @@ example:
 def make_parser(prog: str = "alphanet-convert") -> CommandParser:
     """The command's parser."""
     parser = CommandParser(prog, "Convert the published checkpoint to a supernet file.", epilog=EPILOG)
-    parser.add_argument("checkpoint", type=existing_path, help="the authors' .pth.tar file")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the .safetensors file to write")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=existing_path, help="the authors' .pth.tar file")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, type=Path, help="the .safetensors file to write"
+    )
     return parser
 
 

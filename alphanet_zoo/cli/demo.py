@@ -213,12 +213,12 @@ def _table(rows: Sequence[Row], clock: Clock) -> str:
 
 
 def _check(rows: Sequence[Row]) -> int:
-    """Returns 0; raises if the test accuracy of a subnet is below its floor."""
+    """Returns 0; raises if the test accuracy of a subnet is below its minimum."""
     for row in rows:
         floor = FLOORS.get(row.name, FLOORS["smallest"])
         if row.test.accuracy < floor:
             raise AccuracyError(
-                f"test accuracy of the {row.name} subnet is {100 * row.test.accuracy:.2f} %, below its floor of "
+                f"test accuracy of the {row.name} subnet is {100 * row.test.accuracy:.2f} %, below its minimum of "
                 f"{100 * floor:g} %; train longer"
             )
     return 0

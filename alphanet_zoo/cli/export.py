@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         int8 = _write_int8(args, frozen, source, files)
         checked, sizes = _int8_rows(int8), int8.sizes
-        notes += [f"{each}: {text}" for each, log in int8.logs.items() for text in log.notes()]
+        notes += [f"{each}: {text}" for each, log in int8.logs.items() for text in log.notes()[1:]]
     for text in notes + _remarks(frozen):
         note(args.prog, f"note: {text}")
     say(_summary(frozen, source, checked, sizes))
@@ -182,7 +182,12 @@ def _summary(frozen: FrozenNet, source: Source, checked: Mapping[str, str], size
         rows["published"] = f"ImageNet top-1 {values['published_top1']:.2f} % (the authors' figure, not measured here)"
     rows |= checked
     lines = [f"{key + ':':<11}{value}" for key, value in rows.items()]
-    return "\n".join(lines + [f"wrote:     {path} ({size / 1e6:.2f} MB)" for path, size in sizes.items()])
+    return "\n".join(lines + [f"wrote:     {path} ({_readable(size)})" for path, size in sizes.items()])
+
+
+def _readable(size: int) -> str:
+    """A number of bytes as text."""
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def _parity(written: Written) -> str:
@@ -210,7 +215,7 @@ def _int8_rows(written: WrittenInt8) -> dict[str, str]:
     if written.parity is not None:
         rows["parity"] = f"largest relative error {written.parity.max_relative_error:.1e} before int8, in ONNX Runtime"
     for name, log in written.logs.items():
-        rows[name] = f"int8: {log.verdict}"
+        rows[name] = log.notes()[0]
     return rows
 
 

@@ -41,15 +41,17 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns its exit code."""
     from alphanet_zoo.cli.command import note, open_missing_streams, run_command, say
+    from alphanet_zoo.errors import AlphaNetError
 
     open_missing_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
-    if name in ("-h", "--help"):
-        say(help_text())
-        return 0
-    if name == "--version":
-        say(f"alphanet {__version__}")
+    if name in ("-h", "--help", "--version"):
+        try:
+            say(f"alphanet {__version__}" if name == "--version" else help_text(), required=True)
+        except AlphaNetError as error:
+            note("alphanet", f"error: {error}")
+            return error.exit_code
         return 0
     if name not in COMMANDS:
         note("alphanet", f"error: {_problem(name)} (see alphanet --help)")

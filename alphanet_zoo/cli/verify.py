@@ -36,9 +36,9 @@ The file runs in the runtime of its format: ONNX Runtime, OpenVINO (.xml), Execu
 AOTInductor (.aoti.pt2). The report is also written beside the file: to <stem>.verify.json for ONNX, to
 <file name>.verify.json for other formats.
 
-Exit codes: 3 if the file does not compute what
-its reference computes; else 4 if top-1 is below --min-top1; else 5 if ONNX Runtime fuses less of the graph than it
-must, or a time is above its target; 1 for a corrupt file, 2 for a wrong command line, 6 for a missing package.
+Exit codes: 3 if the file does not compute what its reference computes; else 4 if top-1 is below --min-top1; else 5 if
+ONNX Runtime fuses less of the graph than it must, or a time is above its maximum. 1 for a corrupt file, 2 for a wrong
+command line, 6 for a missing package.
 
 See also: alphanet verify-server for a model server, alphanet compare for a table of models."""
 
@@ -77,8 +77,8 @@ def _add_measures(parser: CommandParser) -> None:
     """Adds the options of parity and accuracy."""
     add = parser.add_argument_group("parity").add_argument
     add("--reference", metavar="NAME|PATH", help="the network that the file was exported from: the name of a model, a "
-        ".safetensors file, a save_pretrained folder or the published checkpoint (default: parity with PyTorch is "
-        "not measured)")  # fmt: skip
+        ".safetensors file, a save_pretrained folder, the folder of a training run, or the published checkpoint "
+        "(default: parity with PyTorch is not measured)")  # fmt: skip
     add("--weights", metavar="PATH|REPO|random", help="weights of a --reference that is the name of a model")
     add("--calib-data", metavar="FOLDER", help="the images that the file was calibrated on when it was exported, if "
         "the reference was not calibrated on them")  # fmt: skip

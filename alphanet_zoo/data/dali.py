@@ -46,7 +46,7 @@ def dali_batches(
             images = output[0]["images"].contiguous(memory_format=torch.channels_last)
             yield Batch(epoch, indices, images, output[0]["labels"].view(-1))
     except RuntimeError as error:
-        raise AlphaNetError(f"DALI: {error}; find broken images with alphanet-train verify-data") from error
+        raise AlphaNetError(f"DALI: {error}; find broken images with alphanet verify-data") from error
 
 
 def _pipeline(

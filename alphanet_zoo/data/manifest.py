@@ -105,7 +105,7 @@ def read_manifest(root: str | Path) -> list[Entry]:
     """
     path = Path(root) / MANIFEST
     if not path.is_file():
-        raise UsageError(f"no such file: {path}; write it with alphanet-train verify-data {root} --write-manifest")
+        raise UsageError(f"no such file: {path}; write it with alphanet verify-data {root} --write-manifest")
     entries = []
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         try:

@@ -231,4 +231,5 @@ def _nearest(space: SpaceChoices, low: float, high: float, num_classes: int) -> 
     less, more = np.concatenate(below), np.concatenate(above)
     nearest = [f"below costs {less.max()} ({less.max() / 1e6:.2f} M)"] if len(less) else []
     nearest += [f"above costs {more.min()} ({more.min() / 1e6:.2f} M)"] if len(more) else []
-    return f"no arch of the space {space.name} costs {low} to {high} MACs; the nearest {', '.join(nearest)}"
+    window = f"{low:.0f} to {high:.0f} MACs"
+    return f"no arch of the space {space.name} costs {window}; the nearest {', '.join(nearest)}"

@@ -279,7 +279,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     elif path.is_file():
         text = path.read_text("utf-8", errors="replace")
     else:
-        raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{_hint(recipe, names)}")
+        hint = "" if path.name != recipe or path.suffix else _hint(recipe, names)
+        raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{hint}")
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -293,7 +294,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     """Sets one ``key=value`` in the nested mapping."""
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"{override!r} is not an override; write key=value, such as optim.lr=0.2")
+        raise UsageError(f"{override!r} is not a setting; write key=value, such as optim.lr=0.2")
     if key not in (keys := list(valid_keys())):
         raise UsageError(f"unknown setting {key!r}{_hint(key, keys)}")
     *sections, name = key.split(".")

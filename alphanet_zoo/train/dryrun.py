@@ -70,12 +70,15 @@ class DryRun:
     def __str__(self) -> str:
         """The measurements as lines of text."""
         timed = "" if len(self.phases) == 1 else " in each phase"
+        processes = f"{self.processes} process{'' if self.processes == 1 else 'es'}"
+        hours = self.total_seconds / 3600
+        time = f"{hours:.2f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
         return "\n".join(
             (
                 f"{self.steps} steps{timed}, the first not timed; nothing was written",
                 *map(str, self.phases),
-                f"peak memory per process: {self.memory_bytes / 2**20:.0f} MiB ({self.processes} process(es))",
-                f"whole run: {self.total_steps} steps, about {self.total_seconds / 3600:.2f} hours without validation",
+                f"peak memory per process: {self.memory_bytes / 2**20:.0f} MiB ({processes})",
+                f"whole run: {self.total_steps} steps, about {time} without validation",
             )
         )
 

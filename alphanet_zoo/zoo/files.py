@@ -113,7 +113,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if config is None:
         raise AlphaNetError(
             f"{os.fspath(path)} has no {METADATA_KEY!r} entry in its header, so its network is unknown; "
-            "pass a file of save_net, alphanet-convert or alphanet-train"
+            "pass a file of save_net, alphanet convert or alphanet train"
         )
     return config
 
@@ -203,5 +203,5 @@ def _opened(path: str | os.PathLike[str]) -> Any:
     except (SafetensorError, OSError) as error:
         raise AlphaNetError(
             f"{os.fspath(path)} is not a readable safetensors file ({error}): truncated, corrupt or another format; "
-            "download it again, or convert the authors' checkpoint with alphanet-convert"
+            "download it again, or convert the authors' checkpoint with alphanet convert"
         ) from error

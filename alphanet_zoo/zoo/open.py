@@ -28,7 +28,8 @@ RUN_CONFIG = "config.yaml"
 """The file that marks the output folder of a training run."""
 
 _PICKLES = (".pt", ".pth", ".tar")
-_FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", ".onnx")
+_EXPORTED = (".onnx", ".xml", ".pte", ".pt2")
+_FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", *_EXPORTED)
 
 Kind = Literal["model", "file", "folder", "run", "repository", "checkpoint"]
 
@@ -40,7 +41,7 @@ class OpenedNet:
     Attributes:
         net: The network, in eval mode (in training mode if it comes from the checkpoint of an unfinished run).
         kind: 'model' (a name with published or included weights), 'file' (safetensors), 'folder' (`save_pretrained`),
-            'run' (output of alphanet-train), 'repository' (Hugging Face Hub) or 'checkpoint' (the published one).
+            'run' (output of alphanet train), 'repository' (Hugging Face Hub) or 'checkpoint' (the published one).
         source: The name, path or repository that was opened.
         file: The file with the weights; None if they were downloaded or are included in the package.
         sha256: SHA-256 of ``file``; None if there is no file.
@@ -76,7 +77,7 @@ def open_net(
     """Opens the network of a name, path or Hub repository.
 
     An existing path is opened by its type: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
-    folder of ``alphanet-train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
+    folder of ``alphanet train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
     repository (``organisation/name``).
 
     Args:
@@ -126,6 +127,10 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
             )
         file, net = path / WEIGHTS_NAME, AlphaNet.from_pretrained(path)
         return OpenedNet(net, "folder", str(path), file, sha256_of(file))
+    if path.suffix.lower() in _EXPORTED and path.is_file():
+        raise UsageError(
+            f"{path} is an exported file. Pass the network that it was exported from, such as a .safetensors file."
+        )
     pickled = path.suffix.lower() in _PICKLES
     net = load_upstream(path) if pickled else load_net(path)
     return OpenedNet(net, "checkpoint" if pickled else "file", str(path), path, sha256_of(path))
@@ -140,8 +145,8 @@ def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
         raise UsageError(_no_average(path))
     if not unfinished:
         raise UsageError(
-            f"The run in {path} has not ended (final/{WEIGHTS_NAME} not found). Let alphanet-train finish it, or "
-            f"extract its newest checkpoint: alphanet-train export-supernet {path} -o FILE"
+            f"The run in {path} has not ended (final/{WEIGHTS_NAME} not found). Let alphanet train finish it, or "
+            f"extract its newest checkpoint: alphanet export-supernet {path} -o FILE"
         )
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is None:
@@ -194,7 +199,7 @@ def published_repository(name: str) -> str:
         return PINS[name].repository
     raise AlphaNetError(
         f"The weights of {name} are not published yet (no request was sent). Pass --weights PATH (weights=PATH) for a "
-        "local file, such as one that alphanet-convert made from the authors' checkpoint; set "
+        "local file, such as one that alphanet convert made from the authors' checkpoint; set "
         f"{HUB_ORG_VARIABLE} or pass weights='organisation/name' for a Hub repository; or pass --weights random "
         "(weights='random') for timing."
     )

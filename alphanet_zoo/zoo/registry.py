@@ -156,7 +156,7 @@ def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
     if net.supernet and net.space == member.space and net.contains(member.arch):
         raise AlphaNetError(
             f"{source} is a supernet, and its subnet {member.name} requires calibration: extract it with "
-            f"load_net({source!r}).extract(arch) and calibrate it, or export it with alphanet-export --supernet"
+            f"load_net({source!r}).extract(arch) and calibrate it, or export it with alphanet export --supernet"
         )
     if net.arch != member.arch or net.space != member.space:
         raise AlphaNetError(f"{source} contains {_described(net)}, not {member.name} ({member.arch})")

@@ -99,7 +99,7 @@ def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
         raise AlphaNetError(f"cannot read the arch in {path}: {error}; pass JSON in the published form") from error
     if isinstance(spec, list) and spec and all(isinstance(entry, dict) and "arch" in entry for entry in spec):
         raise UsageError(
-            f"{path} is a Pareto front of {len(spec)} archs; pass a file with one arch: that of alphanet-search --best "
+            f"{path} is a Pareto front of {len(spec)} archs; pass a file with one arch: that of alphanet search --best "
             'FILE (the most accurate), or the "arch" of one entry in a separate file'
         )
     return ArchSpec.from_dict(spec)

@@ -158,16 +158,16 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     ending = path.suffix.lower()
     found = {each.ending: each for each in FORMATS.values()}.get(ending)
     if found is None and path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder; pass a file that alphanet-export wrote")
+        raise UsageError(f"{str(path)!r} is a folder; pass a file that alphanet export wrote")
     if found is None:
         known = ", ".join(each.ending for each in FORMATS.values() if each.runs_here)
-        raise UsageError(f"{path}: unknown file type; pass a file that alphanet-export wrote, with the ending {known}")
+        raise UsageError(f"{path}: unknown file type; pass a file that alphanet export wrote, with the ending {known}")
     if not found.runs_here:
         raise UsageError(f"{path}: Core ML runs on macOS only; open it there with coremltools, or export ONNX")
     if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder; pass a file that alphanet-export wrote")
+        raise UsageError(f"{str(path)!r} is a folder; pass a file that alphanet export wrote")
     if not path.is_file():
-        raise UsageError(f"{str(path)!r} is not a file; pass one that alphanet-export wrote")
+        raise UsageError(f"{str(path)!r} is not a file; pass one that alphanet export wrote")
     if ending != ".pt2":
         return found
     try:

@@ -180,7 +180,7 @@ def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
         AlphaNetError: See `open_exported`.
     """
     if Path(path).suffix.lower() != ".onnx":
-        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet-export --format onnx wrote")
+        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
     return open_exported(path)
 
 
@@ -257,7 +257,7 @@ def _checked(path: Path, metadata: dict[str, Any], assumed: Mapping[str, Any] | 
     missing = [PREFIX + key for key in REQUIRED if key not in metadata]
     if missing and assumed is None:
         raise AlphaNetError(
-            f"{path} has no metadata of alphanet-export ({', '.join(missing)}); export it again, or verify it with "
+            f"{path} has no metadata of alphanet export ({', '.join(missing)}); export it again, or verify it with "
             "--reference NAME|PATH and --preprocessing FILE.json"
         )
     if assumed is not None and not missing:

@@ -34,7 +34,7 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         AlphaNetError: The file is not ONNX, is corrupt or truncated, or stores weights in other files.
     """
     if not Path(path).is_file():
-        raise UsageError(f"{str(path)!r} is not a file; pass an ONNX file that alphanet-export wrote")
+        raise UsageError(f"{str(path)!r} is not a file; pass an ONNX file that alphanet export wrote")
     content = Path(path).read_bytes()
     try:
         proto = onnx.load_model_from_string(content)
@@ -46,7 +46,7 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise AlphaNetError(
                 f"{path} stores the tensor {tensor.name!r} in another file, which is not opened; "
-                "export it as one file, as alphanet-export does"
+                "export it as one file, as alphanet export does"
             )
     return proto
 

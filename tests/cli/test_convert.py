@@ -49,7 +49,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "required: checkpoint, -o/--output"),
+        ([], "required: CHECKPOINT, -o/--output"),
         (["{file}"], "required: -o/--output"),
         (["nowhere.pth.tar", "-o", "{new}"], "'nowhere.pth.tar' does not exist"),
         (["{folder}", "-o", "{new}"], "is a folder"),

@@ -21,7 +21,7 @@ LEFT = [
 def test_the_chain_holds_and_an_untrained_net_is_under_the_floor(tmp_path, capsys):
     assert main(["-o", str(tmp_path), "--max-steps", "2", "--evaluations", "3"]) == 4
     captured = capsys.readouterr()
-    assert "below its floor of" in captured.err
+    assert "below its minimum of" in captured.err
     assert all((tmp_path / name).stat().st_size for name in LEFT)
     verified = json.loads((tmp_path / "digits.verify.json").read_text())
     assert verified["parity"]["max_relative_error"] < 1e-4

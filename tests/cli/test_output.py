@@ -111,7 +111,9 @@ def test_help_and_lists_stop_quietly_with_their_reader(what: str, tmp_path: Path
     assert ((tmp_path / "code").read_text(), done.stderr) == ("0\n", "")
 
 
-@pytest.mark.parametrize("what", ["recipes", "recipes digits", "train digits --print-config"])
+@pytest.mark.parametrize(
+    "what", ["recipes", "recipes digits", "train digits --print-config", "--help", "--version", "export --help"]
+)
 def test_a_result_that_is_printed_must_arrive(what: str, tmp_path: Path) -> None:
     done = shell(f"{ALPHANET} {what} > /dev/full", tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1

@@ -91,7 +91,7 @@ def test_a_corrupt_inner_convolution_exits_3(folder: Path) -> None:
     argv = [folder / "corrupt.onnx", "--reference", folder / "tiny.safetensors", "--data", folder / "images"]
     command = [sys.executable, "-m", "alphanet_zoo.cli.verify", *map(str, argv), "--min-top1", "100", *FAST]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 3  # Accuracy is under its floor too: parity is the graver.
+    assert done.returncode == 3  # Accuracy is below its minimum too: parity is the graver.
     assert done.stderr.count("\n") == 1 and "does not compute what PyTorch computes" in done.stderr
     figures = json.loads((folder / "corrupt.verify.json").read_text())
     assert figures["passed"] is False and figures["parity"]["holds"] is False and len(figures["failures"]) == 2
@@ -101,7 +101,7 @@ def test_accuracy_under_its_floor_exits_4_and_is_reported(folder: Path, capsys: 
     report = folder / "floor.md"
     argv = (folder / "tiny.onnx", "--data", folder / "images", "--min-top1", "99", "--max-latency-ms", "1e-6")
     code, out, err = run(capsys, *argv, "--report", report)
-    assert code == 4 and "floor of 99 %" in err and err.count("\n") == 1
+    assert code == 4 and "minimum of 99 %" in err and err.count("\n") == 1
     assert "FAILED" in out and "FAILED" in report.read_text()
 
 

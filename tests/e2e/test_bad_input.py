@@ -129,7 +129,7 @@ WRONG = [
     ("export --flops 1M --onnx", 5, "alphanet_a0"),
     ("export --flops 203M --family nonesuch", 2, "nonesuch"),
     ("export --flops 444M --onnx", 1, "published"),
-    (f"{A4} --onnx", 1, "alphanet-convert"),
+    (f"{A4} --onnx", 1, "alphanet convert"),
     (f"{A4} --flops 444M", 2, "not allowed with"),
     ("export --model alphanet_a9 --weights random", 2, "alphanet_a9"),
     ("export --model '' --weights random", 2, "unknown model"),

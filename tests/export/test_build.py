@@ -62,7 +62,7 @@ def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="contains neither model.safetensors .* nor config.yaml"):
         supernet_source(arch, run)
     (run / "config.yaml").write_text("space: alphanet_tiny")
-    with pytest.raises(UsageError, match="has not ended.*alphanet-train export-supernet"):
+    with pytest.raises(UsageError, match="has not ended.*alphanet export-supernet"):
         supernet_source(arch, run)
     digest = save_net(fill_live(build_supernet(ALPHANET_TINY, 10)), run / "final" / "model.safetensors")
     source = supernet_source(arch, run)
@@ -72,7 +72,7 @@ def test_a_run_is_a_supernet_once_it_has_ended(tmp_path: Path) -> None:
 def test_a_front_is_not_taken_for_an_arch(tmp_path: Path) -> None:
     entry = {"arch": SMALL.to_dict(), "macs": 1, "accuracy": 0.5}
     with pytest.raises(
-        UsageError, match="is a Pareto front of 2 archs; pass a file with one arch: that of alphanet-search --best"
+        UsageError, match="is a Pareto front of 2 archs; pass a file with one arch: that of alphanet search --best"
     ):
         read_arch(write_arch(tmp_path / "front.json", [entry, entry]))
 

@@ -102,7 +102,7 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("alphanet.arch", None, r"has no metadata of alphanet-export \(alphanet.arch\)"),
+        ("alphanet.arch", None, r"has no metadata of alphanet export \(alphanet.arch\)"),
         ("alphanet.arch", "{", "alphanet.arch is not JSON"),
         ("alphanet.arch", "[1]", "is not valid"),
         ("alphanet.arch", json.dumps({**ALPHANET_TINY.smallest.to_dict(), "resolution": 13}), "resolution is 13"),

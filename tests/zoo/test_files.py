@@ -95,7 +95,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "net.pth")
-    with pytest.raises(AlphaNetError, match="alphanet-convert"):
+    with pytest.raises(AlphaNetError, match="alphanet convert"):
         load_net(tmp_path / "net.pth")
 
 

@@ -272,7 +272,7 @@ def test_unpublished_weights_send_no_request(server: HubServer, client: HubClien
     server.requests.clear()
     answer = client(CREATE, name="alphanet_a5", arguments={"pretrained": True}, environment={})
     assert (answer["error"], answer["code"]) == ("AlphaNetError", 1)
-    for word in ("not published yet", "alphanet-convert", "--weights PATH", "--weights random",
+    for word in ("not published yet", "alphanet convert", "--weights PATH", "--weights random",
                  "ALPHANET_HUB_ORG"):  # fmt: skip
         assert word in answer["message"]
     assert server.requests == []

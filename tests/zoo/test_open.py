@@ -75,10 +75,14 @@ def test_a_run_without_average_has_none_to_open(tmp_path):
         ("alphanet_a4", AlphaNetError, "not published yet"),
         ("alphanet_a44", UsageError, "did you mean alphanet_a4"),
         ("someone/net.onnx", UsageError, "no such file"),
+        ("{}/net.onnx", UsageError, "is an exported file"),
+        ("{}/net.aoti.pt2", UsageError, "is an exported file"),
         ("{}", UsageError, "neither model.safetensors"),
     ],
 )
 def test_what_is_no_network_is_refused_with_the_remedy(source, error, named, tmp_path):
+    for name in ("net.onnx", "net.aoti.pt2"):
+        (tmp_path / name).write_bytes(b"exported")
     with pytest.raises(error, match=named):
         open_net(source.format(tmp_path))
 

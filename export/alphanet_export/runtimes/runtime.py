@@ -138,7 +138,7 @@ def open_runtime(
     """Loads a model.
 
     Args:
-        model: A file that ``alphanet-export`` wrote, or a network in eval mode.
+        model: A file that ``alphanet export`` wrote, or a network in eval mode.
         name: A key of `RUNTIMES`. None: the runtime of the file's format, or PyTorch in eager mode for a network.
         threads: Threads within an operator; None is the number of physical cores that this process may use.
         precision: One of `PRECISIONS`.

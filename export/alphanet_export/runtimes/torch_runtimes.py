@@ -122,7 +122,7 @@ class Program(TorchRuntime):
 class AotInductor(TorchRuntime):
     """An ``.aoti.pt2`` package: a graph compiled to machine code. Open only packages that you trust.
 
-    A package that was not written by ``alphanet-export`` does not name its input shape: it gets one image at a time.
+    A package that was not written by ``alphanet export`` does not name its input shape: it gets one image at a time.
 
     Args:
         path: The package.

@@ -100,7 +100,7 @@ def verify_model(
     A bad figure does not raise here; `VerificationReport.check` raises.
 
     Args:
-        model_path: A file that ``alphanet-export`` wrote, of any format in `alphanet_export.formats.FORMATS` that runs
+        model_path: A file that ``alphanet export`` wrote, of any format in `alphanet_export.formats.FORMATS` that runs
             here.
         reference: The network that the file must compute, see `open_reference`. None: parity with PyTorch is not
             measured; for ONNX, the optimised graphs are compared with the unoptimised one instead.

@@ -30,7 +30,7 @@ def write_repository(
     """Writes ``<repository>/<name>/``: ``config.pbtxt``, ``1/model.onnx``, and ``labels.txt`` if the file has labels.
 
     Args:
-        model_path: A file that ``alphanet-export`` wrote.
+        model_path: A file that ``alphanet export`` wrote.
         repository: The model repository; created if it does not exist. Other models in it are not changed.
         name: Name of the model on the server. None: the name in the file.
         max_batch: See `config_pbtxt`.
@@ -40,7 +40,7 @@ def write_repository(
 
     Raises:
         UsageError: The name is not valid, the repository is a file, or ``max_batch`` does not fit the model.
-        AlphaNetError: The file is corrupt, or alphanet-export did not write it.
+        AlphaNetError: The file is corrupt, or alphanet export did not write it.
         OSError: The disk is full or not writable; no file is replaced.
     """
     model = open_onnx(model_path)

@@ -32,7 +32,7 @@ def write_web(
     """Writes a page that classifies images with an exported file and sends no requests to other hosts.
 
     Args:
-        model_path: A file that ``alphanet-export`` wrote.
+        model_path: A file that ``alphanet export`` wrote.
         folder: Output folder; created if it does not exist. Other files in it are not changed.
         ort_web: The unpacked onnxruntime-web, see `alphanet_export.writers.ort_web.ort_web_package`.
 

@@ -218,7 +218,7 @@ def test_a_file_without_metadata_requires_a_reference_and_a_preprocessing(
 def test_metadata_is_assumed_for_every_format(bare: list[Path]) -> None:
     assumed = assumed_metadata(tiny_net(), None, bare[0].parent / "prep.json")
     for path in bare:
-        with pytest.raises(AlphaNetError, match="has no metadata of alphanet-export"):
+        with pytest.raises(AlphaNetError, match="has no metadata of alphanet export"):
             open_exported(path)
         model = open_exported(path, assumed)
         assert (model.arch, model.input_size, model.num_classes) == (ALPHANET_TINY.smallest, 12, 10)

@@ -54,7 +54,7 @@ class Accuracy:
             low, high = self.top1_interval
             raise AccuracyError(
                 f"top-1 {self.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}, {self.images} images) is below the "
-                f"floor of {min_top1:g} %; check that the images are the model's classes, or train it further"
+                f"minimum of {min_top1:g} %; check that the images are the model's classes, or train it further"
             )
         return self
 

@@ -121,7 +121,7 @@ class KServeClient:
         except (KeyError, TypeError, ValueError) as error:
             raise AlphaNetError(
                 f"the response of {self.url} contains no float32 tensor {OUTPUT_NAME!r} ({error!r}); "
-                "load a file that alphanet-export wrote into the server"
+                "load a file that alphanet export wrote into the server"
             ) from error
 
     def _json(self, method: str, path: str) -> dict[str, Any]:

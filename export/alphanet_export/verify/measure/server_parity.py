@@ -137,7 +137,7 @@ def verify_server(
     """Compares the logits of a server with those of a file in ONNX Runtime on this machine, on the same pixels.
 
     Args:
-        model_path: A file that ``alphanet-export`` wrote.
+        model_path: A file that ``alphanet export`` wrote.
         url: Address of the server, ``http://host:port``.
         name: Name of the model on the server. None: the name in the file.
         data: A folder with one folder of images per class. None: 8 synthetic images.

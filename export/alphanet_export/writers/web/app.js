@@ -463,7 +463,7 @@ async function startPage() {
     model = await answer.json();
     targets = await findTargets();
   } catch (error) {
-    say(`The page is incomplete: ${error.message}. Export it again with alphanet-export --web.`, true);
+    say(`The page is incomplete: ${error.message}. Export it again with alphanet export --web.`, true);
     return;
   }
   showModel();

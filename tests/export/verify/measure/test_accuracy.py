@@ -105,5 +105,5 @@ def test_a_damaged_image_is_named(model: ExportedModel, tmp_path: Path) -> None:
 def test_the_floor() -> None:
     accuracy = Accuracy(80.0, (70.0, 88.0), None, None, 100, 10, 80)
     assert accuracy.check(80.0) is accuracy
-    with pytest.raises(AccuracyError, match="80.00 % .* below the floor of 80.5 %"):
+    with pytest.raises(AccuracyError, match="80.00 % .* below the minimum of 80.5 %"):
         accuracy.check(80.5)
