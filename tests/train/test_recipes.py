@@ -30,7 +30,7 @@ def test_a_recipe_is_valid_and_says_what_it_needs(name):
     header = (resources.files("alphanet_zoo.recipes") / f"{name}.yaml").read_text("utf-8").split("\noutput:")[0]
     for entry in ("Data:", "Hardware:", "Time:", "Result:", "Command:"):
         assert f"# {entry}" in header
-    assert f"--config {name}" in header
+    assert f"alphanet train {name}" in header or f"--config {name}" in header
     assert config.data.image_size >= min(SPACES[config.space].resolution)
 
 
