@@ -30,7 +30,10 @@ def test_a_recipe_is_valid_and_says_what_it_needs(name):
     header = (resources.files("alphanet_zoo.recipes") / f"{name}.yaml").read_text("utf-8").split("\noutput:")[0]
     for entry in ("Data:", "Hardware:", "Time:", "Result:", "Command:"):
         assert f"# {entry}" in header
-    assert f"alphanet train {name}" in header or f"--config {name}" in header
+    command = header.partition("# Command:")[2]
+    assert re.search(
+        rf"(alphanet train|-m alphanet_zoo\.cli\.train --config) {name}(?= )|alphanet train {name}$", command, re.M
+    )
     assert config.data.image_size >= min(SPACES[config.space].resolution)
 
 
