@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -163,14 +164,21 @@ def warp(images: Tensor, thetas: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """``(values,)`` float32 on a device. It is created once, because creating it waits for a GPU; do not change it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Scales ``(N, 3, H, W)`` greys from 0 to 255 to [0, 1], subtracts ``mean`` and divides by ``std``.
 
     Returns:
         Float32; channels-last in memory if the images are.
     """
-    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=images.device)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    scale = constant(tuple(1.0 / (255.0 * s) for s in std), images.device)
+    offset = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device)
     rows = images.permute(0, 2, 3, 1)
     if images.device.type != "cpu" or not rows.is_contiguous():
         return torch.addcmul(offset.view(3, 1, 1), images.float(), scale.view(3, 1, 1))

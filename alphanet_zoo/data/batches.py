@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alphanet_zoo.data.augment import normalise, warp
+from alphanet_zoo.data.augment import constant, normalise, warp
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.reader import Batch, BatchReader, RawBatch, Windows
@@ -118,8 +118,8 @@ class TrainingBatches:
         if raw.thetas is None:
             images = normalise(images, self._mean, self._std)
         else:
-            moved = warp(images.contiguous().float() / 255.0, raw.thetas.to(device))
-            mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self._mean, self._std))
+            moved = warp(images.contiguous().float() / 255.0, raw.thetas.to(device, non_blocking=True))
+            mean, std = (constant(tuple(v), device).view(3, 1, 1) for v in (self._mean, self._std))
             images = ((moved - mean) / std).contiguous(memory_format=torch.channels_last)
         return Batch(raw.epoch, tuple(raw.indices), images, labels)
 

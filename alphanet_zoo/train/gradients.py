@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alphanet_zoo.train.distributed import Ranks
 
 
 class StepReport(NamedTuple):
-    """Numbers that a process shares besides its gradients; averaged over all processes.
+    """Numbers of a step that all processes share; averaged over the processes.
 
     Attributes:
         loss: Mean loss of the largest subnet against the labels.
-        nonfinite: 1 if one of the losses is not finite.
-        interrupted: 1 if the process has received SIGINT.
-        terminated: 1 if the process has received SIGTERM.
+        nonfinite: Above 0 if a loss or a gradient is not finite on any process.
+        interrupted: Above 0 if a process has received SIGINT.
+        terminated: Above 0 if a process has received SIGTERM.
     """
 
     loss: float
@@ -51,30 +51,36 @@ class Gradients:
         """Sets all gradients to zero."""
         self._buffer.zero_()
 
-    def average(self, ranks: Ranks, report: StepReport, *, bf16: bool = False) -> StepReport:
-        """Averages gradients and report over all processes, in one message.
+    def average(
+        self, ranks: Ranks, loss: Tensor, finite: Tensor, *, interrupted: bool, terminated: bool, bf16: bool = False
+    ) -> Tensor:
+        """Averages gradients and report over all processes, in one message. Does not wait for the device.
 
         Args:
             ranks: The processes.
-            report: The report of this process.
+            loss: Scalar, the loss of this process for the report.
+            finite: Scalar bool, whether all losses of this process are finite.
+            interrupted: Whether this process has received SIGINT.
+            terminated: Whether this process has received SIGTERM.
             bf16: Send bfloat16.
 
         Returns:
-            The averaged report.
+            ``(4,)`` float32 on the device, in the order of `StepReport`. ``nonfinite`` covers the averaged gradients
+            and is the same on every process.
         """
-        if ranks.world_size == 1:
-            return report
-        self._report.copy_(torch.tensor(report))
-        if bf16:
-            self._buffer.copy_(ranks.sum_(self._buffer.bfloat16()))
-        else:
-            ranks.sum_(self._buffer)
-        self._buffer /= ranks.world_size
-        return StepReport(*self._report.tolist())
-
-    def finite(self) -> bool:
-        """Whether every entry is finite. After `average` the result is the same on every process."""
-        return bool(self.flat.isfinite().all())
+        self._report[0].copy_(loss)
+        self._report[1].copy_(~finite)
+        self._report[2].fill_(float(interrupted))
+        self._report[3].fill_(float(terminated))
+        if ranks.world_size > 1:
+            if bf16:
+                self._buffer.copy_(ranks.sum_(self._buffer.bfloat16()))
+            else:
+                ranks.sum_(self._buffer)
+            self._buffer /= ranks.world_size
+        report = self._report.clone()
+        report[1].copy_((self._report[1] > 0) | ~self.flat.isfinite().all() | ~self._report[0].isfinite())
+        return report
 
     def clip(self, value: float) -> None:
         """Clips every entry to [-value, value]."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alphanet_zoo.train.config import OptimConfig
 
@@ -63,35 +63,68 @@ def largest_resolution(step: int, schedule: Sequence[tuple[float, int]], total_s
 def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     """Fused SGD with Nesterov momentum; weight decay on the weights of convolutions and linear layers only.
 
-    The initial learning rate is 0; set it to `learning_rate` before every step.
+    The initial learning rate is 0; set it to `learning_rate` before every step. The momentum starts at zero, so that
+    the first step too can be skipped by the optimiser's ``found_inf``.
 
     Source: docs/specification.md, section 6.
     """
     decayed = [p for p in net.parameters() if p.dim() > 1]
     plain = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0.0, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0.0, fused=True)
+    set_momentum(optimizer, net, {})
+    return optimizer
 
 
-def average_weights(net: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of all parameters and buffers of ``net``, starting from their current values.
+def set_momentum(optimizer: torch.optim.SGD, net: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Sets the momentum of the parameters of ``net`` by name; that of the others becomes zero."""
+    optimizer.state.clear()
+    if optimizer.defaults["momentum"]:
+        for name, parameter in net.named_parameters():
+            # In the memory layout of the parameter, as the fused update requires.
+            buffer = torch.zeros_like(parameter)
+            if name in buffers:
+                buffer.copy_(buffers[name])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
 
-    Integer buffers (counts of batches) are copied, not averaged.
+
+class WeightAverage:
+    """An exponential moving average of all parameters and buffers of a net, starting from their current values.
+
+    Integer buffers (counts of batches) are copied, not averaged. Unlike `torch.optim.swa_utils.AveragedModel`, an
+    update does not wait for a GPU.
 
     Args:
         net: The net.
         decay: Share of the old average that one update keeps.
-    """
-    ema = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
-        """Updates tensors of one type."""
-        if averages[0].is_floating_point():
-            ema(averages, values, count)
-        else:
-            for average, value in zip(averages, values, strict=True):
+    Attributes:
+        module: A copy of the net with the average as its weights.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        """Copies the net."""
+        self.module = copy.deepcopy(net)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, applied: Tensor | float = 1.0) -> None:
+        """Moves the average towards ``net``.
+
+        Args:
+            net: The net that is averaged.
+            applied: 1, or 0 to change nothing; a scalar on the device of ``net``.
+        """
+        pairs = list(zip(_tensors(self.module), _tensors(net), strict=True))
+        averages, values = zip(*((a, v) for a, v in pairs if a.is_floating_point()), strict=True)
+        moves = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(moves, torch.as_tensor(applied, device=moves[0].device) * (1.0 - self._decay))
+        torch._foreach_add_(averages, moves)
+        for average, value in pairs:
+            if not average.is_floating_point():
                 average.copy_(value)
 
-    average = AveragedModel(net, multi_avg_fn=update, use_buffers=True)
-    average.n_averaged.fill_(1)  # The first update must average too, not copy: resumed runs then need no count.
-    return average
+
+def _tensors(net: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a net."""
+    return [*net.parameters(), *net.buffers()]

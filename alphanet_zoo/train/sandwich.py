@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from signal import SIGINT, SIGTERM
 
 import torch
@@ -27,6 +26,7 @@ from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.config import SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients, StepReport
+from alphanet_zoo.train.optim import WeightAverage
 
 MicroBatch = tuple[Tensor, Tensor]
 """Images ``(N, 3, H, W)`` and their labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1."""
@@ -70,19 +70,39 @@ class Losses:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """Result of a step.
+    """Result of a step. On a GPU the step may still be running; `report` waits for it.
 
     Attributes:
         micro_batches: The outcomes of the subnets on each micro-batch of this process.
-        finite: Whether all losses and gradients were finite on every process; if not, nothing was updated.
-        label_loss: Mean loss of the first subnet against the labels, over all processes.
-        signal: A signal that one of the processes has received, or None.
+        numbers: ``(4,)`` float32 on the CPU, in the order of `StepReport`; complete once ``copied`` is reached.
+        copied: The CUDA event that follows the copy to ``numbers``; None on a CPU.
     """
 
     micro_batches: list[list[SubnetOutcome]]
-    finite: bool
-    label_loss: float
-    signal: int | None
+    numbers: Tensor
+    copied: torch.cuda.Event | None = None
+
+    @cached_property
+    def report(self) -> StepReport:
+        """The numbers of the step, averaged over all processes."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return StepReport(*self.numbers.tolist())
+
+    @property
+    def finite(self) -> bool:
+        """Whether all losses and gradients were finite on every process; if not, nothing was updated."""
+        return self.report.nonfinite == 0.0
+
+    @property
+    def label_loss(self) -> float:
+        """Mean loss of the first subnet against the labels, over all processes."""
+        return self.report.loss
+
+    @property
+    def signal(self) -> int | None:
+        """A signal that one of the processes has received, or None."""
+        return SIGTERM if self.report.terminated else SIGINT if self.report.interrupted else None
 
 
 def draw_archs(space: SearchSpace, seed: int, step: int, random_subnets: int = 2) -> dict[str, ArchSpec]:
@@ -123,6 +143,10 @@ class SandwichStep:
         bf16: Run forward passes in bfloat16 (autocast).
         bf16_gradients: Average gradients in bfloat16.
         compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
+        average: The moving average of the weights; None disables it.
+
+    Raises:
+        ValueError: The optimiser is not fused; only a fused one can skip a step without waiting for the device.
     """
 
     net: AlphaNet
@@ -134,6 +158,12 @@ class SandwichStep:
     bf16: bool = False
     bf16_gradients: bool = False
     compiled: Mapping[ArchSpec, Callable[..., Tensor]] = field(default_factory=dict)
+    average: WeightAverage | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the optimiser."""
+        if not self.optimizer.defaults.get("fused"):
+            raise ValueError("SandwichStep requires a fused optimiser: pass fused=True to it")
 
     def __call__(
         self,
@@ -146,6 +176,9 @@ class SandwichStep:
     ) -> StepOutcome:
         """One update. Losses are means over the micro-batches; gradients are added over the subnets.
 
+        On a GPU the step does not wait for the device. If a loss or a gradient is not finite on any process, weights,
+        momentum, statistics and average stay as they are.
+
         Args:
             micro_batches: The share of this process of the batch, in one or more equal micro-batches.
             archs: The subnets by name, the teacher (the largest arch of the net) first.
@@ -156,6 +189,7 @@ class SandwichStep:
         Source: docs/specification.md, section 6; Wang et al., 2021, arXiv:2102.07954, algorithm 1.
         """
         self.gradients.zero()
+        before = [] if self.net.supernet else [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         outcomes, label_losses, count = list[list[SubnetOutcome]](), list[Tensor](), len(micro_batches)
         for i, (images, labels) in enumerate(micro_batches):
             if seed_of is not None:
@@ -175,17 +209,21 @@ class SandwichStep:
                 torch.autograd.backward(loss * (1.0 / count))
                 visited.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
             outcomes.append(visited)
-        nonfinite = not bool(torch.stack([o.loss for visited in outcomes for o in visited]).isfinite().all())
-        label_loss = sum(float(loss) / count for loss in label_losses)
-        own = StepReport(label_loss, nonfinite, SIGINT in received, SIGTERM in received)
-        report = self.gradients.average(self.ranks, own, bf16=self.bf16_gradients)
-        finite = not report.nonfinite and math.isfinite(report.loss) and self.gradients.finite()
-        if finite:
-            if self.clip_value is not None:
-                self.gradients.clip(self.clip_value)
-            self.optimizer.step()
-        signal = SIGTERM if report.terminated else SIGINT if report.interrupted else None
-        return StepOutcome(outcomes, finite, report.loss, signal)
+        losses = torch.stack([outcome.loss for visited in outcomes for outcome in visited])
+        report = self.gradients.average(
+            self.ranks, torch.stack(label_losses).mean(), losses.isfinite().all(),
+            interrupted=SIGINT in received, terminated=SIGTERM in received, bf16=self.bf16_gradients,
+        )  # fmt: skip
+        if self.clip_value is not None:
+            self.gradients.clip(self.clip_value)
+        nonfinite = report[1]
+        self.optimizer.found_inf = nonfinite  # type: ignore[attr-defined]  # If it is 1, the update changes nothing.
+        self.optimizer.step()
+        for statistic, value in before:
+            statistic.copy_(torch.where(nonfinite > 0, value, statistic))
+        if self.average is not None:
+            self.average.update(self.net, 1.0 - nonfinite)
+        return _outcome(outcomes, report)
 
     def forward(self, images: Tensor, arch: ArchSpec, resolution: int | None = None) -> Tensor:
         """Logits of a subnet in the precision of the step, at no larger a resolution than ``resolution``."""
@@ -204,6 +242,16 @@ class SandwichStep:
         return (1.0 - share) * label_loss + share * self.losses.teacher_distance(logits, target)
 
 
+def _outcome(micro_batches: list[list[SubnetOutcome]], report: Tensor) -> StepOutcome:
+    """The outcome of a step; on a GPU, its report is copied to the CPU as soon as it is computed."""
+    if not report.is_cuda:
+        return StepOutcome(micro_batches, report)
+    numbers = torch.empty(report.shape, dtype=report.dtype, pin_memory=True).copy_(report, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+    return StepOutcome(micro_batches, numbers, copied)
+
+
 def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
     """Applies torch.compile to the largest and the smallest subnet; each is compiled when it first runs.
 
@@ -216,7 +264,7 @@ def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
 @torch.no_grad()
 def subnet_metrics(
     outcomes: Sequence[SubnetOutcome], labels: Tensor, config: SandwichConfig
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Tensor]]:
     """Metrics of each subnet by name: loss, accuracy, and for students the divergence from the teacher.
 
     ``divergence_alpha_min`` and ``divergence_alpha_max`` are the divergences that the adaptive loss compares (means
@@ -233,21 +281,22 @@ def subnet_metrics(
             accuracy, hits = "accuracy", outcome.logits.argmax(1) == labels
         else:
             accuracy, hits = "label_accuracy", (outcome.logits > 0) == labels.bool()
-        figures = {"loss": float(outcome.loss), accuracy: float(hits.float().mean())}
+        figures = {"loss": outcome.loss, accuracy: hits.float().mean()}
         if outcome is not outcomes[0]:
             pair = (outcome.logits, outcomes[0].logits)
             terms = measure.terms(*(pair if labels.dim() == 1 else map(per_label, pair)))
-            figures["divergence_alpha_min"] = float(terms.divergence_min.mean())
-            figures["divergence_alpha_max"] = float(terms.divergence_max.mean())
-            figures["chose_alpha_min"] = float(terms.chose_min.float().mean())
+            figures["divergence_alpha_min"] = terms.divergence_min.mean()
+            figures["divergence_alpha_max"] = terms.divergence_max.mean()
+            figures["chose_alpha_min"] = terms.chose_min.float().mean()
         metrics[outcome.name] = figures
     return metrics
 
 
-def mean_metrics(metrics: Sequence[Mapping[str, Mapping[str, float]]], ranks: Ranks) -> dict[str, dict[str, float]]:
-    """The mean of `subnet_metrics` over micro-batches and processes."""
+def mean_metrics(metrics: Sequence[Mapping[str, Mapping[str, Tensor]]], ranks: Ranks) -> dict[str, dict[str, float]]:
+    """The mean of `subnet_metrics` over micro-batches and processes, in one transfer from the device."""
     keys = [(name, figure) for name, figures in metrics[0].items() for figure in figures]
-    means = ranks.mean([sum(each[name][figure] for each in metrics) / len(metrics) for name, figure in keys])
+    values = torch.stack([torch.stack([each[name][figure].float() for name, figure in keys]) for each in metrics])
+    means = (ranks.sum_(values.mean(0)) / ranks.world_size).tolist()
     result: dict[str, dict[str, float]] = {}
     for (name, figure), value in zip(keys, means, strict=True):
         result.setdefault(name, {})[figure] = value

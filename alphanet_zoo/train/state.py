@@ -25,12 +25,13 @@ from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
 from alphanet_zoo.train.guard import Guard, GuardState
 from alphanet_zoo.train.optim import (
-    average_weights,
+    WeightAverage,
     largest_resolution,
     learning_rate,
     make_optimizer,
     peak_learning_rate,
     resolution_phases,
+    set_momentum,
 )
 from alphanet_zoo.train.sandwich import (
     MicroBatch,
@@ -69,7 +70,7 @@ class RunState:
         classes, optim = self.batches.classes, config.optim
         _check_batch_size(config.data.batch_size, ranks.world_size, self._accumulate)
         self.net = build_net(config, classes).to(ranks.device).to(memory_format=torch.channels_last)
-        self.average = None if optim.ema_decay is None else average_weights(self.net, optim.ema_decay)
+        self.average = None if optim.ema_decay is None else WeightAverage(self.net, optim.ema_decay)
         if config.distributed.sync_bn and ranks.world_size > 1:
             synchronise(self.net, ranks.sum_, ranks.world_size)
         choose_kernels(self.net, config, ranks.device)
@@ -80,7 +81,7 @@ class RunState:
             self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
             bf16_gradients=config.distributed.bf16_gradients,
-            compiled=compile_recurring(self.net) if optim.compile else {},
+            compiled=compile_recurring(self.net) if optim.compile else {}, average=self.average,
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
         self.end = min(config.max_steps or self.total_steps, self.total_steps)
@@ -129,8 +130,6 @@ class RunState:
                 micro_batches, self._archs(draw, micro_batches[0]), received=received,
                 seed_of=lambda number: torch_seed(seed, "dropout", draw, number), resolution=self.resolution,
             )  # fmt: skip
-        if outcome.finite and self.average is not None:
-            self.average.update_parameters(self.net)
         self.step += 1
         return outcome
 
@@ -180,12 +179,7 @@ class RunState:
         self.net.load_state_dict(groups["model"])
         self.net.calibration = as_calibration(described["calibration"])
         self.net.pretrained_cfg["label_names"] = restored_cfg(described["pretrained_cfg"])["label_names"]
-        self.optimizer.state.clear()
-        for name, parameter in self.net.named_parameters():
-            if name in groups["momentum"]:
-                # In the memory layout of the parameter, as the fused update requires.
-                buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        set_momentum(self.optimizer, self.net, groups["momentum"])
         if self.average is not None:
             self.average.module.load_state_dict(groups["ema"] or groups["model"])
         self.step = checkpoint.step if checkpoint else 0

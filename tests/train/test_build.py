@@ -114,7 +114,9 @@ def test_the_largest_subnet_learns_from_an_external_teacher(root, supernet_file,
     with torch.no_grad():
         logits, target = net(images), teacher(images)
         expected = 0.75 * LabelSmoothedCrossEntropy(0.1)(logits, labels) + 0.25 * KLDistillation()(logits, target)
-    step = SandwichStep(net, torch.optim.SGD(net.parameters(), 0.1), Gradients(net), losses, Ranks(0, 1, CPU))
+    step = SandwichStep(
+        net, torch.optim.SGD(net.parameters(), 0.1, fused=True), Gradients(net), losses, Ranks(0, 1, CPU)
+    )
     outcome = step([(images, labels)], {"largest": net.arch})
     assert float(outcome.micro_batches[0][0].loss) == pytest.approx(float(expected), rel=1e-5)
     assert outcome.label_loss == pytest.approx(float(LabelSmoothedCrossEntropy(0.1)(logits, labels)), rel=1e-5)
@@ -133,7 +135,7 @@ def test_gradients_lie_in_one_buffer_that_keeps_what_backward_passes_add():
 
     expected = backward()
     gradients = Gradients(net)
-    assert not gradients.flat.any() and gradients.finite()
+    assert not gradients.flat.any()
     for _ in range(2):
         gradients.zero()
         for name, gradient in backward().items():
@@ -141,14 +143,18 @@ def test_gradients_lie_in_one_buffer_that_keeps_what_backward_passes_add():
     assert sum(int(gradient.count_nonzero()) for gradient in expected.values()) == int(gradients.flat.count_nonzero())
     gradients.clip(0.01)
     assert float(net.classifier.weight.grad.abs().max()) == pytest.approx(0.01)
+    ranks, finite = Ranks(0, 1, CPU), torch.tensor(True)
+    report = gradients.average(ranks, torch.tensor(2.5), finite, interrupted=True, terminated=False)
+    assert report.tolist() == [2.5, 0.0, 1.0, 0.0]
     net.classifier.weight.grad[0, 0] = float("inf")
-    assert not gradients.finite()
+    report = gradients.average(ranks, torch.tensor(2.5), finite, interrupted=False, terminated=True)
+    assert report.tolist() == [2.5, 1.0, 0.0, 1.0]
 
 
 def test_the_report_of_a_step_that_is_not_finite_changes_nothing():
     torch.manual_seed(0)
     net = fill_live(build_supernet(ALPHANET_TINY, 10)).train()
-    step = SandwichStep(net, torch.optim.SGD(net.parameters(), 1.0), Gradients(net),
+    step = SandwichStep(net, torch.optim.SGD(net.parameters(), 1.0, fused=True), Gradients(net),
                         Losses(LabelSmoothedCrossEntropy(0.1)), Ranks(0, 1, CPU))  # fmt: skip
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     outcome = step([(torch.full((2, 3, 16, 16), float("inf")), torch.arange(2))], {"largest": net.arch})

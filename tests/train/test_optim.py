@@ -7,7 +7,7 @@ import torch
 from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.train.config import OptimConfig
-from alphanet_zoo.train.optim import average_weights, learning_rate, make_optimizer, peak_learning_rate
+from alphanet_zoo.train.optim import WeightAverage, learning_rate, make_optimizer, peak_learning_rate
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden" / "train_step.npz"
 
@@ -68,13 +68,14 @@ def test_the_update_is_nesterov_momentum_with_decay():
 def test_the_moving_average_starts_at_the_weights_and_copies_counts():
     net = torch.nn.BatchNorm1d(1)
     torch.nn.init.constant_(net.weight, 4.0)
-    average = average_weights(net, 0.75)
+    average = WeightAverage(net, 0.75)
     expected = 4.0
     for value in (8.0, 2.0, 1.0):
         torch.nn.init.constant_(net.weight, value)
         net.running_mean.fill_(value)
         net.num_batches_tracked += 1
-        average.update_parameters(net)
+        average.update(net)
+        average.update(net, 0.0)
         expected = 0.75 * expected + 0.25 * value
     assert average.module.weight.item() == pytest.approx(expected)
     assert average.module.running_mean.item() == pytest.approx(0.75**2 * 2.0 + 0.75 * 0.5 + 0.25)

@@ -13,9 +13,10 @@ from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
-from alphanet_zoo.train.config import SandwichConfig
+from alphanet_zoo.train.config import OptimConfig, SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
+from alphanet_zoo.train.optim import WeightAverage, make_optimizer
 from alphanet_zoo.train.sandwich import (
     Losses,
     SandwichStep,
@@ -23,6 +24,7 @@ from alphanet_zoo.train.sandwich import (
     distillation_loss,
     draw_archs,
     label_loss_of,
+    mean_metrics,
     subnet_metrics,
 )
 from alphanet_zoo.zoo.convert import load_upstream
@@ -65,7 +67,7 @@ def sandwich_step(
 
 
 def plain_sgd(net, lr=0.1):
-    return torch.optim.SGD(net.parameters(), lr=lr)
+    return torch.optim.SGD(net.parameters(), lr=lr, fused=True)
 
 
 @pytest.mark.parametrize("kernels", ["torch", "compiled"])
@@ -141,7 +143,7 @@ def test_students_learn_from_the_teacher_and_not_the_teacher_from_them():
 def test_each_loss_trains_the_smallest_subnet(loss):
     config = SandwichConfig(loss=loss, label_smoothing=0.0, random_subnets=0)
     net, (images, labels) = fill_live(tiny_supernet()), tiny_batch()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     losses = []
     for step in range(20):
         outcomes = sandwich_step(
@@ -159,6 +161,50 @@ def test_the_losses_are_those_of_the_config():
     fixed = distillation_loss(SandwichConfig(loss="fixed_alpha", alpha_max=1.0))
     torch.testing.assert_close(fixed(student, teacher), kl)
     assert distillation_loss(SandwichConfig(loss="none")) is None
+
+
+READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
+"""Operators that wait for a GPU to copy a value to the host."""
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_step_reads_no_value_from_the_device(ema):
+    net, (images, labels), config = fill_live(tiny_supernet()), tiny_batch(), SandwichConfig()
+    optimizer = make_optimizer(net, OptimConfig(lr=0.1, epochs=1))
+    step = SandwichStep(
+        net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
+        Ranks(0, 1, torch.device("cpu")), 1.0, average=None if ema is None else WeightAverage(net, ema),
+    )  # fmt: skip
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        outcome = step([(images, labels)], draw_archs(TINY, 0, 0))
+    operators = {event.key for event in profiler.key_averages()}
+    assert not operators & READS and "aten::convolution" in operators
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        metrics = mean_metrics([subnet_metrics(outcome.micro_batches[0], labels, config)], step.ranks)
+    assert not {event.key for event in profiler.key_averages()} & READS and metrics["largest"]["loss"] > 0.0
+
+
+@pytest.mark.parametrize("bad_step", [0, 1])
+def test_a_step_that_is_not_finite_changes_neither_momentum_nor_average_nor_statistics(bad_step):
+    net, (images, labels) = fill_live(AlphaNet(TINY.smallest, TINY, 10)).train(), tiny_batch()
+    optimizer = make_optimizer(net, OptimConfig(lr=0.1, epochs=1))
+    optimizer.param_groups[0]["lr"] = 0.1
+    average = WeightAverage(net, 0.5)
+    step = SandwichStep(net, optimizer, Gradients(net), Losses(label_loss_of(SandwichConfig())),
+                        Ranks(0, 1, torch.device("cpu")), 1.0, average=average)  # fmt: skip
+
+    def state():
+        momentum = {i: entry["momentum_buffer"] for i, entry in optimizer.state_dict()["state"].items()}
+        tensors = [*net.state_dict().values(), *average.module.state_dict().values(), *momentum.values()]
+        return [tensor.clone() for tensor in tensors]
+
+    for number in range(3):
+        before = state()
+        bad = number == bad_step
+        outcome = step([(images * float("nan") if bad else images, labels)], {"subnet": net.arch})
+        assert outcome.finite is not bad
+        assert all(map(torch.equal, before, state())) is bad
+    assert all(tensor.isfinite().all() for tensor in state())
 
 
 def test_metrics_give_divergences_that_are_no_surrogates():
