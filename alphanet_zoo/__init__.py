@@ -22,16 +22,18 @@ _MODULES = {
     "AlphaNet": "nn.model",
     "build_supernet": "nn.model",
     "calibrate": "nn.calibration",
+    "Classifier": "predict.classifier",
     "load_upstream": "zoo.convert",
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
-_SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "train", "search")
+_SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "predict", "train", "search")
 
 if TYPE_CHECKING:
     from alphanet_zoo import data as data
     from alphanet_zoo import evaluate as evaluate
     from alphanet_zoo import nn as nn
+    from alphanet_zoo import predict as predict
     from alphanet_zoo import search as search
     from alphanet_zoo import space as space
     from alphanet_zoo import train as train
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from alphanet_zoo.nn.calibration import calibrate as calibrate
     from alphanet_zoo.nn.model import AlphaNet as AlphaNet
     from alphanet_zoo.nn.model import build_supernet as build_supernet
+    from alphanet_zoo.predict.classifier import Classifier as Classifier
     from alphanet_zoo.space.arch import ArchSpec as ArchSpec
     from alphanet_zoo.space.choices import Stage as Stage
     from alphanet_zoo.space.cost import count_macs as count_macs

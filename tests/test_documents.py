@@ -33,7 +33,7 @@ def sources() -> list[Path]:
     """Python and C++ sources, recipes, templates, the web page, and build files."""
     packages = (ROOT / "alphanet_zoo", ROOT / "export/alphanet_export", ROOT / "benchmarks")
     python = [path for package in packages for path in package.rglob("*.py")]
-    folders = ("verify/templates", "writers/web")
+    folders = ("templates", "verify/templates", "writers/web")
     texts = [path for folder in folders for path in (ROOT / "export/alphanet_export" / folder).glob("*.*")]
     recipes = (ROOT / "alphanet_zoo/recipes").glob("*.yaml")
     others = [ROOT / "hubconf.py", ROOT / "Makefile", ROOT / "pyproject.toml"]
@@ -133,7 +133,7 @@ def test_all_sources_are_checked() -> None:
         "README.md", "benchmarks/export.py", "hubconf.py", "alphanet_zoo/zoo/hub.py",
         "alphanet_zoo/recipes/digits.yaml", "export/alphanet_export/verify/measure/kserve.py",
         "export/alphanet_export/verify/templates/report.html",
-        "export/alphanet_export/writers/web/app.js",
+        "export/alphanet_export/writers/web/app.js", "export/alphanet_export/templates/README.md.jinja",
     } <= names  # fmt: skip
 
 

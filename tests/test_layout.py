@@ -95,3 +95,15 @@ def test_the_graph_sees_lazy_and_typing_imports(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", AREAS)
 def test_no_modules_import_one_another(name: str) -> None:
     assert [group for group in circles(GRAPH) if name in map(area, group)] == []
+
+
+def test_only_commands_import_the_export_package_when_they_are_imported() -> None:
+    """`Classifier.load` imports it when it is called."""
+    for name, path in FILES.items():
+        if not name.startswith("alphanet_zoo.") or area(name) == "alphanet_zoo.cli":
+            continue
+        top = [
+            node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [candidates[-1] for node in top for candidates in imported_names(node)]
+        assert not [each for each in names if each.startswith("alphanet_export")], name

@@ -78,8 +78,8 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     for path in sources:
         assert str(path.relative_to(ROOT)).removeprefix("export/") in names
     assert {"alphanet_zoo/py.typed", "alphanet_export/py.typed", "alphanet_zoo/recipes/digits.yaml"} <= names
-    templates = ROOT / "export/alphanet_export/verify/templates"
-    assert {f"alphanet_export/verify/templates/{path.name}" for path in templates.iterdir()} <= names
+    for templates in ("alphanet_export/templates", "alphanet_export/verify/templates"):
+        assert {f"{templates}/{path.name}" for path in (ROOT / "export" / templates).iterdir()} <= names
     assert {"alphanet_zoo/nn/cpu_kernels/loops.cpp", "alphanet_export/writers/web/index.html"} <= names
     assert "alphanet = alphanet_zoo.cli.main:main" in entry_points
     for command in ("train", "search", "export", "verify", "convert"):

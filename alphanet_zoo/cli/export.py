@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alphanet_export.bundle import check_bundle_folder
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_zoo.cli.command import note, run_command, say
 from alphanet_zoo.cli.export_options import (
@@ -20,6 +21,7 @@ from alphanet_zoo.cli.export_options import (
     make_parser,
     output_files,
     wanted_formats,
+    wants_bundle,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args)
     name, notes = _chosen(args)
     files = output_files(args.output, name or args.arch.stem, wanted_formats(args), int8=args.quantize is not None)
+    if wants_bundle(args):
+        check_bundle_folder(next(iter(files.values())).parent, tuple(files))
 
     from alphanet_export.build import named_source, supernet_source
 
@@ -127,6 +131,7 @@ def _write(
         written = write_export(
             frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
             data=None if args.data is None else FolderSource(args.data), labels_by_position=args.labels_by_position,
+            bundle=wants_bundle(args),
         )  # fmt: skip
         if not folders_only(args):
             sizes.update(written.sizes)
@@ -151,7 +156,7 @@ def _write_int8(args: argparse.Namespace, frozen: FrozenNet, source: Source, fil
         frozen, FolderSource(args.calib_data), source, **files,
         max_drop=DEFAULT_MAX_DROP if args.max_drop is None else args.max_drop, reduce_range=args.reduce_range,
         opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
-        labels_by_position=args.labels_by_position,
+        labels_by_position=args.labels_by_position, bundle=wants_bundle(args),
     )  # fmt: skip
 
 

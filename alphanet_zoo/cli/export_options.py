@@ -85,6 +85,9 @@ def _add_files(parser: CommandParser) -> None:
     add("--pt2", action="store_true", help="the same as --format pt2: PyTorch's ExportedProgram")
     add("-o", "--output", metavar="PATH",
         help="a file, or a folder that exists or ends in / (default: <model>.* in this folder)")  # fmt: skip
+    add("--bundle", action=argparse.BooleanOptionalAction, default=None,
+        help="write README.md, labels.txt, preprocessing.json and predict.py beside the files (default: if -o is a "
+             "folder)")  # fmt: skip
     add("--img-size", type=positive_int, metavar="PIXELS",
         help="side of the input; if it is not the arch's resolution, the graph resizes, as published with 224 "
              "(default: the resolution)")  # fmt: skip
@@ -182,6 +185,8 @@ def _check_folders(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
         raise UsageError("--ort-web requires --web")
     if args.max_batch is not None and (args.model_repository is None or not args.dynamic_batch):
         raise UsageError("--max-batch requires --model-repository and --dynamic-batch")
+    if args.bundle and folders_only(args):
+        raise UsageError("--bundle requires a file; pass -o or --format")
     for flag, folder in (("--web", args.web), ("--model-repository", args.model_repository)):
         if folder is None:
             continue
@@ -227,6 +232,20 @@ def folders_only(args: argparse.Namespace) -> bool:
     return not asked and (args.web is not None or args.model_repository is not None)
 
 
+def wants_bundle(args: argparse.Namespace) -> bool:
+    """Whether to write the files that explain the export: by default if ``-o`` is a folder."""
+    if args.bundle is not None or args.output is None:
+        return bool(args.bundle)
+    return _is_folder(args.output, wanted_formats(args))
+
+
+def _is_folder(output: str, formats: Iterable[str]) -> bool:
+    """Whether a value of ``-o`` is a folder for the files, not a file or a Core ML package."""
+    path = Path(output)
+    package = path.suffix.lower() == FORMATS["coreml"].ending and "coreml" in formats
+    return output.endswith(("/", "\\")) or (path.is_dir() and not package)
+
+
 def output_files(output: str | None, name: str, formats: Iterable[str], *, int8: bool = False) -> dict[str, Path]:
     """The path of each format that ``-o`` means for a model called ``name``.
 
@@ -239,13 +258,13 @@ def output_files(output: str | None, name: str, formats: Iterable[str], *, int8:
     Raises:
         UsageError: The ending is not that of one of the formats, or a file cannot be written.
     """
+    formats = tuple(formats)
     wanted = [FORMATS[each] for each in formats]
     if output == "":
         raise UsageError("-o is empty; pass a file or a folder")
     path = Path(output or ".")
     longest = max((f.ending for f in wanted if path.name.lower().endswith(f.ending)), key=len, default=None)
-    is_package = longest is not None and path.suffix.lower() == ".mlpackage"
-    if (path.is_dir() and not is_package) or (output is not None and output.endswith(("/", "\\"))):
+    if _is_folder(output or ".", formats):
         base = path / name
     elif longest is not None:
         base = path.with_name(path.name[: -len(longest)])

@@ -179,10 +179,29 @@ def _decode_with_pillow(content: bytes | bytearray, name: str, pixel_limit: int)
     with _translated(name):
         image = _open(content)
         _check_size(image.width, image.height, name, pixel_limit)
-        image.load()
-        rgb = _to_rgb(image)
-        turn = _UPRIGHT.get(_orientation(image))
-        array = np.array(rgb if turn is None else rgb.transpose(turn))
+        return _upright_rgb(image)
+
+
+def from_pillow(image: Image.Image, name: str = "(PIL image)") -> Tensor:
+    """A Pillow image as upright RGB, ``(3, H, W)`` uint8; the pixels are those of `decode_image` for its file.
+
+    The EXIF orientation is followed if the image still has it; ``ImageOps.exif_transpose`` removes it.
+
+    Raises:
+        AlphaNetError: As in `decode_image`.
+    """
+    with _translated(name):
+        if 0 in image.size:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> Tensor:
+    """Decodes a Pillow image to ``(3, H, W)`` uint8."""
+    image.load()
+    rgb = _to_rgb(image)
+    turn = _UPRIGHT.get(_orientation(image))
+    array = np.array(rgb if turn is None else rgb.transpose(turn))
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 

@@ -16,6 +16,7 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.config import Calibration
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.space import SearchSpace
 
@@ -115,6 +116,22 @@ class CalibrationImages:
 def default_augment(space: SearchSpace) -> bool:
     """Whether calibration images are augmented by default: only in the ImageNet space, as published."""
     return space == ALPHANET
+
+
+def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
+    """Checks that a net's batch-norm statistics allow its use without calibration.
+
+    Raises:
+        UsageError: They are not set, or are slices of a supernet other than the published checkpoint's.
+    """
+    remedy = "pass training images with --calib-data FOLDER (in Python: calib_data or calib_batches)"
+    if net.calibration is None:
+        raise UsageError(f"batch-norm statistics are not set, so outputs are meaningless; {remedy}")
+    sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
+    if sliced and net.calibration != "checkpoint":
+        raise UsageError(
+            f"batch-norm statistics are slices of a larger network's, which are not valid for a subnet; {remedy}"
+        )
 
 
 def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> AlphaNet:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES
@@ -218,9 +218,10 @@ def input_of(net: AlphaNet, size: int) -> Preprocessing:
     return Preprocessing.from_cfg({**net.pretrained_cfg, "input_size": (3, size, size)})
 
 
-def predictor(net: AlphaNet) -> Predict:
+def predictor(net: nn.Module) -> Predict:
     """A network as a `Predict`, in inference mode on its device."""
-    device = next(net.parameters()).device
+    parameter = next(net.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
 
     @torch.inference_mode()
     def predict(pixels: Tensor) -> Tensor:

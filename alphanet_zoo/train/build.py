@@ -71,6 +71,9 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
                 net.reset_classifier(len(classes))
     net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
     net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config)["crop_pct"]}
+    net.pretrained_cfg.pop("multi_label", None)
+    if config.data.source == "multilabel":
+        net.pretrained_cfg["multi_label"] = True
     return net.train()
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -80,22 +81,6 @@ def freeze(
         calibrate(static, calib_batches)
     size = img_size or static.arch.resolution
     return FrozenNet(static, _traced(static, size, dynamic_batch), input_preprocessing(static, size), dynamic_batch)
-
-
-def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
-    """Checks that a net's batch-norm statistics allow an export without calibration.
-
-    Raises:
-        UsageError: They are not set, or are slices of a supernet other than the published checkpoint's.
-    """
-    remedy = "pass training images with --calib-data FOLDER (calib_batches)"
-    if net.calibration is None:
-        raise UsageError(f"batch-norm statistics are not set, so outputs are meaningless; {remedy}")
-    sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
-    if sliced and net.calibration != "checkpoint":
-        raise UsageError(
-            f"batch-norm statistics are slices of a larger network's, which are not valid for a subnet; {remedy}"
-        )
 
 
 def input_preprocessing(net: AlphaNet, size: int) -> Preprocessing:

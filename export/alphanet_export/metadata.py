@@ -112,13 +112,17 @@ def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
 
 
 def network_facts(net: AlphaNet, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The part of the metadata that describes the network: the `REQUIRED` entries and the labels."""
+    """The part of the metadata that describes the network: the `REQUIRED` entries and the labels.
+
+    ``multi_label`` is present only if the network was trained on images with several labels each.
+    """
     return {
         "arch": net.arch.to_dict(),
         "space": net.space.to_dict(),
         "num_classes": net.num_classes,
         "preprocessing": preprocessing.to_dict(),
         "labels": label_names(net),
+        **({"multi_label": True} if net.pretrained_cfg.get("multi_label") else {}),
     }
 
 
@@ -158,12 +162,12 @@ def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | Non
         batch, size = input_shape(path, proto)
         graph_digest = graph_sha256(proto)
         opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        metadata = _checked(path, _decoded(path, entries), assumed)
+        metadata = _checked(path, decoded_entries(path, entries), assumed)
     else:
         recorded = read_sidecar(path, form)
         with open_runtime(path) as runtime:
             batch, found = runtime.batch, runtime.input_size
-            metadata = _checked(path, recorded or _decoded(path, runtime.metadata), assumed)
+            metadata = _checked(path, recorded or decoded_entries(path, runtime.metadata), assumed)
         size = found or metadata["preprocessing"]["input_size"]
     if metadata["preprocessing"]["input_size"] != size:
         described = metadata["preprocessing"]["input_size"]
@@ -239,7 +243,7 @@ def _content_sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
-def _decoded(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
+def decoded_entries(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
     """The ``alphanet.*`` entries, decoded from JSON, without the prefix."""
     metadata: dict[str, Any] = {}
     for key, text in entries.items():

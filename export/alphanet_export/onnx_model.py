@@ -91,11 +91,11 @@ def open_session(
 
 
 def run_logits(session: onnxruntime.InferenceSession, images: FloatArray) -> FloatArray:
-    """Logits ``(N, classes)`` of images ``(N, 3, S, S)``, in parts if the batch size is fixed."""
-    fixed = session.get_inputs()[0].shape[0]
+    """The first output, ``(N, classes)``, of images ``(N, 3, S, S)``, in parts if the batch size is fixed."""
+    source, fixed = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
     step = fixed if isinstance(fixed, int) else len(images)
     chunks = (np.ascontiguousarray(images[i : i + step]) for i in range(0, len(images), step))
-    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: chunk})[0] for chunk in chunks])
+    return np.concatenate([session.run(None, {source: chunk})[0] for chunk in chunks])
 
 
 def graph_sha256(proto: onnx.ModelProto) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from alphanet_export.build import Source
+from alphanet_export.bundle import bundle_folder, bundle_moves
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import describe, label_names, open_exported, write_sidecar
+from alphanet_export.metadata import describe, facts, label_names, open_exported, write_sidecar
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.accuracy import BATCH, Accuracy, accuracy_of, answers_of_file
@@ -59,6 +61,7 @@ def write_export(
     seed: int = 0,
     data: ImageSource | None = None,
     labels_by_position: bool = False,
+    bundle: bool = False,
 ) -> Written:
     """Writes one file per format. Each is first run in its runtime; the structure of a Core ML file is only checked.
 
@@ -78,9 +81,12 @@ def write_export(
         seed: Seed of the synthetic images for parity.
         data: Labelled images to measure the accuracy of each file on; None measures none. Requires ``verify``.
         labels_by_position: Class i of ``data`` is output i of the network, whatever their names.
+        bundle: Also write README.md, labels.txt, preprocessing.json and predict.py beside the files, which must be in
+            one folder; see `alphanet_export.bundle`.
 
     Raises:
-        ValueError: No path is given, the opset is not supported, or a format does not support the frozen network.
+        ValueError: No path is given, the opset is not supported, a format does not support the frozen network, or the
+            files of a bundle are in several folders.
         MissingDependencyError: A package that a format requires is missing.
         MissingProgramError: The compiler that a format requires is missing.
         ParityError: A file does not compute what the network computes; nothing is written.
@@ -90,6 +96,8 @@ def write_export(
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     if not targets:
         raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
+    if bundle:
+        bundle_folder(targets)
     check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
     source = source or Source(frozen.net)
     metadata = describe(frozen, source)
@@ -112,9 +120,28 @@ def write_export(
                     accuracies[name] = accuracy_of(answers_of_file(open_exported(staged), evaluator))
                 record = write_record(name, staged, target, parity, source, accuracies.get(name), data)
                 moves.append((record, FORMATS[name].report_path(target)))
+        if bundle:
+            lines = [accuracy_line(name, each, data) for name, each in accuracies.items()]
+            moves += bundle_of(Path(folder), targets, frozen, facts(frozen, source), lines)
         sizes = place(moves)
     unrun = tuple(name for name in targets if verify and name not in parities)
     return Written(sizes, parities, unrun, accuracies)
+
+
+def bundle_of(
+    staged: Path, targets: Mapping[str, Path], frozen: FrozenNet, metadata: Mapping[str, Any], lines: Sequence[str]
+) -> list[Move]:
+    """The bundle of an export; see `alphanet_export.bundle.bundle_moves`."""
+    license = frozen.net.pretrained_cfg.get("license")
+    return bundle_moves(
+        staged, targets, metadata, dynamic_batch=frozen.dynamic_batch, license=license, accuracies=lines
+    )
+
+
+def accuracy_line(name: str, accuracy: Accuracy, data: ImageSource | None) -> str:
+    """The accuracy of one format's file, for the README."""
+    where = "" if data is None else f" on {Path(data.name).name}"
+    return f"{FORMATS[name].title}: top-1 {accuracy.top1:.2f} % ({accuracy.correct} of {accuracy.images} images{where})"
 
 
 def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:

@@ -80,7 +80,8 @@ def test_subnet_of_the_published_checkpoint_says_that_it_is_not_calibrated(
 ) -> None:
     assert main([*subnet(inputs), "--onnx", "--pt2", "--dynamic-batch", "-o", "new/"]) == 0
     assert sorted(path.name for path in (workdir / "new").iterdir()) == [
-        "small.onnx", "small.pt2", "small.pt2.verify.json", "small.verify.json"
+        "README.md", "labels.txt", "predict.py", "predict_pt2.py", "preprocessing.json", "small.onnx",
+        "small.pt2", "small.pt2.verify.json", "small.verify.json",
     ]  # fmt: skip
     assert "--calib-data" in capsys.readouterr().err
     assert metadata(workdir / "new" / "small.onnx")["calibration"] == "sliced"
@@ -204,13 +205,14 @@ def test_format_writes_what_it_names(inputs: Path, workdir: Path, capsys: pytest
     assert main([*subnet(inputs), "--format", "pt2,openvino", "--onnx", "-o", "out/"]) == 0
     out, err = capsys.readouterr()
     assert sorted(path.name for path in Path("out").iterdir()) == [
+        "README.md", "labels.txt", "predict.py", "predict_openvino.py", "predict_pt2.py", "preprocessing.json",
         "small.bin", "small.onnx", "small.pt2", "small.pt2.verify.json", "small.verify.json", "small.xml",
         "small.xml.json", "small.xml.verify.json",
     ]  # fmt: skip
     (line,) = [line for line in out.splitlines() if line.startswith("parity:")]
     for runtime in ("ONNX Runtime", "OpenVINO", "PyTorch ExportedProgram"):
         assert f" in {runtime}" in line
-    assert out.count("wrote:") == 8 and err.count("\n") == 1
+    assert out.count("wrote:") == 14 and err.count("\n") == 1
 
 
 def test_missing_package_ends_with_6(inputs: Path, capsys: pytest.CaptureFixture[str],

@@ -9,6 +9,7 @@ import pytest
 
 from alphanet_export.writers.ort_web import ORT_WEB_FILES
 from alphanet_zoo.cli.export import main
+from alphanet_zoo.cli.export_options import make_parser, wants_bundle
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY
@@ -59,6 +60,40 @@ def test_with_o_the_file_stays_too(words: list[str], tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.count("wrote:") == 2
 
 
+BUNDLE = {"README.md", "labels.txt", "predict.py", "preprocessing.json"}
+
+
+def test_an_output_folder_explains_itself(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "-o", "new/", "--skip-verify"]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {*BUNDLE, "small.onnx"}
+    assert capsys.readouterr().out.count("wrote:") == 5
+    (tmp_path / "new" / "labels.txt").write_text("stale")
+    assert main([*words, "-o", "new", "--skip-verify"]) == 0, "a bundle replaces an earlier one"
+    assert (tmp_path / "new" / "labels.txt").read_text().startswith("0\n1\n")
+    assert main([*words, "-o", "one/file.onnx", "--bundle", "--skip-verify"]) == 0
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {*BUNDLE, "file.onnx"}
+    assert "file.onnx" in (tmp_path / "one" / "predict.py").read_text()
+
+
+def test_by_default_only_a_folder_gets_the_bundle(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for extra, expected in (
+        (["-o", "new/"], True), (["-o", "old"], True), (["-o", "."], True), (["-o", "x.onnx"], False), ([], False),
+        (["-o", "new/", "--no-bundle"], False), (["--bundle"], True), (["-o", "x.onnx", "--bundle"], True),
+    ):  # fmt: skip
+        assert wants_bundle(make_parser().parse([*words, *extra])) is expected, extra
+
+
+def test_a_readme_of_somebody_else_is_kept(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert main([*words, "-o", "."]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "-o . contains README.md, which alphanet export did not write" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 def test_bad_words(
     words: list[str], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +101,7 @@ def test_bad_words(
         (["--ort-web", "ort"], 2, "--ort-web requires --web"),
         (["--web", "page", "--ort-web", "none"], 2, "node_modules/onnxruntime-web"),
         (["--web", ""], 2, "--web is empty"),
+        (["--model-repository", "models", "--bundle"], 2, "--bundle requires a file; pass -o or --format"),
         (["--web", str(inputs / "small.json" / "page")], 2, "small.json, which is a file"),
         (["--model-repository", str(inputs / "small.json")], 2, "small.json is not a folder"),
         (["--model-repository", "models", "--format", "pt2"], 2, "add onnx to --format"),

@@ -63,7 +63,8 @@ def test_the_command_trains_and_validates_a_supernet(loss, root, tmp_path, capsy
     printed = capsys.readouterr().out
     assert "largest: mean average precision 9" in printed or "largest: mean average precision 100.0%" in printed
     assert "next: alphanet export-supernet" in printed
-    assert load_net(tmp_path / "run" / "final" / "model.safetensors").pretrained_cfg["label_names"] == tuple(LABELS)
+    cfg = load_net(tmp_path / "run" / "final" / "model.safetensors").pretrained_cfg
+    assert cfg["label_names"] == tuple(LABELS) and cfg["multi_label"] is True
 
 
 def test_the_losses_are_binary_a_label_at_a_time(root, tmp_path):

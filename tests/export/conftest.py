@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from alphanet_export.build import Source
+from alphanet_export.formats import FORMATS
+from alphanet_export.freeze import freeze
+from alphanet_export.write import write_export
+from alphanet_zoo.nn.model import AlphaNet
 from tests.export.exported import tiny_onnx
+from tests.predict.pictures import labelled_net, write_pictures
 
 
 @pytest.fixture
@@ -21,4 +27,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     (folder / "static.onnx").write_bytes(tiny_onnx())
     (folder / "dynamic.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures of many kinds."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def net() -> AlphaNet:
+    """The network of `bundle`."""
+    return labelled_net()
+
+
+@pytest.fixture(scope="session")
+def bundle(net: AlphaNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of several formats to a folder."""
+    folder = tmp_path_factory.mktemp("bundle") / "new"
+    targets = {name: FORMATS[name].path(folder / "tiny") for name in ("onnx", "openvino", "pt2")}
+    write_export(freeze(net), Source(net, "tiny"), verify=False, bundle=True, **targets)
     return folder

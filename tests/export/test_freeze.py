@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from alphanet_export.freeze import check_statistics, fold_batch_norms, freeze, input_preprocessing
+from alphanet_export.freeze import fold_batch_norms, freeze, input_preprocessing
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY, IMAGENET_FAMILY

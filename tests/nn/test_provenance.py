@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import alphanet_zoo as az
-from alphanet_export.freeze import check_statistics
+from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.synced_norm import synchronise

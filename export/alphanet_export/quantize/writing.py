@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from alphanet_export.build import Source
+from alphanet_export.bundle import bundle_folder
 from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import describe, open_onnx, write_sidecar
+from alphanet_export.metadata import describe, facts, open_onnx, write_sidecar
 from alphanet_export.packages import require_package
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.quantize.images import quant_images, spread
@@ -24,7 +25,7 @@ from alphanet_export.quantize.nncf_openvino import quantize_openvino, write_open
 from alphanet_export.quantize.onnx_qdq import quantize_onnx, write_onnx_int8
 from alphanet_export.runtimes.runtime import PREFIX
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
-from alphanet_export.write import write_record
+from alphanet_export.write import bundle_of, write_record
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.sources import ImageSource
 
@@ -60,6 +61,7 @@ def write_int8(
     verify: bool = True,
     seed: int = 0,
     labels_by_position: bool = False,
+    bundle: bool = False,
 ) -> WrittenInt8:
     """Writes an int8 ONNX file, an int8 OpenVINO file, or both.
 
@@ -77,6 +79,7 @@ def write_int8(
         verify: Measure the parity of the float32 graph first, and that of each int8 file on held-out images.
         seed: Seed of the random images used for that.
         labels_by_position: Class i of ``images`` is output i of the network, whatever their names.
+        bundle: See `alphanet_export.write.write_export`.
 
     Raises:
         ValueError: Neither file is asked for.
@@ -88,6 +91,8 @@ def write_int8(
     targets = {name: Path(path) for name, path in (("onnx", onnx), ("openvino", openvino)) if path is not None}
     if not targets:
         raise ValueError("nothing to write; pass onnx or openvino")
+    if bundle:
+        bundle_folder(targets)
     if "openvino" in targets:
         for package in ("openvino", "nncf"):
             require_package(package, "openvino")
@@ -124,6 +129,10 @@ def write_int8(
                 report = write_record(each, staged, target, kept, source, data=images)
                 moves.append((report, FORMATS[each].report_path(target)))
             logs[each] = log
+        if bundle:
+            described = {**facts(frozen, source), "quantization": {}}
+            lines = [f"{FORMATS[each].title}: {log.notes()[0]}" for each, log in logs.items()]
+            moves += bundle_of(Path(name), targets, frozen, described, lines)
         return WrittenInt8(place(moves), logs, parity)
 
 

@@ -6,6 +6,7 @@ import os
 
 from alphanet_export.onnx_model import open_session, run_logits
 from alphanet_export.runtimes.runtime import FloatArray, Runtime, alphanet_entries
+from alphanet_zoo.errors import AlphaNetError
 
 
 class OnnxRuntime(Runtime):
@@ -35,9 +36,13 @@ class OnnxRuntime(Runtime):
         """Loads the file."""
         super().__init__(str(path), threads, precision)
         self._engine = open_session(path, "all", self.threads, spin=True, sleep_between=sleep_between)
-        shape = self._engine.get_inputs()[0].shape
+        inputs = self._engine.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if len(shape) != 4 or inputs[0].type != "tensor(float)":
+            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+            raise AlphaNetError(f"{path} takes {found}; pass a classifier with one input (N, 3, S, S), float32")
         self.batch = shape[0] if isinstance(shape[0], int) else None
-        self.input_size = int(shape[2])
+        self.input_size = shape[2] if isinstance(shape[2], int) else None
         self.metadata = alphanet_entries(self._engine.get_modelmeta().custom_metadata_map)
 
     def _run(self, images: FloatArray) -> FloatArray:

@@ -47,7 +47,7 @@ class OpenVino(Runtime):
             model = openvino.Core().read_model(os.fspath(path))
             compiled = openvino.compile_model(model, "CPU", settings)
             shape = model.inputs[0].get_partial_shape()
-            self.input_size = shape[2].get_length()
+            self.input_size = shape[2].get_length() if shape[2].is_static else None
         except Exception as error:  # All its errors are RuntimeErrors.
             raise AlphaNetError(
                 f"OpenVINO {openvino.__version__} cannot load {path}: {error}; export it again"

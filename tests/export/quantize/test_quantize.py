@@ -38,8 +38,14 @@ POINTWISE = ("conv_pw", "conv_pwl", "shortcut", "conv_final", "conv_head")
 @pytest.fixture(scope="module")
 def exported(net: AlphaNet, digits: FolderSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "digits.onnx"
-    write_int8(freeze(net), digits, onnx=path, max_drop=100.0)
+    write_int8(freeze(net), digits, onnx=path, max_drop=100.0, bundle=True)
     return path
+
+
+def test_the_readme_of_an_int8_file(exported: Path) -> None:
+    text = (exported.parent / "README.md").read_text()
+    assert "10 classes, quantized to int8: " in text and "\n- ONNX Runtime: int8 (" in text
+    assert "digits.onnx" in (exported.parent / "predict.py").read_text()
 
 
 def test_layers_are_the_network_without_squeeze_and_excite(content: bytes, net: AlphaNet) -> None:

@@ -1,0 +1,276 @@
+"""`Classifier`: names what pictures show, with a network or with an exported file on its runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.evaluate.calibration import check_statistics
+from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.predict.images import AnyImage, decoded, single_images
+from alphanet_zoo.predict.model import ImageModel, preprocessed
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.zoo.open import open_net
+
+BATCH_SIZE = 32
+"""Default number of images per batch."""
+EXPORTED_ENDINGS = (".onnx", ".xml", ".pte", ".pt2")
+"""Endings of the files that `Classifier.load` opens."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of a prediction.
+
+    Attributes:
+        label: Name of the class; its index as text if the model has no class names.
+        index: Position among the logits.
+        probability: From 0 to 1.
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The result for one image.
+
+    Attributes:
+        top: The most likely classes, the most likely first. Of classes with equal logits, the one with the lower index
+            is first.
+        logits: ``(classes,)`` float32, read-only.
+        path: Path of the image; None if it was not a path.
+    """
+
+    top: tuple[ClassScore, ...]
+    logits: npt.NDArray[np.float32]
+    path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the most likely class."""
+        return self.top[0].label
+
+    @property
+    def index(self) -> int:
+        """Index of the most likely class."""
+        return self.top[0].index
+
+    @property
+    def probability(self) -> float:
+        """Probability of the most likely class, from 0 to 1."""
+        return self.top[0].probability
+
+    def __str__(self) -> str:
+        """The classes and their probabilities."""
+        return ", ".join(f"{each.label} {100 * each.probability:.2f} %" for each in self.top)
+
+
+class Classifier:
+    """Classifies images. Decodes and preprocesses them as training and verification do.
+
+    Args:
+        source: What `alphanet_zoo.zoo.open.open_net` opens (a model's name, a ``.safetensors`` file, a
+            ``save_pretrained`` folder, the folder of a training run, or a Hub repository), or a network in eval mode.
+            For an exported file, use `load`.
+        arch: The subnet to use, if the source is a supernet.
+        calib_data: Training images, one folder per class, to compute the batch-norm statistics of the subnet from.
+        preprocessing: Preprocessing of an image. Required for a network that is not an `AlphaNet`; None is that of the
+            network, at its resolution.
+        labels: Names of the classes; None is those of the network.
+        multi_label: Whether an image can have several labels: probabilities are then the sigmoid of each logit, not
+            the softmax. None: as the network was trained.
+        device: Device to run on; None is that of the network.
+
+    Attributes:
+        model: What is run.
+        labels: Names of the classes; None if they are unknown.
+
+    Raises:
+        UsageError: There is no such source, it is a supernet and ``arch`` is None, or its batch-norm statistics are not
+            valid.
+        ValueError: The network is in training mode, or has no classifier.
+        AlphaNetError: The source cannot be read or downloaded.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | nn.Module | ImageModel,
+        *,
+        arch: ArchSpec | None = None,
+        calib_data: str | os.PathLike[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        labels: Sequence[str] | None = None,
+        multi_label: bool | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        """Opens the network."""
+        if isinstance(source, str | os.PathLike):
+            if os.fspath(source).lower().endswith(EXPORTED_ENDINGS):
+                raise UsageError(f"{source} is an exported file; open it with Classifier.load({os.fspath(source)!r})")
+            opened = open_net(source)
+            net = _subnet(opened.net, arch, calib_data, str(source))
+            self.model = _of_net(net.eval(), preprocessing, device)
+        elif isinstance(source, ImageModel):
+            self.model = source
+        elif isinstance(source, AlphaNet):
+            self.model = _of_net(_subnet(source, arch, calib_data, "the network"), preprocessing, device)
+        else:
+            self.model = _of_net(source, preprocessing, device)
+        self.labels = self.model.labels if labels is None else tuple(map(str, labels))
+        self.multi_label = self.model.multi_label if multi_label is None else multi_label
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        preprocessing: Preprocessing | None = None,
+        labels: Sequence[str] | None = None,
+        multi_label: bool | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """Opens an exported file on the runtime of its format: ``.onnx``, ``.xml``, ``.pte``, ``.pt2``, ``.aoti.pt2``.
+
+        Args:
+            path: The file. Preprocessing and labels are those in its metadata.
+            preprocessing: For a file without metadata, such as one that another program exported.
+            labels: Names of the classes; None is those in the file.
+            multi_label: See `Classifier`; None: as the file says.
+            threads: Threads within an operator; None is the number of physical cores.
+
+        Raises:
+            UsageError: There is no such file, it has an unknown format, or both the file and the caller have a
+                preprocessing, or neither has one.
+            MissingDependencyError: The runtime is not installed.
+            AlphaNetError: The file is corrupt or has changed since the export.
+        """
+        from alphanet_export.classify import open_model_file
+
+        return cls(open_model_file(path, preprocessing, threads), labels=labels, multi_label=multi_label)
+
+    def predict(
+        self, images: AnyImage | Iterable[AnyImage], topk: int = 5, batch_size: int = BATCH_SIZE
+    ) -> list[Prediction]:
+        """Classifies images.
+
+        Args:
+            images: One or several: paths, Pillow images, arrays ``(H, W, 3)`` uint8 RGB, or tensors ``(3, H, W)``; see
+                `alphanet_zoo.predict.images.decoded`. Arrays and tensors may be batches ``(N, ...)``.
+            topk: Number of classes per result.
+            batch_size: Images per batch.
+
+        Returns:
+            One result per image, in order, also for a single image.
+
+        Raises:
+            UsageError: An image has a type, layout or range that is not accepted, or a number is not positive.
+            AlphaNetError: An image cannot be read.
+        """
+        return list(self.stream(single_images(images), topk, batch_size))
+
+    def stream(
+        self,
+        images: Iterable[AnyImage],
+        topk: int = 5,
+        batch_size: int = BATCH_SIZE,
+        *,
+        on_error: Callable[[AlphaNetError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """As `predict`, but reads images and yields results batch by batch.
+
+        Args:
+            images: The images; only a batch of them is in memory.
+            topk: See `predict`.
+            batch_size: See `predict`.
+            on_error: Called with the error for each image that cannot be read; that image has no result. None: raise.
+        """
+        for name, number in (("topk", topk), ("batch_size", batch_size)):
+            if number < 1:
+                raise UsageError(f"{name} is {number}; pass 1 or more")
+        prepared: list[Tensor] = []
+        paths: list[Path | None] = []
+        for image in images:
+            try:
+                pixels, path = decoded(image)
+                prepared.append(self.model.prepare(pixels))
+                paths.append(path)
+            except AlphaNetError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+            if len(prepared) == batch_size:
+                yield from self._results(prepared, paths, topk)
+                prepared, paths = [], []
+        if prepared:
+            yield from self._results(prepared, paths, topk)
+
+    def _results(self, prepared: Sequence[Tensor], paths: Sequence[Path | None], topk: int) -> list[Prediction]:
+        """The results of one batch."""
+        logits = self.model.logits(prepared)
+        if self.labels is not None and len(self.labels) != logits.shape[1]:
+            raise UsageError(f"there are {len(self.labels)} labels for {logits.shape[1]} classes; pass one per class")
+        if not bool(logits.isfinite().all()):
+            raise AlphaNetError("the model gives logits that are not finite; its weights or statistics are damaged")
+        scores = logits.double()
+        probabilities = scores.sigmoid() if self.multi_label else scores.softmax(dim=1)
+        order = logits.argsort(dim=1, descending=True, stable=True)[:, :topk]
+        results = []
+        for row, path in enumerate(paths):
+            top = tuple(
+                ClassScore(str(index) if self.labels is None else self.labels[index], index, float(p))
+                for index, p in zip(order[row].tolist(), probabilities[row, order[row]], strict=True)
+            )
+            own = logits[row].numpy().copy()
+            own.setflags(write=False)
+            results.append(Prediction(top, own, path))
+        return results
+
+
+def _subnet(net: AlphaNet, arch: ArchSpec | None, calib_data: str | os.PathLike[str] | None, source: str) -> AlphaNet:
+    """The static network to run, whose statistics are valid."""
+    if net.supernet and arch is None:
+        raise UsageError(
+            f"{source} is a supernet, which contains many networks; pass the arch of one (arch, --arch) and, if it was "
+            "not calibrated, training images (calib_data, --calib-data)"
+        )
+    if calib_data is not None:
+        return Evaluator(None, FolderSource(calib_data)).calibrated(net, arch)
+    check_statistics(net, arch)
+    return net if arch in (None, net.arch) and not net.supernet else net.extract(arch or net.arch)
+
+
+def _of_net(net: nn.Module, preprocessing: Preprocessing | None, device: str | torch.device | None) -> ImageModel:
+    """A network in memory."""
+    if net.training:
+        raise ValueError("the network is in training mode; call net.eval() first")
+    cfg = getattr(net, "pretrained_cfg", {})
+    if isinstance(net, AlphaNet):
+        if not net.num_classes:
+            raise ValueError("the network has no classifier; call reset_classifier(num_classes) and train it first")
+        preprocessing = preprocessing or input_of(net, net.arch.resolution)
+    elif preprocessing is None:
+        raise UsageError(f"a {type(net).__name__} has no known preprocessing; pass preprocessing=Preprocessing(...)")
+    if device is not None:
+        net = net.to(device)
+    return preprocessed(
+        preprocessing,
+        predictor(net),
+        labels=cfg.get("label_names"),
+        multi_label=bool(cfg.get("multi_label")),
+        random_weights=getattr(net, "calibration", None) == "random",
+    )

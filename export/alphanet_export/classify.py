@@ -1,0 +1,82 @@
+"""Opens an exported file as the model of a `alphanet_zoo.predict.classifier.Classifier`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphanet_export.formats import format_of
+from alphanet_export.metadata import decoded_entries, read_sidecar
+from alphanet_export.runtimes.runtime import FloatArray, Runtime, open_runtime
+from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.predict.model import ImageModel, preprocessed
+
+
+def open_model_file(
+    path: str | os.PathLike[str], preprocessing: Preprocessing | None = None, threads: int | None = None
+) -> ImageModel:
+    """Opens a file on the runtime of its format.
+
+    Args:
+        path: The file. The digests of a sidecar are checked before the runtime opens it.
+        preprocessing: For a file without metadata.
+        threads: Threads within an operator; None is the number of physical cores.
+
+    Raises:
+        UsageError: There is no such file, it has an unknown format, or the file and the caller have a preprocessing
+            each, or neither has one.
+        MissingDependencyError: The runtime is not installed.
+        AlphaNetError: The file is corrupt or has changed, or its metadata does not fit its input.
+    """
+    path = Path(path)
+    recorded = read_sidecar(path, format_of(path))
+    runtime = open_runtime(path, threads=threads)
+    metadata = recorded or decoded_entries(path, runtime.metadata)
+    spec = _preprocessing(path, metadata, preprocessing)
+    if runtime.input_size not in (None, spec.input_size):
+        raise AlphaNetError(
+            f"{path} takes images of {runtime.input_size} pixels, and its preprocessing gives {spec.input_size}; "
+            "pass the preprocessing that belongs to it, or export it again"
+        )
+
+    def predict(images: Tensor) -> Tensor:
+        return torch.from_numpy(_padded_inference(runtime, images.numpy()))
+
+    return preprocessed(
+        spec,
+        predict,
+        labels=metadata.get("labels"),
+        multi_label=bool(metadata.get("multi_label")),
+        random_weights=metadata.get("weights") == "random",
+    )
+
+
+def _preprocessing(path: Path, metadata: Mapping[str, Any], given: Preprocessing | None) -> Preprocessing:
+    """The preprocessing of a file, from its metadata or from the caller."""
+    if "preprocessing" not in metadata:
+        if given is None:
+            raise UsageError(
+                f"{path} has no metadata of alphanet export, so its preprocessing is unknown; pass its input_size, "
+                "resize_size, interpolation, mean and std: --preprocessing FILE.json (preprocessing=Preprocessing(...))"
+            )
+        return given
+    if given is not None:
+        raise UsageError(f"{path} has its own preprocessing in its metadata; remove --preprocessing (preprocessing=)")
+    try:
+        return Preprocessing.from_dict(metadata["preprocessing"])
+    except (ValueError, TypeError) as error:
+        raise AlphaNetError(f"{path}: its metadata is not valid ({error}); export it again") from error
+
+
+def _padded_inference(runtime: Runtime, images: FloatArray) -> FloatArray:
+    """Logits of any number of images; the last batch of a model with a fixed batch size is padded."""
+    missing = -len(images) % (runtime.batch or 1)
+    padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+    return runtime.infer(np.ascontiguousarray(padded))[: len(images)]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from alphanet_zoo.data.images import read_image
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.predict.images import decoded, single_images
+from tests.predict.pictures import write_pictures
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_every_form_of_a_picture_gives_the_same_pixels(paths: list[Path]) -> None:
+    for path in paths:
+        expected = read_image(path)
+        pixels, found = decoded(path)
+        assert torch.equal(pixels, expected) and found == path
+        assert torch.equal(decoded(str(path))[0], expected)
+        with Image.open(path) as image:
+            assert torch.equal(decoded(image)[0], expected), path
+        forms = [
+            expected.permute(1, 2, 0).numpy(), expected, expected / 255, (expected / 255).double().requires_grad_(),
+            Image.fromarray(expected.permute(1, 2, 0).numpy()),
+        ]  # fmt: skip
+        for form in forms:
+            pixels, found = decoded(form)
+            assert pixels.dtype == torch.uint8 and torch.equal(pixels, expected) and found is None
+
+
+def test_a_pillow_image_is_turned_upright_once(paths: list[Path]) -> None:
+    path = paths[2]
+    with Image.open(path) as image:
+        assert image.size == (80, 50)
+        turned = ImageOps.exif_transpose(image)
+        assert decoded(image)[0].shape == decoded(turned)[0].shape == (3, 80, 50)
+        assert torch.equal(decoded(image)[0], decoded(turned)[0])
+
+
+def test_an_array_is_copied() -> None:
+    array = np.zeros((4, 5, 3), dtype=np.uint8)
+    pixels, _ = decoded(array[:, ::-1])
+    array[:] = 9
+    assert pixels.shape == (3, 4, 5) and not pixels.any()
+
+
+def test_one_several_and_batches() -> None:
+    image, array, tensor = Image.new("RGB", (4, 4)), np.zeros((2, 4, 5, 3), np.uint8), torch.zeros(3, 3, 4, 5)
+    assert list(single_images("a.png")) == ["a.png"] and list(single_images(Path("a"))) == [Path("a")]
+    assert list(single_images(image)) == [image]
+    assert [each.shape for each in single_images(array)] == [(4, 5, 3)] * 2
+    assert [each.shape for each in single_images(array[0])] == [(4, 5, 3)]
+    assert [each.shape for each in single_images(tensor)] == [(3, 4, 5)] * 3
+    assert list(single_images(iter(["a", image]))) == ["a", image]
+
+
+NORMALISED = (torch.rand(3, 4, 4) - 0.5) / 0.2
+REFUSED = {
+    "channels last": (torch.zeros(4, 4, 3), r"shape \(4, 4, 3\); pass \(3, H, W\)"),
+    "a grey tensor": (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
+    "no pixels": (torch.zeros(3, 0, 4), r"shape \(3, 0, 4\)"),
+    "a normalised tensor": (NORMALISED, "that are not normalised"),
+    "floats up to 255": (torch.full((3, 4, 4), 255.0), "values from 255 to 255"),
+    "not a number": (torch.full((3, 4, 4), float("nan")), "values from nan to nan"),
+    "another integer": (torch.zeros(3, 4, 4, dtype=torch.int64), "torch.int64; pass uint8"),
+    "channels first": (np.zeros((3, 4, 4), np.uint8), r"shape \(3, 4, 4\); pass \(H, W, 3\)"),
+    "a grey array": (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
+    "four channels": (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
+    "a float array": (np.zeros((4, 4, 3), np.float32), "float32; pass uint8"),
+    "a number": (3, "an image is a int; pass a path"),
+    "the content of a file": (b"\x89PNG", "an image is a bytes; pass a path"),
+    "a folder": (Path(__file__).parent, "is a folder; pass its files: .*list_images"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_layouts_types_and_ranges_are_refused(name: str) -> None:
+    image, message = REFUSED[name]
+    with pytest.raises(UsageError, match=message) as error:
+        decoded(image)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_are_not_images_are_refused() -> None:
+    for argument in (b"\x89PNG", 3, {"a.png": 1}, None):
+        with pytest.raises(UsageError, match="pass a path"):
+            list(single_images(argument))  # type: ignore[arg-type]
+
+
+def test_a_pillow_image_without_a_fixed_range_is_refused() -> None:
+    with pytest.raises(AlphaNetError, match=r"\(PIL image\).*mode F"):
+        decoded(Image.new("F", (4, 4)))
+    with pytest.raises(AlphaNetError, match="0 x 4 pixels"):
+        decoded(Image.new("RGB", (0, 4)))
