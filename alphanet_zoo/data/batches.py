@@ -19,14 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from alphanet_zoo.data.augment import normalise, warp
+from alphanet_zoo.data.broken import BrokenImages
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.reader import Batch, BatchReader, RawBatch, Windows
 from alphanet_zoo.data.sources import ImageSource, open_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
-
-BROKEN_SHARE = 1e-4
-"""A run continues with one broken image, or with this share of its images broken; it stops if both are exceeded."""
 
 _CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
@@ -45,10 +43,11 @@ class TrainingBatches:
         world_size: Number of processes.
 
     Attributes:
+        source: The training images.
         classes: Names of the classes.
         labels: Labels of all images, as in the source.
         steps_per_epoch: Number of whole batches of all images.
-        broken: Error message of each broken image found so far, by index.
+        broken: The broken images found so far; each is replaced by another image.
 
     Raises:
         UsageError: There is no such data, fewer images than one batch, or a batch that cannot be divided equally.
@@ -68,8 +67,8 @@ class TrainingBatches:
                 f"{source.name} has {len(source)} images, fewer than data.batch_size {config.batch_size}; "
                 "use more images or a smaller batch"
             )
-        self.classes, self.labels = source.classes, source.labels
-        self.broken: dict[int, str] = {}
+        self.source, self.classes, self.labels = source, source.classes, source.labels
+        self.broken = BrokenImages(source.name, len(source), "another image takes its place")
         self._reader = BatchReader(config, source, preprocessing, seed, rank, world_size)
         self.steps_per_epoch = self._reader.steps_per_epoch
         self._resident = self._reader.resident()
@@ -79,7 +78,7 @@ class TrainingBatches:
         """The batch of one step, from 0, made in this process.
 
         Raises:
-            AlphaNetError: More images are broken than `BROKEN_SHARE` allows.
+            AlphaNetError: Too many images are broken, see `BrokenImages`.
         """
         return self._finish(self._reader[step], device)
 
@@ -108,7 +107,8 @@ class TrainingBatches:
         """Moves, varies and normalises a whole batch, on the training device."""
         if isinstance(raw, AlphaNetError):
             raise raw
-        self._count_broken(raw)
+        for index, message in raw.broken:
+            self.broken.add(index, message)
         labels = raw.labels.to(device, non_blocking=True)
         if isinstance(raw.images, Windows):
             assert self._resident is not None
@@ -123,24 +123,13 @@ class TrainingBatches:
             images = ((moved - mean) / std).contiguous(memory_format=torch.channels_last)
         return Batch(raw.epoch, tuple(raw.indices), images, labels)
 
-    def _count_broken(self, raw: RawBatch) -> None:
-        """Logs each broken image once; raises if they are too many."""
-        for index, message in raw.broken:
-            if index not in self.broken:
-                self.broken[index] = message
-                _LOG.warning("%s; another image takes its place (broken so far: %d)", message, len(self.broken))
-        total = len(self._reader)
-        if len(self.broken) > max(1, BROKEN_SHARE * total):
-            listed = "; ".join(message for _, message in sorted(self.broken.items()))
-            raise AlphaNetError(
-                f"{len(self.broken)} of {total} training images are broken, more than {BROKEN_SHARE:.2%}: {listed}"
-            )
-
 
 def evaluation_batches(
     source: ImageSource, preprocessing: Preprocessing, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every ``world_size``-th image of a source, from ``rank`` on, in order, with its label.
+
+    Broken images are left out, so that a batch may have fewer images.
 
     Args:
         source: The images.
@@ -153,15 +142,24 @@ def evaluation_batches(
         Images ``(N, 3, S, S)`` float32 and labels, as in the source.
 
     Raises:
-        AlphaNetError: An image is broken; an accuracy over the other images would not be that of the source.
+        AlphaNetError: Too many images are broken, see `BrokenImages`.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     own = range(rank, len(source), world_size)
+    broken = BrokenImages(source.name, len(source), "it is left out of the evaluation")
     for start in range(0, len(own), batch_size):
-        chosen = own[start : start + batch_size]
-        pixels = torch.stack([preprocessing.pixels(source.load(index)) for index in chosen])
-        yield preprocessing.normalise(pixels), source.labels[list(chosen)]
+        pixels, chosen = [], []
+        for index in own[start : start + batch_size]:
+            try:
+                pixels.append(preprocessing.pixels(source.load(index)))
+                chosen.append(index)
+            except AlphaNetError as error:
+                broken.add(index, str(error))
+        if pixels:
+            yield preprocessing.normalise(torch.stack(pixels)), source.labels[chosen]
+    if len(source) and len(broken.messages) == len(source):
+        raise AlphaNetError("; ".join(broken.messages.values()))
 
 
 class _Copied(NamedTuple):
