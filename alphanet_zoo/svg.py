@@ -41,7 +41,14 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def curve_plot(
-    title: str, x_label: str, curves: Mapping[str, Points], *, unit: str = "", height: int = 260, dots: bool = False
+    title: str,
+    x_label: str,
+    curves: Mapping[str, Points],
+    *,
+    shades: Mapping[str, int] | None = None,
+    unit: str = "",
+    height: int = 260,
+    dots: bool = False,
 ) -> Markup:
     """Curves over a common x axis, with a legend that has the last value of each.
 
@@ -49,6 +56,7 @@ def curve_plot(
         title: Title of the picture.
         x_label: Label of the x axis.
         curves: Finite points of each curve by ascending x, by name; every curve has at least one.
+        shades: Number of the CSS class of each curve, by name; None numbers the curves in order.
         unit: Unit of the values, after each of them.
         height: Height of the picture.
         dots: Mark every point.
@@ -56,7 +64,8 @@ def curve_plot(
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points]
     (left, right), (x0, x1) = (62.0, WIDTH - 14.0), (min(xs), max(xs))
-    legend = _legend({name: points[-1][1] for name, points in curves.items()}, unit)
+    shades = {name: number for number, name in enumerate(curves)} if shades is None else shades
+    legend = _legend({name: points[-1][1] for name, points in curves.items()}, shades, unit)
     top, bottom = 18.0 * legend[1] + 12, height - 40.0
     ticks = axis_ticks(min(ys), max(ys))
     y0, y1 = min(*ys, ticks[0]), max(*ys, ticks[-1])
@@ -73,12 +82,12 @@ def curve_plot(
             line(left, up(tick), right, up(tick), "axis"),
             text(left - 7, up(tick) + 4, f"{tick:g}", anchor="end"),
         ]
-    for tick in axis_ticks(x0, x1):
+    for tick in axis_ticks(x0, x1) if x1 > x0 else [x0]:
         if x0 <= tick <= x1:
             shapes.append(text(across(tick), bottom + 17, f"{tick:g}", anchor="middle"))
     shapes.append(text((left + right) / 2, height - 4, x_label, anchor="middle"))
-    for number, (name, points) in enumerate(curves.items()):
-        kind = f"curve-{number % CURVES}"
+    for name, points in curves.items():
+        kind = f"curve-{shades[name] % CURVES}"
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
         tip = escape(printable(name))
         shapes.append(f'<polyline class="curve {kind}" points="{path}"><title>{tip}</title></polyline>')
@@ -91,16 +100,18 @@ def curve_plot(
     return svg(title, height, shapes)
 
 
-def _legend(values: Mapping[str, float], unit: str) -> tuple[list[str], int]:
+def _legend(values: Mapping[str, float], shades: Mapping[str, int], unit: str) -> tuple[list[str], int]:
     """The legend's shapes, and its number of rows."""
     shapes, x, row = [], 10.0, 0
-    for number, (name, value) in enumerate(values.items()):
+    for name, value in values.items():
         words = f"{name} {value:.4g} {unit}".rstrip()
         wide = 30 + 6.6 * len(words)
         if x + wide > WIDTH and x > 10:
             x, row = 10.0, row + 1
         y = 18 * row
-        shapes.append(f'<rect class="curve-{number % CURVES} spot" x="{x:.1f}" y="{y + 4}" width="11" height="11"/>')
+        shapes.append(
+            f'<rect class="curve-{shades[name] % CURVES} spot" x="{x:.1f}" y="{y + 4}" width="11" height="11"/>'
+        )
         shapes.append(text(x + 17, y + 14, words))
         x += wide
     return shapes, row + 1

@@ -44,6 +44,8 @@ def write_report(output: Path) -> Path | None:
     if not steps:
         return None
     validations = [line for line in lines if "validation" in line]
+    names = [name for key, group in (("subnets", steps), ("validation", validations)) for x in group for name in x[key]]
+    shades = {name: number for number, name in enumerate(dict.fromkeys(names))}
     loader = PackageLoader("alphanet_zoo.train")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     page = environment.get_template("run.html").render(
@@ -51,7 +53,7 @@ def write_report(output: Path) -> Path | None:
         lead=f"Step {lines[-1]['step']}, epoch {steps[-1]['epoch'] + 1}. This page is refreshed at each validation and "
         "at the end of the run.",
         cards=list(_cards(steps, validations)),
-        plots=[*_validation_plots(validations), *_step_plots(steps)],
+        plots=[*_validation_plots(validations, shades), *_step_plots(steps, shades)],
         events=[{**line, "message": printable(line["message"])} for line in lines if "event" in line],
         settings=(output / "config.yaml").read_text("utf-8"),
     )
@@ -73,7 +75,7 @@ def _cards(steps: Lines, validations: Lines) -> Iterator[tuple[str, str]]:
     yield f"{last['memory_mib']:.0f} MiB", "peak memory of a process"
 
 
-def _validation_plots(validations: Lines) -> Iterator[Plot]:
+def _validation_plots(validations: Lines, shades: Mapping[str, int]) -> Iterator[Plot]:
     """The accuracy of each subnet on the validation images."""
     curves = dict[str, list[tuple[float, float]]]()
     for line in validations:
@@ -83,9 +85,9 @@ def _validation_plots(validations: Lines) -> Iterator[Plot]:
     if curves:
         images = next(iter(validations[-1]["validation"].values()))["images"]
         remark = f"Extracted and calibrated subnets on {images:.0f} validation images."
-        yield Plot(
-            "Validation accuracy", remark, curve_plot("Validation accuracy", "step", curves, unit="%", dots=True)
-        )
+        title = "Validation accuracy"
+        picture = curve_plot(title, "step", curves, shades=shades, unit="%", dots=True)
+        yield Plot(title, remark, picture)
 
 
 _SUBNET_FIGURES = (
@@ -98,27 +100,28 @@ _SUBNET_FIGURES = (
 """Key in the log, title, remark and unit of each plot with a curve per subnet."""
 
 
-def _step_plots(steps: Lines) -> Iterator[Plot]:
+def _step_plots(steps: Lines, shades: Mapping[str, int]) -> Iterator[Plot]:
     """The curves of training steps."""
     for key, title, remark, unit in _SUBNET_FIGURES:
-        names = dict.fromkeys(name for line in steps for name in line["subnets"])
         scale = 100 if unit == "%" else 1
         pairs = {
             name: [(line["step"], scale * line["subnets"].get(name, {}).get(key, math.nan)) for line in steps]
-            for name in names
+            for name in shades
         }
-        yield from _plot(title, remark, pairs, unit)
+        yield from _plot(title, remark, pairs, unit, shades)
     rates = {"learning rate": [(line["step"], line["lr"]) for line in steps]}
-    yield from _plot("Learning rate", "Of each logged step.", rates, "")
+    yield from _plot("Learning rate", "Of each logged step.", rates, "", None)
     speeds = {"images per second": [(line["step"], line["images_per_second"]) for line in steps]}
-    yield from _plot("Images per second", "Over all processes, between two logged steps.", speeds, "")
+    yield from _plot("Images per second", "Over all processes, between two logged steps.", speeds, "", None)
 
 
-def _plot(title: str, remark: str, pairs: Mapping[str, Points], unit: str) -> Iterator[Plot]:
+def _plot(
+    title: str, remark: str, pairs: Mapping[str, Points], unit: str, shades: Mapping[str, int] | None
+) -> Iterator[Plot]:
     """A plot of the curves that have points, if there are any."""
     curves = {name: points for name, values in pairs.items() if (points := _thinned(values))}
     if curves:
-        yield Plot(title, remark, curve_plot(title, "step", curves, unit=unit))
+        yield Plot(title, remark, curve_plot(title, "step", curves, shades=shades, unit=unit))
 
 
 def _thinned(pairs: Points) -> list[tuple[float, float]]:
