@@ -290,18 +290,6 @@ def test_a_run_in_compiled_kernels_goes_on_too(undisturbed, root, tmp_path):
         run(root, tmp_path / "d", *extra, "optim.precision=bf16")
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_compiled_subnets_and_compiled_kernels_give_the_same_steps(root, tmp_path):
-    extra = ("optim.kernels=compiled", "max_steps=2")
-    eager, compiled = run(root, tmp_path / "a", *extra), run(root, tmp_path / "b", *extra, "optim.compile=true")
-    expected, found = (load_net(result.model).state_dict() for result in (eager, compiled))
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
-    assert sha256_of(eager.model) != sha256_of(compiled.model), "nothing was compiled"
-
-
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, root, tmp_path):
     command = [sys.executable, "-m", "alphanet_zoo.cli.train", "--config", "digits", *settings(root, tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
