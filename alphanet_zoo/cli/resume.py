@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, positive_float, run_command
-from alphanet_zoo.cli.train import SettingsParser, train
+from alphanet_zoo.cli.command import CommandParser, existing_path, run_command
+from alphanet_zoo.cli.train import SettingsParser, add_run_options, prepare_threads, train
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
@@ -24,8 +24,7 @@ def make_parser(prog: str = "alphanet resume") -> CommandParser:
     parser = SettingsParser(prog, "Continue the training run in a folder from its last checkpoint.", epilog=EPILOG)
     parser.add_argument("run", type=existing_path, metavar="RUN", help="the output folder of a training run")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace those of the run")
-    parser.add_argument("--time-limit", type=positive_float, metavar="SECONDS", help="save a checkpoint and stop after "
-                        "this time, as SIGTERM does")  # fmt: skip
+    add_run_options(parser)
     return parser
 
 
@@ -39,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.run} is not a training run (config.yaml not found). Pass the output folder of alphanet train."
         )
     config = load_config(str(path), [*arguments.settings, f"output={arguments.run}"])
-    return train(arguments.prog, config, resume_anyway=False, time_limit=arguments.time_limit)
+    prepare_threads(arguments.threads)
+    return train(arguments, config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

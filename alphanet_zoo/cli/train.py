@@ -6,11 +6,11 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphanet_zoo.cli.command import CommandParser, deprecated, note, positive_float, run_command, say
+from alphanet_zoo.cli.command import CommandParser, deprecated, note, positive_float, positive_int, run_command, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ EPILOG = """examples:
   %(prog)s digits
   %(prog)s digits output=runs/mine optim.lr=0.1 max_steps=200
   %(prog)s my_recipe.yaml --print-config
+  %(prog)s own_images data.root=my_images                          a supernet for your own images
+  %(prog)s finetune data.root=my_images finetune.weights=net.safetensors
   %(prog)s my_recipe.yaml --dry-run      time and memory, from the first 20 steps
   torchrun --nproc-per-node 8 -m alphanet_zoo.cli.train my_recipe.yaml
 
-The output folder gets config.yaml, log.jsonl, checkpoints/step-<n>/ and final/model.safetensors. The same
+The output folder gets config.yaml, log.jsonl, run.html, checkpoints/step-<n>/ and final/model.safetensors. The same
 command again, or alphanet resume FOLDER, continues the run. Ctrl-C (exit code 130) and SIGTERM (143) save a
 checkpoint first."""
 
@@ -33,14 +35,51 @@ _MOVED = ("verify-data", "export-supernet")
 
 
 class SettingsParser(CommandParser):
-    """Accepts options between the settings, and ``--dry-run`` without a number before a setting."""
+    """Accepts options between the settings, and ``--dry-run`` with or without a number."""
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parses a command line."""
-        # argparse would take a setting that follows for the number of steps.
-        words = [f"--dry-run={DRY_RUN_STEPS}" if word == "--dry-run" else word for word in argv]
+        words, rest = list[str](), list(argv)
+        while rest:
+            word = rest.pop(0)
+            if word == "--dry-run":  # argparse would take a recipe or a setting that follows for the number of steps.
+                word = f"--dry-run={rest.pop(0) if rest and rest[0].lstrip('-').isdigit() else DRY_RUN_STEPS}"
+            words.append(word)
         arguments: argparse.Namespace = self.parse_intermixed_args(words)
         return arguments
+
+
+def add_run_options(parser: CommandParser) -> None:
+    """Adds the options that ``alphanet train`` and ``alphanet resume`` share."""
+    parser.add_argument(
+        "--time-limit",
+        type=positive_float,
+        metavar="SECONDS",
+        help="save a checkpoint and stop after this time, as SIGTERM does",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (default: OMP_NUM_THREADS, or one per core); use 1 on a machine that others use too",
+    )
+
+
+def prepare_threads(threads: int | None) -> None:
+    """Configures OpenMP for a training process; must run before torch is imported.
+
+    Idle threads sleep instead of spinning, unless the environment variable OMP_WAIT_POLICY is set. Spinning threads
+    slow each other down if other programs use the cores.
+
+    Args:
+        threads: Number of threads; None keeps the default.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def make_parser(prog: str = "alphanet-train") -> CommandParser:
@@ -54,26 +93,21 @@ def make_parser(prog: str = "alphanet-train") -> CommandParser:
         "--dry-run",
         type=_dry_run_steps,
         metavar="STEPS",
-        help=f"time this many steps (default: {DRY_RUN_STEPS}), estimate the whole run, write nothing",
+        help=f"time STEPS steps (default: {DRY_RUN_STEPS}), estimate the whole run, write nothing to the output folder",
     )
     parser.add_argument(
         "--resume-anyway",
         action="store_true",
         help="continue the run in the output folder even if its settings differ",
     )
-    parser.add_argument(
-        "--time-limit",
-        type=positive_float,
-        metavar="SECONDS",
-        help="save a checkpoint and stop after this time, as SIGTERM does",
-    )
+    add_run_options(parser)
     return parser
 
 
 def _dry_run_steps(text: str) -> int:
     """An argparse type: two steps or more."""
     if not (text.isascii() and text.isdigit()) or int(text) < 2:
-        raise UsageError(f"{text!r} is not a number of steps; pass --dry-run=STEPS with 2 or more")
+        raise UsageError(f"{text!r} is not a number of steps; pass --dry-run STEPS with 2 or more")
     return int(text)
 
 
@@ -92,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         say(config.to_yaml().rstrip("\n"), required=True)
         return 0
+    prepare_threads(arguments.threads)
     if config.optim.kernels == "compiled":
         from alphanet_zoo.train.memory import keep_freed_memory
 
@@ -103,49 +138,55 @@ def run(arguments: argparse.Namespace) -> int:
         if figures is not None:
             say(str(figures), required=True)
         return 0
-    return train(arguments.prog, config, resume_anyway=arguments.resume_anyway, time_limit=arguments.time_limit)
+    return train(arguments, config, resume_anyway=arguments.resume_anyway)
 
 
-def train(prog: str, config: TrainConfig, *, resume_anyway: bool, time_limit: float | None) -> int:
+def train(arguments: argparse.Namespace, config: TrainConfig, *, resume_anyway: bool = False) -> int:
     """Trains and prints the result; returns the exit code.
 
     Args:
-        prog: The command's name, for messages.
+        arguments: The command line, with ``prog``, ``time_limit`` and ``threads``.
         config: The run.
         resume_anyway: See `alphanet_zoo.train.loop.train`.
-        time_limit: Seconds, see `alphanet_zoo.train.loop.train`.
     """
     from alphanet_zoo.train import loop
+    from alphanet_zoo.train.progress import described
 
-    result = loop.train(config, resume_anyway=resume_anyway, time_limit=time_limit)
-    prints = os.environ.get("RANK", "0") == "0"  # One of torchrun's processes prints.
+    result = loop.train(config, resume_anyway=resume_anyway, time_limit=arguments.time_limit)
+    output = shlex.quote(config.output)
+    if os.environ.get("RANK", "0") != "0":  # One of torchrun's processes prints.
+        return 0 if result.signal is None else 128 + result.signal
     if result.model is None:
         assert result.signal is not None
-        if prints:
-            note(prog, f"stopped after step {result.step}; continue with: alphanet resume {shlex.quote(config.output)}")
+        threads = "" if arguments.threads is None else f" --threads {arguments.threads}"
+        note(arguments.prog, f"stopped after step {result.step}; continue with: alphanet resume {output}{threads}")
         return 128 + result.signal
-    if prints:
-        figures = [f"{name}: {_described(measured)}" for name, measured in result.validation.items()]
-        say("\n".join([*figures, f"{result.model} ({result.step} steps)", f"next: {_next(config, result.model)}"]))
+    if result.start == result.step:
+        more = "set a larger max_steps to train longer" if result.step == config.max_steps else (
+            "for a longer schedule, start a run with more optim.epochs and another output")  # fmt: skip
+        note(arguments.prog, f"the run in {output} is complete ({result.step} steps); {more}")
+    figures = [f"{name}: {described(measured)}" for name, measured in result.validation.items()]
+    following = next_command(result.config, result.model)
+    say("\n".join([*figures, f"{result.model} ({result.step} steps)", f"next: {following}"]))
     return 0
 
 
-def _described(figures: Mapping[str, float]) -> str:
-    """The figures of a validation as text."""
-    images = f"of {figures['images']:.0f} validation images"
-    if "accuracy" in figures:
-        return f"{figures['accuracy']:.1%} {images}"
-    return f"mean average precision {figures['mean_average_precision']:.1%}, {images}"
-
-
-def _next(config: TrainConfig, model: Path) -> str:
+def next_command(config: TrainConfig, model: Path) -> str:
     """A command that uses the network of a finished run."""
+    from alphanet_zoo.train.folder import digits_folder
+
     data, quoted = config.data, shlex.quote(str(model))
-    if config.finetune.weights is not None or data.source == "multilabel":
+    if config.finetune.net is not None:
+        arch, file = (
+            shlex.quote(str(path)) for path in (model.with_name("arch.json"), Path(config.output, "net.onnx"))
+        )
+        return f"alphanet export --arch {arch} --supernet {quoted} -o {file}"
+    if data.source == "multilabel":
         return f"alphanet export-supernet {shlex.quote(config.output)} -o net.safetensors"
     folders = ["TRAIN_FOLDER", "VAL_FOLDER"]
     if data.source in ("folder", "digits"):
-        folders = [shlex.quote(f"{data.root.rstrip('/')}/{part}") for part in (data.train, data.val)]
+        root = digits_folder(config) if data.root is None else Path(data.root)
+        folders = [shlex.quote(str(root / part)) for part in (data.train, data.val)]
     scored = f"--hold-out {data.hold_out}" if data.hold_out else f"--data {folders[1]}"
     return f"alphanet search --supernet {quoted} --calib-data {folders[0]} {scored} -o front.json --best best.json"
 

@@ -12,13 +12,15 @@ from alphanet_zoo.schema import Count, Section, Share
 class DataConfig(Section):
     """Where the training images come from and how they are augmented."""
 
-    root: Annotated[str, Field(min_length=1)]
-    """Folder that `train` and `val` are in. For `webdataset`, also a URL such as `https://host/folder`."""
+    root: Annotated[str, Field(min_length=1)] | None = None
+    """Folder that `train` and `val` are in; nothing is written there. With source `folder`, it may instead contain the
+    class folders themselves; validation images are then held out. For `webdataset`, also a URL such as
+    `https://host/folder`. Null for `digits`."""
     source: Literal["folder", "digits", "cifar10", "webdataset", "multilabel"] = "folder"
-    """`folder`: one folder of images per class. `digits`: the same; scikit-learn's handwritten digits are written to
-    `root` first if it does not exist. `cifar10`: `root` has `cifar-10-batches-py`, or folders as in `folder`.
-    `webdataset`: shards. `multilabel`: several labels per image, in tables `train.csv` and `val.csv` beside the folders
-    of images."""
+    """`folder`: one folder of images per class. `digits`: scikit-learn's handwritten digits, in memory; a training run
+    also writes them to the folder `<output>-data` as PNG files for later commands. `cifar10`: `root` has
+    `cifar-10-batches-py`, or folders as in `folder`. `webdataset`: shards. `multilabel`: several labels per image, in
+    tables `train.csv` and `val.csv` beside the folders of images."""
     download: bool = False
     """Download CIFAR-10 into `root` if it is not there (`cifar10` only)."""
     train: Annotated[str, Field(min_length=1)] = "train"
@@ -32,19 +34,21 @@ class DataConfig(Section):
     same."""
     hold_out: Annotated[int, Field(ge=0)] = 0
     """Number of training images held out (class-balanced, fixed) and used for validation instead of `val`; 0 uses
-    `val`."""
+    `val`, or a fifth of the images if `root` itself contains the class folders."""
     engine: Literal["torch", "device", "dali"] = "torch"
     """`torch`: images are augmented one by one on the CPU. `device`: all images are kept on the training device, and
     whole batches are augmented there, with bit-identical results (small images; transforms `affine` and `cifar`
     without `autoaugment`). `dali`: NVIDIA DALI decodes and augments on the training device (the `dali` extra; source
     `folder` and transform `imagenet` only)."""
-    image_size: Count
-    """Side of the training images in pixels. Each subnet resizes them to its own resolution."""
+    image_size: Annotated[int, Field(ge=0)] = 0
+    """Side of the training images in pixels, within the resolutions of the space; 0 uses its largest resolution, or
+    that of the fine-tuned net. Each subnet resizes the images to its own resolution."""
     batch_size: Count
     """Images per step, over all processes."""
-    transform: Literal["affine", "imagenet", "cifar"] = "affine"
+    transform: Literal["auto", "affine", "imagenet", "cifar"] = "affine"
     """`affine`: centre crop, then `rotate_degrees`, `shift` and `zoom`. `imagenet`: random resized crop and flip.
-    `cifar`: random crop with a border of 4 pixels, and flip."""
+    `cifar`: random crop with a border of 4 pixels, and flip. `auto`: `imagenet` for more than 40 pixels; for smaller
+    images `cifar`, or `affine` when fine-tuning a net whose evaluation crops the images."""
     autoaugment: bool = False
     """Apply AutoAugment after the flip: the ImageNet policy with transform `imagenet`, the CIFAR-10 policy with
     `cifar`."""
@@ -58,6 +62,10 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _settings_agree(self) -> DataConfig:
         """Refuses settings that have no effect with the others."""
+        if self.root is None and self.source != "digits":
+            raise ValueError(
+                f"root is not set; pass data.root=FOLDER, where FOLDER has the images (source={self.source})"
+            )
         moves = {name: getattr(self, name) for name in ("rotate_degrees", "shift", "zoom") if getattr(self, name)}
         if self.transform != "affine" and moves:
             raise ValueError(f"{', '.join(moves)} have no effect with transform={self.transform}; leave them at 0")

@@ -14,8 +14,6 @@ What counts as an image file and as a class is decided here, for every reader of
 from __future__ import annotations
 
 import csv
-import functools
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alphanet_zoo.data.broken import warn_once
 from alphanet_zoo.data.classes import shortened
 from alphanet_zoo.data.images import IMAGE_ENDINGS, read_image
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -35,7 +34,6 @@ _UNREADABLE = frozenset((".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".sv
 """Endings of images that are not accepted."""
 
 _CELLS = {"0": 0, "1": 1}
-_LOG = logging.getLogger(__name__)
 
 
 def is_skipped(name: str) -> bool:
@@ -60,9 +58,9 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     _walk(os.fspath(folder), found, unreadable, ())
     dangling = [path for path in found if os.path.islink(path) and not os.path.exists(path)]
     if dangling:
-        _warn_once(f"{len(dangling)} images in {folder} are links to files that do not exist: {shortened(dangling)}")
+        warn_once(f"{len(dangling)} images in {folder} are links to files that do not exist: {shortened(dangling)}")
     if unreadable:
-        _warn_once(
+        warn_once(
             f"{len(unreadable)} images in {folder} are left out, because their format is not accepted: "
             f"{shortened(unreadable)}"
         )
@@ -107,12 +105,6 @@ def _check_link(entry: os.DirEntry[str]) -> None:
 def _ending(name: str) -> str:
     """The ending of a file's name, in lower case."""
     return os.path.splitext(name)[1].lower()
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Logs a warning the first time: a run opens its folders several times."""
-    _LOG.warning(message)
 
 
 class FolderSource:
@@ -180,7 +172,7 @@ class FolderSource:
         except OSError as error:
             raise AlphaNetError(f"cannot read the folder {self.root}: {error.strerror or error}") from error
         if loose:
-            _warn_once(f"{len(loose)} images in {self.root} are left out, because they are in no class folder: "
+            warn_once(f"{len(loose)} images in {self.root} are left out, because they are in no class folder: "
                        f"{shortened(loose)}")  # fmt: skip
         return names
 

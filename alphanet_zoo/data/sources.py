@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from alphanet_zoo.data.config import DataConfig
-from alphanet_zoo.data.digits import write_digits
+from alphanet_zoo.data.digits import SPLITS, DigitsSource
 from alphanet_zoo.data.folder import FolderSource, MultiLabelSource
+from alphanet_zoo.data.images import read_file, read_header
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 CIFAR_FOLDER = "cifar-10-batches-py"
@@ -65,6 +66,10 @@ class _Subset:
         """See `ImageSource`."""
         return self._source.load(int(self._indices[index]))
 
+    def parent(self, index: int) -> tuple[ImageSource, int]:
+        """The source that an image comes from, and its index there."""
+        return self._source, int(self._indices[index])
+
 
 def subset(source: ImageSource, indices: Sequence[int] | npt.NDArray[np.int64], name: str | None = None) -> ImageSource:
     """Some images of a source, in the order of ``indices``; it has the same classes.
@@ -75,6 +80,20 @@ def subset(source: ImageSource, indices: Sequence[int] | npt.NDArray[np.int64], 
         name: Name of the part in messages; None is the source's.
     """
     return _Subset(source, np.asarray(indices, dtype=np.int64), source.name if name is None else name)
+
+
+def image_side(source: ImageSource, index: int) -> int | None:
+    """The short side of an image in pixels, from its file's header if the source has files; None if it is broken."""
+    while isinstance(source, _Subset):
+        source, index = source.parent(index)
+    try:
+        if isinstance(source, FolderSource | MultiLabelSource):
+            path = source.path(index)
+            header = read_header(read_file(path), str(path))
+            return min(header.width, header.height)
+        return min(source.load(index).shape[1:])
+    except AlphaNetError:
+        return None
 
 
 def spread(source: ImageSource, limit: int | None) -> ImageSource:
@@ -202,6 +221,9 @@ def open_source(config: DataConfig, split: str = "train") -> ImageSource:
 def _open_whole(config: DataConfig, split: str) -> ImageSource:
     """As `open_source`, with no images held out."""
     part = config.train if split == "train" else config.val
+    if config.source == "digits":
+        return DigitsSource(part) if config.root is None else _digits_folder(Path(config.root), part)
+    assert config.root is not None
     root = Path(config.root)
     if config.source == "webdataset":
         from alphanet_zoo.data.shards import ShardSource
@@ -209,8 +231,6 @@ def _open_whole(config: DataConfig, split: str) -> ImageSource:
         return ShardSource(config.root, part, cache=config.cache)
     if config.source == "multilabel":
         return MultiLabelSource(root / part, root / f"{part}.csv")
-    if config.source == "digits":
-        root = write_digits(config.root)
     if config.source == "cifar10":
         if root.name == CIFAR_FOLDER:
             root = root.parent
@@ -224,3 +244,21 @@ def _open_whole(config: DataConfig, split: str) -> ImageSource:
                 "the former, or the folder that has one of them as data.root"
             )
     return FolderSource(root / part)
+
+
+def _digits_folder(root: Path, part: str) -> FolderSource:
+    """A split of a folder that `alphanet_zoo.data.digits.write_digits` wrote.
+
+    Raises:
+        UsageError: The folder does not exist or has other images.
+    """
+    own = (
+        "To train on your own images, use the recipe own_images or add data.source=folder; to train on the digits, "
+        "remove data.root."
+    )
+    if not (root / part).is_dir():
+        raise UsageError(f"data.source is digits, and no such folder: {root / part}. {own}")
+    source = FolderSource(root / part)
+    if source.classes != [str(digit) for digit in range(10)] or len(source) != SPLITS.get(part):
+        raise UsageError(f"data.source is digits, but {root} contains other images. {own}")
+    return source

@@ -27,8 +27,8 @@ class CalibrationPlan:
 
     Args:
         preprocessing: Preprocessing of an image; its ``input_size`` is the side of the network's input in pixels.
-        images: Maximum number of images; an incomplete last batch is dropped.
-        batch_size: Images per batch.
+        images: Maximum number of images.
+        batch_size: Maximum number of images per batch; all batches have the same size up to one image.
         seed: Seed of the selection, order and augmentation of the images.
         augment: Use the ImageNet training transform instead of the centre crop of the evaluation.
 
@@ -66,7 +66,7 @@ class CalibrationPlan:
 
 
 class CalibrationImages:
-    """The batches of a plan, read from a source; iterates over ``(batch_size, 3, S, S)`` tensors.
+    """The batches of a plan, read from a source; iterates over ``(N, 3, S, S)`` tensors.
 
     Args:
         plan: The plan.
@@ -105,7 +105,7 @@ class CalibrationImages:
             stopped: Called after every batch; if it returns True, calibration ends early, with incomplete statistics.
 
         Raises:
-            AlphaNetError: An image cannot be read.
+            AlphaNetError: Too many images are broken.
         """
         calibrate(net, _until(stopped, self))
         assert isinstance(net.calibration, dict)

@@ -45,8 +45,9 @@ class LabelTally:
         ``label_accuracy``: share of all labels predicted correctly, present or absent; if labels are rare, predicting
         absence everywhere scores high. ``images``: their number.
         """
-        scores = self._gathered(self._logits, ranks)
-        labels = self._gathered(self._labels, ranks) > 0.5
+        table = self._gathered(ranks)
+        table = table[table[:, -1] > 0.5]
+        scores, labels = table[:, : self._shape[1]], table[:, self._shape[1] : -1] > 0.5
         precisions = average_precision(scores, labels)
         measured = precisions[~precisions.isnan()]
         return {
@@ -56,11 +57,16 @@ class LabelTally:
             "images": float(len(scores)),
         }
 
-    def _gathered(self, batches: list[Tensor], ranks: Processes) -> Tensor:
-        """The rows of all processes in the images' order, ``(images, labels)`` on the CPU."""
-        table = torch.zeros(self._shape, device=ranks.device)
-        if batches:
-            table[ranks.rank :: ranks.world_size] = torch.cat(batches).to(table)
+    def _gathered(self, ranks: Processes) -> Tensor:
+        """Scores, labels and 1 of each image of all processes, ``(images, 2 * labels + 1)`` on the CPU.
+
+        The rows of images that were left out are 0.
+        """
+        table = torch.zeros((self._shape[0], 2 * self._shape[1] + 1), device=ranks.device)
+        if self._logits:
+            logits, labels = torch.cat(self._logits).to(table), torch.cat(self._labels).to(table)
+            rows = torch.cat((logits, labels, torch.ones_like(labels[:, :1])), dim=1)
+            table[ranks.rank :: ranks.world_size][: len(rows)] = rows
         return ranks.sum_(table).cpu()
 
 

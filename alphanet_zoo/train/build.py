@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,37 +16,46 @@ from alphanet_zoo.nn.config import default_cfg
 from alphanet_zoo.nn.losses import BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.config import FineTuneConfig, TrainConfig
+from alphanet_zoo.train.config import FineTuneConfig, TrainConfig, read_arch
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.zoo.names import find_member
 from alphanet_zoo.zoo.open import open_net
 
 
-def named_arch(name: str, space: SearchSpace) -> ArchSpec:
-    """The arch of a space with this name: `smallest`, `largest` or a model name.
+def named_arch(arch: str | Mapping[str, Any], space: SearchSpace, setting: str = "arch") -> ArchSpec:
+    """The arch of a space that a setting selects.
+
+    Args:
+        arch: `smallest`, `largest`, the name of a model, the path of a JSON file, or the arch as a mapping.
+        space: The search space.
+        setting: Name of the setting, for the message.
 
     Raises:
-        UsageError: The space has no arch of this name.
+        UsageError: The space has no such arch.
     """
-    if name in ("smallest", "largest"):
-        return space.smallest if name == "smallest" else space.largest
+    if isinstance(arch, Mapping) or arch.endswith(".json"):
+        try:
+            return space.validate(read_arch(arch) if isinstance(arch, str) else ArchSpec.from_dict(arch))
+        except ValueError as error:
+            raise UsageError(f"{setting}: {error}") from error
+    if arch in ("smallest", "largest"):
+        return space.smallest if arch == "smallest" else space.largest
     try:
-        member = find_member(name)
+        member = find_member(arch)
     except UsageError:
         member = None
     if member is not None and member.space == space:
         return member.arch
     raise UsageError(
-        f"{name} is not an arch of the space {space.name}; pass smallest, largest or a model of that space "
-        "(several separated by commas, such as validation.archs=smallest,largest)"
+        f"{setting}: {arch} is not an arch of the space {space.name}; pass smallest, largest, a model of that space, "
+        "or a JSON file of alphanet search --best"
     )
 
 
 def image_cfg(config: TrainConfig) -> dict[str, Any]:
     """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped."""
-    cfg = default_cfg(SPACES[config.space].largest, 0)
+    cfg = default_cfg(config.search_space.largest, 0)
     return cfg | {"crop_pct": 1.0} if config.data.transform == "cifar" else cfg
 
 
@@ -60,13 +69,18 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
         UsageError: The file to fine-tune does not match the config.
         AlphaNetError: The file is damaged.
     """
-    sandwich, space = config.sandwich, SPACES[config.space]
+    sandwich, space = config.sandwich, config.search_space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.seed, "weights"))
-        if config.finetune.weights is None:
+        if config.finetune.net is None:
             net = AlphaNet(space.largest, space, len(classes), supernet=True)
         else:
-            net = _loaded(config.finetune, config.finetune.weights, space)
+            net = finetuned_net(config.finetune)
+            if net.space != space:
+                raise UsageError(
+                    f"{config.finetune.net} contains a net of the space {net.space.name}, but space is {space.name}; "
+                    "set space=net"
+                )
             if tuple(net.pretrained_cfg.get("label_names") or ()) != tuple(classes):
                 net.reset_classifier(len(classes))
     net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
@@ -77,21 +91,27 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
     return net.train()
 
 
-def _loaded(finetune: FineTuneConfig, path: str, space: SearchSpace) -> AlphaNet:
-    """The static net to fine-tune."""
-    net = open_net(path).net
-    if net.space != space:
-        raise UsageError(
-            f"{path} contains a net of the space {net.space.name}, but space is {space.name}; "
-            f"set space={net.space.name}"
-        )
+def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
+    """The static net to fine-tune.
+
+    Raises:
+        UsageError: There is no such net, or it is a supernet without the subnet of the config.
+        AlphaNetError: It cannot be read or downloaded.
+    """
+    assert finetune.net is not None
+    net = open_net(finetune.net).net
     if net.supernet and finetune.arch is None:
-        raise UsageError(f"{path} contains a supernet; pass the subnet to fine-tune, such as finetune.arch=alphanet_a0")
+        raise UsageError(
+            f"{finetune.net} contains a supernet; pass the subnet to fine-tune: finetune.arch=smallest, largest, a "
+            "model name, or a JSON file of alphanet search --best"
+        )
     if finetune.arch is None:
         return net
-    arch = named_arch(finetune.arch, space)
+    arch = named_arch(finetune.arch, net.space, "finetune.arch")
     if not net.contains(arch):
-        raise UsageError(f"the net in {path} does not contain {finetune.arch}; remove or change finetune.arch")
+        raise UsageError(
+            f"the net in {finetune.net} does not contain the subnet of finetune.arch; remove or change finetune.arch"
+        )
     return net.extract(arch)
 
 

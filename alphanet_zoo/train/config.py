@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.recipes import recipe_text, shipped_recipes
 from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share
+from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.custom import find_space
 from alphanet_zoo.space.presets import SPACES
+from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.guard import GuardConfig
+from alphanet_zoo.units import parse_count
+
+AUTO, NET = "auto", "net"
+"""Values of `space`: fit one to the images; take that of the net to fine-tune."""
+
+Macs = Annotated[float, Field(gt=0.0), BeforeValidator(lambda v: parse_count(v) if isinstance(v, str) else v)]
+"""A cost such as ``60M``, in multiply-accumulates."""
 
 
 class OptimConfig(Section):
@@ -57,11 +68,9 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _kernels_suit_the_precision(self) -> OptimConfig:
-        """The compiled kernels support float32 without torch.compile only."""
+        """The compiled kernels support float32 only."""
         if self.kernels == "compiled" and self.precision != "fp32":
             raise ValueError("kernels=compiled requires precision=fp32; pass precision=fp32 or kernels=torch")
-        if self.kernels == "compiled" and self.compile:
-            raise ValueError("compile=true and kernels=compiled exclude each other; remove one of them")
         return self
 
 
@@ -122,17 +131,52 @@ class SandwichConfig(Section):
 class FineTuneConfig(Section):
     """Fine-tuning of a single subnet."""
 
+    model: str | None = None
+    """Name of a model whose weights are included in the package or published, such as `alphanet_a0`."""
     weights: str | None = None
-    """File of a static net, or of a supernet together with `arch`; null trains a supernet of `space`."""
-    arch: str | None = None
-    """The subnet to extract from a supernet: `smallest`, `largest`, or a model name such as `alphanet_a0`."""
+    """A static net, or a supernet together with `arch`: a file, the output folder of a run, a folder of
+    `save_pretrained` or a Hub repository. Without `model` and `weights`, a supernet of `space` is trained."""
+    arch: str | dict[str, Any] | None = None
+    """The subnet to extract from a supernet: `smallest`, `largest`, a model name such as `alphanet_a0`, or a JSON file
+    such as the one of `alphanet search --best`."""
+
+    @field_validator("arch", mode="before")
+    @classmethod
+    def _read_arch(cls, value: object) -> object:
+        """Replaces the path of a JSON file by its content."""
+        return read_arch(value).to_dict() if isinstance(value, str) and value.endswith(".json") else value
 
     @model_validator(mode="after")
-    def _arch_requires_weights(self) -> FineTuneConfig:
-        """``arch`` requires ``weights``."""
+    def _one_net(self) -> FineTuneConfig:
+        """``model`` and ``weights`` exclude each other, and ``arch`` requires ``weights``."""
+        if self.model is not None and self.weights is not None:
+            raise ValueError(
+                f"model and weights exclude each other; to fine-tune {self.model} of a supernet, set finetune.arch="
+                f"{self.model} and remove finetune.model"
+            )
         if self.arch is not None and self.weights is None:
             raise ValueError("arch has no effect without weights; set finetune.weights to the supernet's file")
         return self
+
+    @property
+    def net(self) -> str | None:
+        """What `alphanet_zoo.zoo.open.open_net` opens; None if a supernet is trained."""
+        return self.model or self.weights
+
+
+def read_arch(path: str) -> ArchSpec:
+    """The arch in a JSON file.
+
+    Raises:
+        ValueError: There is no such file, or it does not contain one arch.
+    """
+    try:
+        spec = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read the arch in {path}: {error}; pass a file of alphanet search --best") from error
+    if isinstance(spec, list):
+        raise ValueError(f"{path} has {len(spec)} archs; pass a file with one, such as that of alphanet search --best")
+    return ArchSpec.from_dict(spec)
 
 
 class DistributedConfig(Section):
@@ -153,13 +197,13 @@ class ValidationConfig(Section):
     every_epochs: Annotated[int, Field(ge=0)] = 0
     """Validate every N epochs and at the end; 0 disables."""
     archs: tuple[str, ...] = ("smallest", "largest")
-    """Subnets to validate: `smallest`, `largest` or model names of the space, such as `alphanet_a0`."""
+    """Subnets to validate: `smallest`, `largest`, model names of the space such as `alphanet_a0`, or JSON files."""
     batch_size: Count = 128
     """Validation images per batch and process."""
     calibration_batches: Count = 16
-    """Number of batches of augmented training images for batch-norm calibration."""
+    """Number of batches of training images for batch-norm calibration."""
     calibration_batch_size: Count = 256
-    """Images per calibration batch, at most the number of training images."""
+    """Maximum number of images per calibration batch."""
 
     @field_validator("archs", mode="before")
     @classmethod
@@ -176,7 +220,7 @@ class LogConfig(Section):
     tensorboard: bool = False
     """Also write the metrics to `<output>/tensorboard`. Requires the `train` extra."""
     progress: bool = True
-    """Show a progress bar on standard error."""
+    """Report the progress on standard error: a bar on a terminal, otherwise a line every `every_steps` steps."""
 
 
 class TrainConfig(Section):
@@ -194,8 +238,11 @@ class TrainConfig(Section):
     """Number of checkpoints to keep; older ones are deleted."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU if there is one, else the CPU."""
-    space: str
-    """Name of the search space."""
+    space: str | dict[str, Any]
+    """The search space: a name, the path of a YAML file, `auto` or `net`. `auto` selects a space by the size of the
+    images and `budget`; `net` takes that of the net to fine-tune."""
+    budget: Macs = 150e6
+    """Maximum cost of the largest subnet of `space=auto`, in MACs per image, such as `60M`."""
     data: DataConfig
     optim: OptimConfig
     sandwich: SandwichConfig = SandwichConfig()
@@ -205,13 +252,35 @@ class TrainConfig(Section):
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
 
-    @field_validator("space")
+    @field_validator("space", mode="before")
     @classmethod
-    def _known_space(cls, name: str) -> str:
-        """The space must be one of `SPACES`."""
-        if name not in SPACES:
-            raise ValueError(f"unknown search space {name!r}; pass one of {', '.join(SPACES)}")
-        return name
+    def _resolve_space(cls, value: object) -> object:
+        """The name of a preset, or the choices of another space as plain values."""
+        if value in (AUTO, NET) or not isinstance(value, str | Mapping):
+            return value
+        space = find_space(value)
+        return space.name if space.name in SPACES else space.to_dict()
+
+    @model_validator(mode="after")
+    def _image_size_fits_the_space(self) -> TrainConfig:
+        """The training images must have a resolution of the space."""
+        if self.space not in (AUTO, NET) and self.data.image_size:
+            low, high = (pick(self.search_space.resolution) for pick in (min, max))
+            if not low <= self.data.image_size <= high:
+                raise ValueError(
+                    f"data.image_size is {self.data.image_size}, and the space {self.search_space.name} has "
+                    f"resolutions from {low} to {high}; pass data.image_size=0 to use {high}, or another space"
+                )
+        return self
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The search space.
+
+        Raises:
+            UsageError: `space` is `auto` or `net`; `alphanet_zoo.train.prepare.prepare` replaces it.
+        """
+        return find_space(self.space)
 
     def to_yaml(self) -> str:
         """The resolved config in the order of the schema; `load_config` reads it."""
@@ -221,12 +290,13 @@ class TrainConfig(Section):
     def differences(self, other: TrainConfig) -> list[str]:
         """The settings that give ``other`` different weights, as ``key: own value -> other value``."""
         own, others = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
-        fixed = (key for key in own if key not in _WITHOUT_EFFECT_ON_WEIGHTS)
-        return [f"{key}: {own[key]} -> {others[key]}" for key in fixed if own[key] != others[key]]
+        fixed = (key for key in own | others if key not in _WITHOUT_EFFECT_ON_WEIGHTS)
+        pairs = ((key, own.get(key), others.get(key)) for key in fixed)
+        return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
 
 
 _WITHOUT_EFFECT_ON_WEIGHTS = frozenset((
-    "output", "max_steps", "checkpoint_every_steps", "checkpoints_kept",
+    "output", "budget", "max_steps", "checkpoint_every_steps", "checkpoints_kept",
     "log.every_steps", "log.tensorboard", "log.progress", "data.workers", "data.cache", "distributed.timeout_seconds",
     *(f"validation.{name}" for name in ValidationConfig.model_fields),
 ))  # fmt: skip

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
+from alphanet_zoo.train.prepare import prepare
 from alphanet_zoo.train.runlog import peak_memory
 from alphanet_zoo.train.state import RunState
+from alphanet_zoo.units import duration
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,16 @@ class DryRun:
         phases: Measurements of each phase; a run without a resolution schedule has one phase.
         memory_bytes: Peak memory of this process.
         processes: Number of processes.
+        output: Output folder of the run, which was not written to.
+        notes: Choices that `alphanet_zoo.train.prepare.prepare` made.
     """
 
     steps: int
     phases: tuple[Phase, ...]
     memory_bytes: int
     processes: int
+    output: str
+    notes: tuple[str, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -71,14 +78,13 @@ class DryRun:
         """The measurements as lines of text."""
         timed = "" if len(self.phases) == 1 else " in each phase"
         processes = f"{self.processes} process{'' if self.processes == 1 else 'es'}"
-        hours = self.total_seconds / 3600
-        time = f"{hours:.2f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
         return "\n".join(
             (
-                f"{self.steps} steps{timed}, the first not timed; nothing was written",
+                *self.notes,
+                f"{self.steps} steps{timed}, the first not timed; nothing was written to {self.output}",
                 *map(str, self.phases),
                 f"peak memory per process: {self.memory_bytes / 2**20:.0f} MiB ({processes})",
-                f"whole run: {self.total_steps} steps, about {time} without validation",
+                f"whole run: {self.total_steps} steps, about {duration(self.total_seconds)} without validation",
             )
         )
 
@@ -97,6 +103,8 @@ def dry_run(config: TrainConfig, steps: int = 20) -> DryRun | None:
         ValueError: ``steps`` is less than 2 or more than a phase has.
     """
     with joined(config.device, config.distributed) as ranks:
+        notes: list[str] = []
+        config = ranks.from_first(partial(prepare, config, notes.append))
         run = RunState(config, ranks)
         phases, start = [], 0
         for end, resolution in run.phases:
@@ -105,7 +113,7 @@ def dry_run(config: TrainConfig, steps: int = 20) -> DryRun | None:
             run.step = start
             phases.append(_timed(run, steps, end - start, resolution))
             start = end
-        figures = DryRun(steps, tuple(phases), peak_memory(ranks.device), ranks.world_size)
+        figures = DryRun(steps, tuple(phases), peak_memory(ranks.device), ranks.world_size, config.output, tuple(notes))
         return figures if ranks.first else None
 
 

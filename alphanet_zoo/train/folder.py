@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -97,13 +98,24 @@ def store_config(output: Path, config: TrainConfig) -> None:
         temporary.write_text(config.to_yaml(), "utf-8")
 
 
-def save_results(output: Path, run: RunState) -> Path:
-    """Writes ``final/model.safetensors`` and, with ``optim.ema_decay``, ``final/ema.safetensors``.
+def digits_folder(config: TrainConfig) -> Path:
+    """The folder that a run on the digits writes them to: ``<output>-data``."""
+    output = Path(config.output)
+    return output.with_name(f"{output.name}-data")
 
-    The contents do not depend on path, host, time or restarts. Returns the path of the first file.
+
+def save_results(output: Path, run: RunState) -> Path:
+    """Writes the results of a finished run; returns the path of the first file.
+
+    These are ``final/model.safetensors``; with ``optim.ema_decay``, ``final/ema.safetensors``; and for a static net
+    ``final/arch.json``, its arch as ``alphanet export --arch`` reads it. The contents do not depend on path, host, time
+    or restarts.
     """
     model = output / "final" / "model.safetensors"
     save_net(run.net, model)
+    if not run.net.supernet:
+        with replacing(model.with_name("arch.json")) as temporary:
+            temporary.write_text(json.dumps(run.net.arch.to_dict(), indent=1) + "\n", "utf-8")
     if run.average is not None:
         save_net(run.averaged_net(), model.with_name("ema.safetensors"))
     return model

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from alphanet_zoo.checkpoint import (
     Checkpoint,
@@ -22,12 +21,18 @@ from alphanet_zoo.checkpoint import (
     save_checkpoint,
     step_of,
 )
+from alphanet_zoo.data.digits import write_digits
+from alphanet_zoo.data.reader import Batch
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
-from alphanet_zoo.train.folder import check_config, locked, save_results, store_config
+from alphanet_zoo.train.folder import check_config, digits_folder, locked, save_results, store_config
 from alphanet_zoo.train.guard import Guard, Verdict
+from alphanet_zoo.train.prepare import prepare, warn_of_large_images
+from alphanet_zoo.train.progress import Progress
+from alphanet_zoo.train.report import write_report
 from alphanet_zoo.train.runlog import Meter, RunLog
+from alphanet_zoo.train.sandwich import StepOutcome
 from alphanet_zoo.train.state import RunState, guard_state, micro_batches_per_process
 from alphanet_zoo.train.validation import Validator
 
@@ -37,12 +42,16 @@ class RunResult:
     """Result of a call of `train`.
 
     Attributes:
+        config: The config of the run, with all settings determined.
+        start: Number of steps that were completed before this call.
         step: Number of completed steps of the run, including earlier calls.
         model: ``final/model.safetensors``; None if a signal stopped the run before its end.
         signal: The signal that stopped the run, or None.
         validation: Metrics of each validated subnet after the last step, by name (in the first process).
     """
 
+    config: TrainConfig
+    start: int
     step: int
     model: Path | None
     signal: int | None
@@ -69,6 +78,8 @@ def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float
     output, deadline = Path(config.output), None if time_limit is None else time.monotonic() + time_limit
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(config.device, config.distributed))
+        notes: list[str] = []
+        config = ranks.from_first(partial(prepare, config, notes.append))
         changed = ranks.from_first(lambda: check_config(output, config, resume_anyway=resume_anyway))
         stack.enter_context(locked(output, ranks))
         checkpoint = ranks.from_first(lambda: latest_checkpoint(output / "checkpoints"))
@@ -84,6 +95,15 @@ def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float
         if resume_anyway:
             run.guard.forget_rollbacks()
         validator = Validator(config, ranks) if config.validation.every_epochs else None
+        progress = Progress(enabled=config.log.progress and ranks.first, start=run.step, end=run.end)
+        stack.callback(progress.close)
+        for note in notes:
+            progress.say(note)
+        if 0 < run.step < run.end:
+            progress.say(f"resumed from step {run.step} of {run.end}")
+        if run.step == 0 and ranks.first:
+            warn_of_large_images(config, run.batches.source)
+        start = run.step
         with (
             RunLog(output if ranks.first else None, start=run.step, tensorboard=config.log.tensorboard) as log,
             collected_signals(None if deadline is None else max(deadline - time.monotonic(), 0.0)) as received,
@@ -93,55 +113,72 @@ def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float
                 log.note(run.step, "config changed", "; ".join(changed))
             if accumulate != config.optim.accumulate:
                 log.note(run.step, "micro-batches kept", f"each process uses {accumulate} micro-batches per step")
-            stopped_by = _Loop(run, log, received, validator).run_to_end()
-        model = ranks.from_first(lambda: save_results(output, run)) if run.step == run.end else None
-        return RunResult(run.step, model, stopped_by, log.validations.get(run.step, {}))
+            stopped_by = _Loop(run, log, received, validator, progress).run_to_end()
+        model = ranks.from_first(partial(_save_results, output, run)) if run.step == run.end else None
+        return RunResult(config, start, run.step, model, stopped_by, log.validations.get(run.step, {}))
+
+
+def _save_results(output: Path, run: RunState) -> Path:
+    """Writes the results of a finished run; returns the file of the net."""
+    if run.config.data.source == "digits" and run.config.data.root is None:
+        write_digits(digits_folder(run.config))
+    return save_results(output, run)
 
 
 class _Loop:
     """Runs training steps until the end of the run or a signal."""
 
-    def __init__(self, run: RunState, log: RunLog, received: list[int], validator: Validator | None) -> None:
+    def __init__(
+        self, run: RunState, log: RunLog, received: list[int], validator: Validator | None, progress: Progress
+    ) -> None:
         """Continues from the current step of ``run``; ``received`` fills with signals."""
         self.run, self.log, self.received, self.config, self.validator = run, log, received, run.config, validator
-        self.checkpoints = Path(run.config.output) / "checkpoints"
+        self.checkpoints, self.progress = Path(run.config.output) / "checkpoints", progress
         self.meter = Meter(run.ranks.device)
-        self.bar = tqdm(
-            desc="training", initial=run.step, total=run.end, unit="step", file=sys.stderr,
-            disable=None if run.config.log.progress and run.ranks.first else True,  # None: only on a terminal
-        )  # fmt: skip
 
     def run_to_end(self) -> int | None:
         """Runs to the end or to a signal, which it returns. A rollback restarts the inner loop with other batches."""
         run, config, stopped_by = self.run, self.config, None
-        with closing(self.bar):
-            while run.step < run.end and stopped_by is None:
-                with closing(run.stream()) as batches:
-                    for batch in self.meter.waiting_for(batches):
-                        rate, outcome = run.rate, run.advance(batch, self.received)
-                        stopped_by = outcome.signal
-                        self.meter.count(config.data.batch_size)
-                        verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
-                        if verdict is Verdict.ROLL_BACK:
-                            roll_back(run, self.checkpoints, self.log)
-                            self.bar.update(run.step - self.bar.n)
-                            break
-                        self.bar.update()
-                        if verdict is Verdict.SKIP:
-                            self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
-                        elif self._due(config.log.every_steps):
-                            line = {"step": run.step, "epoch": batch.epoch, "lr": rate}
-                            line |= {"broken_images": len(run.batches.broken), **self.meter.read()}
-                            self.log.write({**line, "subnets": run.metrics(batch, outcome)})
-                        if stopped_by is not None or self._due(config.checkpoint_every_steps):
-                            self._save()
-                        if stopped_by is not None:
-                            break
-                        if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
-                            self._validate()
-            if run.step == run.end and stopped_by is None:
-                self._validate()
+        while run.step < run.end and stopped_by is None:
+            with closing(run.stream()) as batches:
+                for batch in self.meter.waiting_for(batches):
+                    rate, outcome = run.rate, run.advance(batch, self.received)
+                    stopped_by = outcome.signal
+                    self.meter.count(config.data.batch_size)
+                    verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
+                    if verdict is Verdict.ROLL_BACK:
+                        roll_back(run, self.checkpoints, self.log)
+                        self.progress.move_to(run.step)
+                        break
+                    self.progress.move_to(run.step)
+                    if verdict is Verdict.SKIP:
+                        self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
+                    elif self._due(config.log.every_steps):
+                        self._log(batch, rate, outcome)
+                    if stopped_by is not None or self._due(config.checkpoint_every_steps):
+                        self._save()
+                    if stopped_by is not None:
+                        break
+                    if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
+                        self._validate()
+        if run.step == run.end and stopped_by is None:
+            self._validate()
+        self._report()
         return stopped_by
+
+    def _log(self, batch: Batch, rate: float, outcome: StepOutcome) -> None:
+        """Writes and shows the metrics of a step."""
+        run = self.run
+        line: dict[str, Any] = {"step": run.step, "epoch": batch.epoch, "lr": rate}
+        line |= {"broken_images": len(run.batches.broken.messages), **self.meter.read()}
+        line["subnets"] = run.metrics(batch, outcome)
+        self.log.write(line)
+        self.progress.report(line, self.config.optim.epochs)
+
+    def _report(self) -> None:
+        """Writes ``run.html``."""
+        if self.run.ranks.first:
+            write_report(Path(self.config.output))
 
     def _due(self, every_steps: int) -> bool:
         """Whether an action that happens every ``every_steps`` steps and at the end is due."""
@@ -164,6 +201,8 @@ class _Loop:
         metrics = self.validator(run.net, lambda: bool(self.received))
         if metrics is not None:
             self.log.write({"step": run.step, "validation": metrics})
+            self.progress.validated(run.step, metrics)
+            self._report()
 
 
 def roll_back(run: RunState, folder: Path, log: RunLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,6 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
 from alphanet_zoo.evaluate.multilabel import LabelTally
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.train.build import named_arch
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
@@ -33,8 +33,8 @@ class Validator:
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
         """Opens the images and checks the names."""
-        self._ranks, settings, space = ranks, config.validation, SPACES[config.space]
-        self.archs = {name: named_arch(name, space) for name in settings.archs}
+        self._ranks, settings, space = ranks, config.validation, config.search_space
+        self.archs = {Path(name).stem: named_arch(name, space, "validation.archs") for name in settings.archs}
         self._source: ImageSource = open_source(config.data, "val")
         training = open_source(config.data, "train")
         if training.classes != self._source.classes:

@@ -1,3 +1,4 @@
+import os
 import re
 import resource
 import shlex
@@ -11,7 +12,7 @@ from PIL import Image
 
 from alphanet_zoo.cli.main import main as alphanet
 from alphanet_zoo.cli.search import make_parser
-from alphanet_zoo.cli.train import main
+from alphanet_zoo.cli.train import main, prepare_threads
 from alphanet_zoo.files import sha256_of
 
 
@@ -27,8 +28,8 @@ def write_images(root):
 def settings(tmp_path):
     write_images(tmp_path / "images")
     return [
-        "--config", "digits", f"data.root={tmp_path / 'images'}", f"output={tmp_path / 'run'}", "data.batch_size=4",
-        "log.progress=false", "device=cpu",
+        "--config", "digits", "data.source=folder", f"data.root={tmp_path / 'images'}", f"output={tmp_path / 'run'}",
+        "data.batch_size=4", "log.progress=false", "device=cpu",
     ]  # fmt: skip
 
 
@@ -43,11 +44,23 @@ def test_a_recipe_becomes_a_supernet_and_the_same_command_goes_on(settings, tmp_
     assert sha256_of(final) != before
 
 
-def test_digits_are_written_where_there_are_none(tmp_path):
-    root, output = tmp_path / "digits", tmp_path / "run"
-    argv = [f"data.root={root}", f"output={output}", "max_steps=1", "data.batch_size=4", "log.progress=false"]
+def test_digits_are_written_beside_the_run(tmp_path, capsys):
+    argv = [f"output={tmp_path / 'run'}", "max_steps=1", "data.batch_size=4", "log.progress=false", "device=cpu"]
+    assert main(["--config", "digits", *argv, "--dry-run", "2", "max_steps=2"]) == 0
+    assert f"nothing was written to {tmp_path / 'run'}\n" in capsys.readouterr().out and not list(tmp_path.iterdir())
     assert main(["--config", "digits", *argv]) == 0
-    assert len(list(root.glob("train/*/*.png"))) == 1197
+    assert f"--calib-data {tmp_path / 'run-data' / 'train'} " in capsys.readouterr().out
+    assert len(list((tmp_path / "run-data").glob("train/*/*.png"))) == 1197
+
+
+def test_nothing_is_written_into_a_folder_that_the_user_names(settings, tmp_path, capsys):
+    settings.remove("data.source=folder")
+    before = sorted((tmp_path / "images").rglob("*"))
+    for root in ("images", "images/nowhere"):
+        assert main([*settings, f"data.root={tmp_path / root}"]) == 2
+        error = capsys.readouterr().err
+        assert "add data.source=folder" in error and error.count("\n") == 1 and str(tmp_path / root) in error
+    assert sorted((tmp_path / "images").rglob("*")) == before and not (tmp_path / "run").exists()
 
 
 def test_print_config_resolves_and_does_nothing(settings, tmp_path, capsys):
@@ -165,6 +178,48 @@ def test_the_recipe_may_come_first_and_options_between_settings(capsys):
         printed.append(capsys.readouterr().out)
     assert len(set(printed)) == 1 and "seed: 3\n" in printed[0]
     assert main(["seed=3"]) == 2 and "a recipe is required" in capsys.readouterr().err
+
+
+def test_a_dry_run_takes_a_number_as_the_help_shows_it(settings, tmp_path, capsys):
+    for words in (["--dry-run", "2"], ["--dry-run=2"]):
+        assert main([*settings, *words, "optim.lr=0.1"]) == 0
+        assert f"2 steps, the first not timed; nothing was written to {tmp_path / 'run'}\n" in capsys.readouterr().out
+    assert main([*settings, "--dry-run", "1"]) == 2 and "2 or more" in capsys.readouterr().err
+
+
+def test_threads_sleep_while_they_wait_and_their_number_can_be_set(settings, monkeypatch):
+    code = (
+        "import sys, os; from alphanet_zoo.cli.train import main\n"
+        "assert 'torch' not in sys.modules\n"
+        "code = main(sys.argv[1:])\n"
+        "import torch; print(code, torch.get_num_threads(), os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    command = [sys.executable, "-c", code, *settings, "data.root=/nowhere", "--threads", "3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "2 3 PASSIVE\n", done.stderr
+    assert main([*settings, "--threads", "0"]) == 2
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    prepare_threads(None)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def test_a_redirected_run_reports_its_progress_and_its_end(settings, tmp_path, capsys):
+    (tmp_path / "images" / "val").symlink_to(tmp_path / "images" / "train")
+    settings.remove("log.progress=false")
+    settings += ["log.every_steps=1", "validation.every_epochs=1", "validation.archs=smallest"]
+    assert main([*settings, "max_steps=2"]) == 0
+    first, second, validation = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/2 (epoch 1/14): ") and second.startswith("step 2/2 ")
+    assert validation.startswith("step 2/2 validation: smallest ")
+    assert main([*settings, "max_steps=3"]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == "resumed from step 2 of 3"
+    assert alphanet(["resume", str(tmp_path / "run")]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        f"alphanet resume: the run in {tmp_path / 'run'} is complete (3 steps); set a larger"
+    )
+    assert captured.err.count("\n") == 1 and "next: alphanet search" in captured.out
 
 
 def test_a_bare_dry_run_before_a_setting_takes_20_steps(settings, capsys):

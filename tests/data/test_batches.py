@@ -143,7 +143,7 @@ def test_one_broken_image_is_replaced_logged_and_counted(tmp_path, workers, tran
     batches = batches_of(tmp_path, transform=transform, workers=workers)
     with caplog.at_level(logging.WARNING), closing(batches.stream(0, 6)) as stream:
         found = list(stream)
-    assert list(batches.broken) == [3] and path.name in batches.broken[3]
+    assert list(batches.broken.messages) == [3] and path.name in batches.broken.messages[3]
     assert [path.name in record.getMessage() for record in caplog.records] == [True]
     assert all(torch.isfinite(batch.images).all() for batch in found)
     for before, after in zip(whole, found, strict=True):
@@ -162,7 +162,7 @@ def test_more_broken_images_stop_the_run_and_are_listed(tmp_path, workers):
         folder.path(index).write_bytes(b"")
     names = ".*".join(folder.path(index).name for index in (3, 7))
     with (
-        pytest.raises(AlphaNetError, match=rf"2 of 12 training images are broken, more than 0.01%: .*{names}"),
+        pytest.raises(AlphaNetError, match=rf"2 of the 12 images in .* are broken, and 1 or 0.01% .*{names}"),
         closing(batches_of(tmp_path, transform="imagenet", workers=workers).stream(0, 2)) as stream,
     ):
         list(stream)
@@ -200,11 +200,27 @@ def test_the_evaluation_sees_every_image_once_over_all_processes(root):
         next(evaluation_batches(source, MEANT, 0))
 
 
-def test_a_broken_validation_image_always_stops(tmp_path):
+def test_one_broken_validation_image_is_left_out_and_named(tmp_path, caplog):
     folder = FolderSource(write_images(tmp_path, 6) / "train")
+    whole = list(evaluation_batches(folder, PLAIN, 2))
     folder.path(4).write_bytes(b"")
-    with pytest.raises(AlphaNetError, match=folder.path(4).name):
-        list(evaluation_batches(FolderSource(tmp_path / "train"), PLAIN, 2))
+    found = list(evaluation_batches(folder, PLAIN, 2))
+    assert [len(labels) for _, labels in found] == [2, 2, 1]
+    expected = torch.cat([images for images, _ in whole])[[0, 1, 2, 3, 5]]
+    assert torch.equal(torch.cat([images for images, _ in found]), expected)
+    assert torch.equal(torch.cat([labels for _, labels in found]), folder.labels[[0, 1, 2, 3, 5]])
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert str(folder.path(4)) in warning and "left out" in warning
+    folder.path(1).write_bytes(b"")
+    with pytest.raises(AlphaNetError, match="2 of the 6 images"):
+        list(evaluation_batches(folder, PLAIN, 2))
+
+
+def test_a_source_without_a_whole_image_is_an_error(tmp_path):
+    folder = FolderSource(write_images(tmp_path, 1) / "train")
+    folder.path(0).write_bytes(b"")
+    with pytest.raises(AlphaNetError, match=folder.path(0).name):
+        list(evaluation_batches(folder, PLAIN, 2))
 
 
 @pytest.mark.parametrize("settings", [{}, {"engine": "device"}, {"transform": "imagenet"}])

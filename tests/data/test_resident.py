@@ -101,7 +101,7 @@ def test_a_broken_image_has_the_substitute_of_the_other_engine(root: Path, caplo
     resident, single = (batches_of(root, engine=engine, transform="cifar") for engine in ("device", "torch"))
     with caplog.at_level(logging.WARNING):
         assert all(same(resident.batch(step), single.batch(step)) for step in range(6))
-    assert list(resident.broken) == [3] and path.name in resident.broken[3]
+    assert list(resident.broken.messages) == [3] and path.name in resident.broken.messages[3]
 
 
 def test_a_run_that_is_stopped_ends_with_the_bytes_of_one_that_is_not_and_of_the_other_engine(

@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 
 from alphanet_zoo.data.config import DataConfig
+from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.data.folder import FolderSource
-from alphanet_zoo.data.sources import open_source, split_hold_out, spread, subset
+from alphanet_zoo.data.sources import image_side, open_source, split_hold_out, spread, subset
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 
@@ -54,11 +55,41 @@ def test_a_limit_is_spread_over_all_classes(ten):
         spread(ten, 0)
 
 
-def test_digits_are_written_first(tmp_path):
-    source = open_source(config_of(tmp_path / "digits", source="digits"))
-    assert len(source.labels) == 1197 and source.classes == [str(i) for i in range(10)]
-    assert source.load(0).shape == (3, 10, 10) and source.load(0).dtype == torch.uint8
-    assert len(open_source(config_of(tmp_path / "digits", source="digits"), "val").labels) == 300
+def test_digits_in_memory_are_those_of_the_folder(tmp_path):
+    folder = write_digits(tmp_path / "digits")
+    for split, images in (("train", 1197), ("val", 300)):
+        memory = open_source(DataConfig(source="digits", image_size=16, batch_size=4), split)
+        files = open_source(config_of(folder, source="digits"), split)
+        assert len(memory) == len(files) == images and memory.classes == files.classes
+        assert torch.equal(memory.labels, files.labels)
+        for index in range(0, images, 29):
+            assert torch.equal(memory.load(index), files.load(index)) and memory.load(index).dtype == torch.uint8
+    with pytest.raises(UsageError, match="no split 'all'; pass one of train, val, test"):
+        open_source(DataConfig(source="digits", image_size=16, batch_size=4, train="all"))
+
+
+def test_digits_are_not_looked_for_in_a_folder_of_other_images(ten, tmp_path):
+    with pytest.raises(UsageError, match=r"contains other images.*add data.source=folder"):
+        open_source(config_of(tmp_path, source="digits"))
+    with pytest.raises(UsageError, match=r"no such folder.*add data.source=folder"):
+        open_source(config_of(tmp_path / "nowhere", source="digits"))
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(ValueError, match="pass data.root=FOLDER"):
+        DataConfig(image_size=16, batch_size=4)
+
+
+def test_the_short_side_is_read_from_headers(tmp_path):
+    for index, size in enumerate([(30, 20), (10, 40), (50, 50)]):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / "a" / f"{index}.jpg")
+    source = FolderSource(tmp_path)
+    assert [image_side(source, index) for index in range(3)] == [20, 10, 50]
+    assert image_side(subset(source, [2, 1]), 1) == 10
+    path = source.path(0)
+    path.write_bytes(path.read_bytes()[:-5])  # Pixels are not decoded.
+    assert image_side(source, 0) == 20
+    path.write_bytes(b"")
+    assert image_side(source, 0) is None
 
 
 def test_images_held_out_are_even_over_the_classes_and_take_the_place_of_val(tmp_path):

@@ -123,10 +123,11 @@ def test_a_dry_run_tells_the_time_and_writes_nothing(root, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(["--config", "digits", "--dry-run=3", *settings(root, output)]) == 0
     printed = capsys.readouterr().out
-    assert "3 steps" in printed and "whole run: 36 steps, about 0." in printed and "MiB" in printed
+    assert "3 steps" in printed and "MiB" in printed
+    assert re.search(r"whole run: 36 steps, about \d[\d.]* (s|min|min \d+ s) without", printed)
     assert not output.exists()
     schedule = "sandwich.resolution_schedule=[[0.5, 8], [0.5, 16]]"
-    assert main(["--config", "digits", "--dry-run=3", *settings(root, output, schedule)]) == 0
+    assert main(["--config", "digits", "--dry-run", "3", *settings(root, output, schedule)]) == 0
     printed = capsys.readouterr().out
     for resolution in (8, 16):
         assert re.search(rf"^up to {resolution} pixels \(18 steps\): \d+\.\d+ s per step", printed, re.MULTILINE)

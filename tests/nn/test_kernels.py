@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -178,6 +179,32 @@ def test_torch_compile_sees_them():
     torch.testing.assert_close(ours, expected)
     leaves = (weight, bias, taps)
     for mine, theirs in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+def test_a_compiled_subnet_uses_them():
+    torch.manual_seed(0)
+    net = fill_live(build_supernet(TINY, 10)).train()
+    net.kernels = "compiled"
+    subnet, images = partial(net, arch=TINY.smallest), torch.randn(4, 3, 12, 12)
+    used = []
+
+    def backend(graph, inputs):
+        used.extend(str(node.target) for node in graph.graph.nodes if "alphanet" in str(node.target))
+        return graph.forward
+
+    compiled = torch.compile(subnet, backend=backend, dynamic=False)
+    expected, found = subnet(images), compiled(images)
+    torch.testing.assert_close(found, expected)
+    assert used, "the graph has no custom operator"
+    leaves = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    pairs = zip(
+        torch.autograd.grad(found.square().mean(), leaves, allow_unused=True),
+        torch.autograd.grad(expected.square().mean(), leaves, allow_unused=True),
+        strict=True,
+    )
+    for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs)
 
 

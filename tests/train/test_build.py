@@ -9,6 +9,7 @@ from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
+from alphanet_zoo.search.run import write_arch, write_front
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, IMAGENET_FAMILY
 from alphanet_zoo.train.build import build_losses, build_net, named_arch
 from alphanet_zoo.train.config import load_config
@@ -54,10 +55,20 @@ def test_archs_have_names():
     assert named_arch("alphanet_a5_small", ALPHANET) == named_arch("alphanet_a5", ALPHANET)
     with pytest.raises(UsageError, match="alphanet_a0 is not an arch of the space alphanet_tiny"):
         named_arch("alphanet_a0", ALPHANET_TINY)
-    with pytest.raises(
-        UsageError, match=r"smalest is not an arch .*; pass smallest, largest .* \(several separated by"
-    ):
-        named_arch("smalest", ALPHANET_TINY)
+    with pytest.raises(UsageError, match=r"^finetune.arch: smalest is not an arch .*; pass smallest, largest, a model"):
+        named_arch("smalest", ALPHANET_TINY, "finetune.arch")
+
+
+def test_an_arch_may_come_from_the_file_that_a_search_writes(tmp_path):
+    write_arch(tmp_path / "best.json", ALPHANET_TINY.smallest.to_dict())
+    assert named_arch(str(tmp_path / "best.json"), ALPHANET_TINY) == ALPHANET_TINY.smallest
+    assert named_arch(ALPHANET_TINY.smallest.to_dict(), ALPHANET_TINY) == ALPHANET_TINY.smallest
+    with pytest.raises(UsageError, match=r"validation.archs: .*the space alphanet has"):
+        named_arch(str(tmp_path / "best.json"), ALPHANET, "validation.archs")
+    write_front(tmp_path / "front.json", [{"arch": ALPHANET_TINY.smallest.to_dict()}] * 2)
+    for name, reason in (("none.json", "cannot read the arch in"), ("front.json", "has 2 archs")):
+        with pytest.raises(UsageError, match=reason):
+            named_arch(str(tmp_path / name), ALPHANET_TINY)
 
 
 def test_a_subnet_is_fine_tuned_and_ends_as_a_static_net_with_statistics(root, supernet_file, tmp_path):
@@ -82,8 +93,8 @@ def test_a_subnet_is_fine_tuned_and_ends_as_a_static_net_with_statistics(root, s
     [
         (["finetune.weights={}"], "finetune.arch"),
         (
-            ["finetune.weights={}", "finetune.arch=smallest", "space=alphanet_cifar"],
-            "set space=alphanet_tiny",
+            ["finetune.weights={}", "finetune.arch=smallest", "space=alphanet_cifar", "data.image_size=0"],
+            "set space=net",
         ),
         (["finetune.weights={}", "finetune.arch=tiniest"], "tiniest"),
         (["finetune.arch=smallest"], "no effect without weights"),

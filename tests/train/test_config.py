@@ -87,6 +87,10 @@ def test_the_last_override_of_a_key_counts():
         ("sandwich.alpha_min=2", "alpha_min must be smaller"),
         ("optim.warmup_epochs=5000", "pass less than epochs (14)"),
         ("space=alphabet", "alphanet_tiny"),
+        ("space=nowhere.yaml", "no such file: nowhere.yaml"),
+        ("data.image_size=224", "the space alphanet_tiny has resolutions from 12 to 16"),
+        ("data.image_size=8", "pass data.image_size=0 to use 16"),
+        ("budget=much", "budget"),
         ("checkpoints_kept=1", "checkpoints_kept"),
         ("data.batch_size=null", "data.batch_size"),
         ("optim.kernels=fast", "compiled"),
@@ -101,7 +105,7 @@ def test_a_wrong_override_is_refused_by_name(override, named):
 def test_a_wrong_recipe_is_refused(tmp_path):
     with pytest.raises(UsageError, match="did you mean digits?"):
         load_config("digit")
-    with pytest.raises(UsageError, match="no recipe or file named 'mine.yaml'.*no_distill_imagenet$"):
+    with pytest.raises(UsageError, match="no recipe or file named 'mine.yaml'.*own_images$"):
         load_config("mine.yaml")  # A missing file is not a mistyped name, so no recipe is suggested.
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match="does not contain a mapping"):

@@ -245,7 +245,7 @@ def test_one_process_alone_sends_nothing():
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     def command(name):
         return [*TORCHRUN, "-m", "alphanet_zoo.cli.train", "--config", "digits", f"output={tmp_path / name}",
-                f"data.root={tmp_path / 'data'}", "max_steps=500", "checkpoint_every_steps=10", "log.progress=false",
+                "max_steps=500", "checkpoint_every_steps=10", "log.progress=false",
                 "log.every_steps=1", "device=cpu"]  # fmt: skip
 
     subprocess.run(command("whole"), env=ENVIRONMENT, check=True, capture_output=True)

@@ -62,7 +62,8 @@ def steps_logged(output):
 def test_a_run_leaves_its_folder(undisturbed):
     output = undisturbed.model.parents[1]
     assert (undisturbed.step, undisturbed.signal) == (10, None)
-    assert sorted(path.name for path in output.iterdir()) == ["checkpoints", "config.yaml", "final", "log.jsonl"]
+    names = ["checkpoints", "config.yaml", "final", "log.jsonl", "run.html"]
+    assert sorted(path.name for path in output.iterdir()) == names
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-10", "step-6", "step-8"]
     assert load_config(str(output / "config.yaml")).output == str(output)
     assert steps_logged(output) == list(range(1, 11))

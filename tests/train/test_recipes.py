@@ -19,7 +19,7 @@ CIFAR = [name for name in RECIPES if "cifar10" in name]
 def test_the_shipped_recipes():
     assert RECIPES == [
         "alphanet_cifar10", "alphanet_cifar10_kl", "alphanet_cifar10_no_distill", "alphanet_imagenet",
-        "attentive_imagenet", "bignas_imagenet", "digits", "finetune", "no_distill_imagenet",
+        "attentive_imagenet", "bignas_imagenet", "digits", "finetune", "no_distill_imagenet", "own_images",
     ]  # fmt: skip
 
 
@@ -34,7 +34,10 @@ def test_a_recipe_is_valid_and_says_what_it_needs(name):
     assert re.search(
         rf"(alphanet train|-m alphanet_zoo\.cli\.train --config) {name}(?= )|alphanet train {name}$", command, re.M
     )
-    assert config.data.image_size >= min(SPACES[config.space].resolution)
+    if config.space in SPACES:
+        assert config.data.image_size >= min(config.search_space.resolution)
+    else:
+        assert (config.data.image_size, config.data.transform) == (0, "auto")
 
 
 def test_the_published_recipe_is_the_published_one():

@@ -242,12 +242,14 @@ def test_a_step_keeps_no_statistics():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore::DeprecationWarning")
-def test_compiled_subnets_learn_the_same():
+@pytest.mark.parametrize("kernels", ["torch", "compiled"])
+def test_compiled_subnets_learn_the_same(kernels):
     images, labels = tiny_batch()
     archs = {"largest": TINY.largest, "smallest": TINY.smallest}
     outcomes, weights = [], []
     for compiles in (False, True):
         net = tiny_supernet()
+        net.kernels = kernels
         compiled = compile_recurring(net) if compiles else None
         outcomes.append(sandwich_step(
             net, images, labels, archs, plain_sgd(net), label_loss=LabelSmoothedCrossEntropy(0.1),

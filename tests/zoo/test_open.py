@@ -42,7 +42,7 @@ def test_the_published_checkpoint(upstream_checkpoint):
 
 
 def test_a_run_before_and_after_its_end(tmp_path):
-    settings = [f"output={tmp_path / 'run'}", f"data.root={tmp_path / 'digits'}", "checkpoint_every_steps=2",
+    settings = [f"output={tmp_path / 'run'}", "checkpoint_every_steps=2",
                 "log.progress=false", "device=cpu", "optim.ema_decay=0.9", "data.batch_size=16",
                 "validation.every_epochs=0"]  # fmt: skip
     result = train(load_config("digits", [*settings, "max_steps=4"]))

@@ -10,30 +10,9 @@ from markupsafe import Markup, escape
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_export.verify.report.render import printable
+from alphanet_zoo.svg import WIDTH, line, printable, svg, text
 
-WIDTH = 800
 _SHADES = ("bar", "bar2", "bar3")
-
-
-def svg(title: str, height: float, shapes: Sequence[str]) -> Markup:
-    """SVG elements as an inline picture. The title is escaped here; the shapes must be escaped."""
-    label, inside = escape(printable(title)), "\n".join(shapes)
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">\n'
-        f"<title>{label}</title>\n{inside}\n</svg>"
-    )
-
-
-def text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> str:
-    """Words at a point; escaped here."""
-    attribute = f' class="{kind}"' if kind else ""
-    return f'<text{attribute} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(printable(words))}</text>'
-
-
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    """A straight line."""
-    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def latency_plot(latency: Latency, height: int = 204) -> Markup:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from alphanet_export.verify.report import PAGE_ENDINGS
 from alphanet_zoo.files import replacing
+from alphanet_zoo.svg import printable
 
 NOT_MEASURED = "not measured"
 
@@ -86,11 +87,6 @@ class Document:
     def to_html(self) -> str:
         """As one HTML page that needs no other file."""
         return render_html("report.html", document=self)
-
-
-def printable(text: str) -> str:
-    r"""``text`` on one line, with characters that a terminal could interpret shown as escape sequences (``\x1b``)."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def markdown(text: str) -> str:

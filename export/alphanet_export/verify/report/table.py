@@ -18,12 +18,12 @@ from alphanet_export.verify.report.render import (
     interval,
     markdown,
     markdown_table,
-    printable,
     render_html,
     text_table,
     threads_of,
     write_page,
 )
+from alphanet_zoo.svg import printable
 
 SCHEMA = 1
 """Version of the JSON layout."""

@@ -1,0 +1,34 @@
+"""Durations and counts as text. This module imports no torch."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units, such as ``0.4 s``, ``1 min 12 s``, ``3 h 5 min`` or ``2 d 4 h``."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    whole = round(seconds)
+    for (name, size), (lower_name, lower) in zip(units, units[1:], strict=False):
+        if whole >= size:
+            whole = round(seconds / lower) * lower
+            large, small = divmod(whole, size)
+            rest = f" {small // lower} {lower_name}" if small else ""
+            return f"{large} {name}{rest}"
+    return f"{whole} s"
+
+
+def parse_count(text: str) -> float:
+    """A number with an optional suffix K, M or G, such as ``60M`` or ``0.5G``.
+
+    Raises:
+        ValueError: ``text`` is not a positive number with such a suffix.
+    """
+    number, scale = text.strip(), 1.0
+    if number[-1:].upper() in ("K", "M", "G"):
+        scale = {"K": 1e3, "M": 1e6, "G": 1e9}[number[-1].upper()]
+        number = number[:-1]
+    digits = number.replace(".", "", 1)
+    if not (digits.isascii() and digits.isdigit()) or float(number) <= 0:
+        raise ValueError(f"{text!r} is not a positive number; pass one such as 444M or 0.5G")
+    return float(number) * scale
