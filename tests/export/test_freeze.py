@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from alphanet_export.freeze import check_statistics, fold_batch_norms, freeze, input_preprocessing
+from alphanet_export.freeze import check_statistics, fold_batch_norms, freeze
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY, IMAGENET_FAMILY
@@ -110,6 +111,6 @@ def test_preprocessing_describes_the_exported_input(size: int, short_side: int) 
     with torch.device("meta"):
         net = AlphaNet(member.arch)
     net.pretrained_cfg["input_size"] = (3, 224, 224)
-    preprocessing = input_preprocessing(net, size)
+    preprocessing = input_of(net, size)
     assert (preprocessing.input_size, preprocessing.resize_size) == (size, short_side)
     assert preprocessing.interpolation == "bicubic"

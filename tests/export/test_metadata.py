@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from alphanet_export.build import Source, tensors_sha256
-from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.metadata import describe, facts, label_names
 from alphanet_zoo import __version__
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
@@ -33,7 +34,7 @@ def a4(size: int) -> FrozenNet:
         net = AlphaNet(IMAGENET_FAMILY[4].arch).eval()
     net.calibration = "checkpoint"
     net.pretrained_cfg |= PUBLISHED_CFG["imagenet"]
-    return FrozenNet(net, None, input_preprocessing(net, size), False)  # type: ignore[arg-type]
+    return FrozenNet(net, None, input_of(net, size), False)  # type: ignore[arg-type]
 
 
 def a4_source(frozen: FrozenNet, weights: str = "a4.safetensors") -> Source:

@@ -22,7 +22,7 @@ def test_a_folder_round_trips(folder: Path) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(net.state_dict().values(), live_net().state_dict().values(), strict=True)
     )
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_a_wrong_digest_never_deletes_a_users_file(folder: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_without_the_files_there_are_no_such_names(tmp_path: Path, monkeypatch: 
 
 
 def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, members: dict[str, AlphaNet]) -> None:
-    assert az.list_models(family="cifar10") == az.list_models("*c10*") == NAMES
+    assert az.list_models(family="cifar10") == az.list_models("*c10*") == az.list_models(pretrained=True) == NAMES
     assert sorted(path.name for path in folder.iterdir()) == [
         "family.json", "statistics.safetensors", "supernet.safetensors"
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, mem
         assert all(torch.equal(t, measured.state_dict()[key]) for key, t in net.state_dict().items())
         assert net.calibration == measured.calibration and not net.supernet
         cfg, side = net.pretrained_cfg, net.arch.resolution
-        assert (cfg["architecture"], cfg["top1"], cfg["license"]) == (name, TOP1[name], "apache-2.0")
+        assert (cfg["architecture"], net.top1, cfg["license"]) == (name, TOP1[name], "apache-2.0")
         assert (cfg["input_size"], cfg["crop_pct"], cfg["label_names"]) == ((3, side, side), 1.0, CLASSES)
     told = json.loads((folder / "family.json").read_text())
     assert [entry["macs"] for entry in told["members"]] == [count_macs(arch, TINY, 10) for arch in archs()]
@@ -105,7 +105,7 @@ def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, mem
 
 def test_other_classes_and_other_weights(folder: Path, members: dict[str, AlphaNet], tmp_path: Path) -> None:
     net = create_model("alphanet_c10_s", pretrained=True, num_classes=3)
-    assert (net.num_classes, net.pretrained_cfg["top1"], net.pretrained_cfg["label_names"]) == (3, None, None)
+    assert (net.num_classes, net.top1, net.pretrained_cfg["label_names"]) == (3, None, None)
     fresh = create_model("alphanet_c10_s")
     assert fresh.training and fresh.num_classes == 10 and fresh.pretrained_cfg["crop_pct"] == 1.0
     assert create_model("alphanet_c10_s", weights="random").calibration == "random"
