@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,22 +129,21 @@ def _build(
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     if pretrained_cfg is not None and not isinstance(pretrained_cfg, str) and num_classes is None:
         num_classes = cfg.num_classes
-    fresh = _fresh(name, arch, space)
-    in_chans = fresh.in_chans if in_chans is None else in_chans
-    net = _loaded(name, fresh, cfg, num_classes, in_chans, cache_dir) if pretrained else fresh
-    adapt(net, num_classes, in_chans, global_pool)
+    fresh = partial(_fresh, name, arch, space, 3 if in_chans is None else in_chans)
+    net = _loaded(name, fresh, cfg, num_classes, cache_dir) if pretrained else fresh()
+    adapt(net, num_classes, 3 if in_chans is None else in_chans, global_pool)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
     _describe(net, cfg, pretrained_cfg_overlay or {})
     net.train().to(device=device, dtype=dtype)
     return FeatureExtractor(net, out_indices).train() if features_only else net
 
 
-def _fresh(name: str, arch: Mapping[str, Any] | ArchSpec | None, space: Any) -> AlphaNet:
-    """A newly initialised network of 3 input channels."""
+def _fresh(name: str, arch: Mapping[str, Any] | ArchSpec | None, space: Any, in_chans: int) -> AlphaNet:
+    """A newly initialised network."""
     if name != GENERIC:
         if arch is not None or space is not None:
             raise UsageError(f"{name} has an arch of its own; pass arch and space to the model {GENERIC!r}")
-        return create_model(name)
+        return create_model(name, in_chans=in_chans)
     if arch is None:
         raise UsageError(f"the model {GENERIC!r} requires arch (a dict, or an ArchSpec), and its search space as space")
     if isinstance(space, str):
@@ -152,13 +152,14 @@ def _fresh(name: str, arch: Mapping[str, Any] | ArchSpec | None, space: Any) -> 
         space = SPACES[space]
     if isinstance(space, Mapping):
         space = SearchSpace.from_dict(space)
-    return AlphaNet(arch if isinstance(arch, ArchSpec) else ArchSpec.from_dict(arch), space or ALPHANET)
+    arch = arch if isinstance(arch, ArchSpec) else ArchSpec.from_dict(arch)
+    return AlphaNet(arch, space or ALPHANET, in_chans=in_chans)
 
 
 def _loaded(
-    name: str, fresh: AlphaNet, cfg: PretrainedCfg, num_classes: int | None, in_chans: int, cache_dir: Any
+    name: str, fresh: Callable[[], AlphaNet], cfg: PretrainedCfg, num_classes: int | None, cache_dir: Any
 ) -> AlphaNet:
-    """The network with the weights that a ``pretrained_cfg`` names.
+    """The network with the weights that a ``pretrained_cfg`` names; ``fresh`` creates a new one.
 
     Raises:
         AlphaNetError: There are none, they cannot be read, or they are those of another network.
@@ -178,14 +179,15 @@ def _loaded(
             raise UsageError(f"there is a local folder {source!r}; pass local-dir:{source}, or rename the folder")
     if source is not None and DIGEST_KEY in _document(source, revision, cache_dir):
         net = AlphaNet.from_pretrained(source, revision=revision or None, cache_dir=cache_dir)
-        if (net.arch, net.space, net.supernet) != (fresh.arch, fresh.space, False):
+        with torch.device("meta"):
+            named = fresh()
+        if (net.arch, net.space, net.supernet) != (named.arch, named.space, False):
             raise AlphaNetError(f"{source} does not contain the network {name} that its {CONFIG_NAME} names")
         return net
-    adapt(fresh, cfg.num_classes if num_classes is None else num_classes, in_chans, None)
-    load_pretrained(
-        fresh, _plain(cfg), num_classes=fresh.num_classes, in_chans=in_chans, strict=True, cache_dir=cache_dir
-    )
-    return fresh
+    net = fresh()
+    adapt(net, cfg.num_classes if num_classes is None else num_classes, net.in_chans, None)
+    load_pretrained(net, _plain(cfg), num_classes=net.num_classes, in_chans=net.in_chans, cache_dir=cache_dir)
+    return net
 
 
 def _document(source: str, revision: str, cache_dir: Any) -> dict[str, Any]:

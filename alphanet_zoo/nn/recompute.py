@@ -27,18 +27,24 @@ def recomputed(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms in ``block`` do not update their running statistics."""
-    before = [
-        (layer, key, getattr(layer, key))
-        for layer in block.modules()
-        if isinstance(layer, _BatchNorm)
-        for key in ("track_running_stats", "tracks")
-        if hasattr(layer, key)
-    ]
-    for layer, key, _ in before:
-        setattr(layer, key, False)
+    """Batch norms in ``block`` do not change their running statistics.
+
+    They run as usual, with a share of 0 for the new statistics, because checkpointing requires the same operations.
+    """
+    norms = [layer for layer in block.modules() if isinstance(layer, _BatchNorm)]
+    before = [(layer, layer.momentum) for layer in norms]
+    synced: list[Any] = [layer for layer in norms if getattr(layer, "tracks", False)]
+    counters = [(c, c.clone()) for c in (layer.num_batches_tracked for layer in norms) if c is not None]
+    for layer in norms:
+        layer.momentum = 0.0
+    for layer in synced:
+        layer.tracks = False
     try:
         yield
     finally:
-        for layer, key, value in before:
-            setattr(layer, key, value)
+        for layer, momentum in before:
+            layer.momentum = momentum
+        for layer in synced:
+            layer.tracks = True
+        for counter, value in counters:
+            counter.copy_(value)
