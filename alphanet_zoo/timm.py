@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
-from alphanet_zoo.nn.config import channel_cfg, default_cfg
+from alphanet_zoo.nn.config import channel_cfg, default_cfg, restored_cfg
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -202,9 +202,8 @@ def _document(source: str, revision: str, cache_dir: Any) -> dict[str, Any]:
 
 
 def _plain(cfg: PretrainedCfg) -> dict[str, Any]:
-    """A ``pretrained_cfg`` as a dict, without empty entries."""
-    plain: dict[str, Any] = cfg.to_dict()  # type: ignore[no-untyped-call]
-    return plain
+    """A ``pretrained_cfg`` as a dict, without empty entries and with tuples for lists."""
+    return restored_cfg(cfg.to_dict())  # type: ignore[no-untyped-call]
 
 
 def _describe(net: AlphaNet, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> None:
