@@ -20,6 +20,7 @@ _MODULES = {
     "count_macs": "space.cost",
     "count_params": "space.cost",
     "AlphaNet": "nn.model",
+    "FeatureExtractor": "nn.features",
     "build_supernet": "nn.model",
     "calibrate": "nn.calibration",
     "Classifier": "predict.classifier",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from alphanet_zoo import zoo as zoo
     from alphanet_zoo.nn import losses as losses
     from alphanet_zoo.nn.calibration import calibrate as calibrate
+    from alphanet_zoo.nn.features import FeatureExtractor as FeatureExtractor
     from alphanet_zoo.nn.model import AlphaNet as AlphaNet
     from alphanet_zoo.nn.model import build_supernet as build_supernet
     from alphanet_zoo.predict.classifier import Classifier as Classifier

@@ -29,7 +29,7 @@ import onnxruntime
 import torch
 
 from alphanet_export.build import Source
-from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.metadata import describe, open_onnx
 from alphanet_export.onnx_model import INPUT_NAME, FloatArray, open_session, run_logits
 from alphanet_export.quantize.images import QuantImages, quant_images
@@ -47,6 +47,7 @@ from alphanet_zoo.data.calibration import calibration_batches
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import spread
 from alphanet_zoo.errors import AccuracyError
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.evaluate.statistics import median_ratio_interval
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs
@@ -262,7 +263,7 @@ def main() -> None:
     if not args.random:
         supernet = open_net(args.supernet).net
         for arch in spread_archs(supernet.space, args.archs, supernet.num_classes):
-            preprocessing = input_preprocessing(supernet, arch.resolution)
+            preprocessing = input_of(supernet, arch.resolution)
             batches = calibration_batches(FolderSource(args.data / "train"), preprocessing, images=args.bn_images)
             lines += measure(freeze(supernet, batches, arch=arch), args)
     print("", *lines, sep="\n")

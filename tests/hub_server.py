@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 
 class HubServer(ThreadingHTTPServer):
     """A Hub with the repositories that tests `publish` to it; a context manager."""
@@ -92,6 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if path == "/api/repos/create":
             self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            front = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
+            faults = [f"{key} is missing" for key in ("license", "tags") if not front.get(key)]
+            self._answer_json({"errors": [{"message": fault} for fault in faults], "warnings": []})
         elif match := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", path):
             self._preupload(json.loads(body))
         elif re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):

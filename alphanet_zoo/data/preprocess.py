@@ -65,9 +65,9 @@ class Preprocessing:
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
-        """The transform that a ``pretrained_cfg`` (timm's keys) describes."""
+        """The transform that a ``pretrained_cfg`` (timm's keys) describes; sizes are rounded down, as in timm."""
         size = int(cfg["input_size"][-1])
-        return cls(size, round(size / float(cfg["crop_pct"])), cfg["interpolation"], cfg["mean"], cfg["std"])
+        return cls(size, math.floor(size / float(cfg["crop_pct"])), cfg["interpolation"], cfg["mean"], cfg["std"])
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> Preprocessing:
@@ -87,7 +87,7 @@ class Preprocessing:
 
     def for_size(self, input_size: int) -> Preprocessing:
         """The same transform to another crop size, with the same ratio of short side to crop."""
-        resize_size = round(input_size * self.resize_size / self.input_size)
+        resize_size = input_size * self.resize_size // self.input_size
         return Preprocessing(input_size, resize_size, self.interpolation, self.mean, self.std)
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -213,9 +213,16 @@ class Evaluator:
         return self._kept[preprocessing]
 
 
-def input_of(net: AlphaNet, size: int) -> Preprocessing:
-    """Preprocessing to ``size`` pixels: resizes the short side to size / crop_pct, then takes the centre crop."""
-    return Preprocessing.from_cfg({**net.pretrained_cfg, "input_size": (3, size, size)})
+def input_of(net: AlphaNet, size: int | None = None) -> Preprocessing:
+    """The preprocessing of a network's images; `timm.data.create_transform` of its ``pretrained_cfg`` is the same.
+
+    Args:
+        net: The network.
+        size: Side of the input in pixels; None is the arch's resolution. The short side of an image is resized to
+            size / crop_pct, rounded down, before the centre crop.
+    """
+    size = size or net.arch.resolution
+    return Preprocessing.from_cfg({**net.pretrained_cfg, "input_size": (net.in_chans, size, size)})
 
 
 def predictor(net: nn.Module) -> Predict:

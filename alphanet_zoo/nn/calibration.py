@@ -79,9 +79,9 @@ def _average(net: AlphaNet, batches: Iterable[Tensor]) -> CalibrationRecord:
     device = next(net.parameters()).device
     digest, images, count = hashlib.sha256(), 0, 0
     for batch in batches:
-        if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != 3:
+        if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != net.in_chans:
             found = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-            raise ValueError(f"a calibration batch is {found}; pass image tensors of shape (N, 3, H, W)")
+            raise ValueError(f"a calibration batch is {found}; pass image tensors of shape (N, {net.in_chans}, H, W)")
         digest.update(batch.detach().cpu().contiguous().numpy().tobytes())
         net(batch.to(device))
         images, count = images + batch.shape[0], count + 1

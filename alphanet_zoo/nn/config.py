@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -54,7 +55,7 @@ def as_calibration(value: Any) -> Calibration:
 
 
 def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
-    """The ``pretrained_cfg`` of a net of ``arch`` without published weights, under timm's keys."""
+    """The ``pretrained_cfg`` of a network of ``arch`` without published weights, under timm's keys."""
     return {
         "architecture": "alphanet",
         "num_classes": num_classes,
@@ -72,6 +73,26 @@ def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
         "license": None,
         "origin_url": None,
         "hf_hub_id": None,
+    }
+
+
+def input_cfg(arch: ArchSpec, in_chans: int, reduction: int) -> dict[str, Any]:
+    """The part of a ``pretrained_cfg`` that the arch determines: images have the arch's resolution.
+
+    Args:
+        arch: The arch.
+        in_chans: Channels of the images.
+        reduction: Input pixels per pixel of the last map, along a side.
+    """
+    pooled = math.ceil(arch.resolution / reduction)
+    return {"input_size": (in_chans, arch.resolution, arch.resolution), "pool_size": (pooled, pooled)}
+
+
+def channel_cfg(cfg: Mapping[str, Any], in_chans: int) -> dict[str, Any]:
+    """The ``mean`` and ``std`` of a ``pretrained_cfg`` for another number of channels: their average, for each one."""
+    return {
+        key: tuple(cfg[key]) if len(cfg[key]) == in_chans else (round(sum(cfg[key]) / len(cfg[key]), 6),) * in_chans
+        for key in ("mean", "std")
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphanet_zoo.nn.cpu_kernels import operators
+from alphanet_zoo.nn.recompute import recomputed
 from alphanet_zoo.nn.slicing import slice_to
 from alphanet_zoo.space.shapes import BlockShape
 
@@ -238,7 +239,14 @@ class MBConv(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """The blocks of one stage."""
+    """The blocks of one stage.
+
+    Attributes:
+        grad_checkpointing: In training, store only the inputs of the blocks and run each block again in the backward
+            pass.
+    """
+
+    grad_checkpointing = False
 
     def forward(self, x: Tensor, shapes: Sequence[BlockShape] | None = None, *, drop: bool = True) -> Tensor:
         """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``.
@@ -249,7 +257,11 @@ class Stage(nn.Sequential):
             drop: As for `MBConv`.
         """
         for i, block in enumerate(self if shapes is None else list(self)[: len(shapes)]):
-            x = block(x, None if shapes is None else shapes[i], drop=drop)
+            shape = None if shapes is None else shapes[i]
+            if self.grad_checkpointing and self.training:
+                x = recomputed(block, x, shape, drop=drop)
+            else:
+                x = block(x, shape, drop=drop)
         return x
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
 
-from alphanet_zoo.nn.config import as_calibration, default_cfg, plain_cfg, restored_cfg
+from alphanet_zoo.nn.config import channel_cfg, default_cfg
+from alphanet_zoo.nn.configured import Configured
 from alphanet_zoo.nn.cpu_kernels import library
 from alphanet_zoo.nn.layers import (
     MBConv,
@@ -26,7 +27,7 @@ from alphanet_zoo.nn.layers import (
     use_compiled,
 )
 from alphanet_zoo.nn.plain import is_plain, slice_of
-from alphanet_zoo.nn.provenance import Provenance
+from alphanet_zoo.nn.timm_api import check_in_chans, level_indices
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.shapes import BlockShape, NetShape, net_shape, shortcut_varies
@@ -36,7 +37,7 @@ from alphanet_zoo.zoo.hub_mixin import HubMixin
 KernelsName = Literal["torch", "compiled"]
 
 
-class AlphaNet(HubMixin, Provenance):
+class AlphaNet(HubMixin, Configured):
     """An image classifier of one arch, which in training also runs at every smaller arch it contains.
 
     A static net is a tree of torch's own layers, and a forward pass at its own arch calls every one of them, the
@@ -51,22 +52,21 @@ class AlphaNet(HubMixin, Provenance):
         drop_path_rate: Drop-connect, in training at the net's own arch only: block i of the space's n drops its
             residual branch with ``drop_path_rate * i / n``, in the last two stages, on blocks of stride 1 that keep
             their number of channels.
+        in_chans: Channels of the images.
+        global_pool: 'avg', or '' for no pooling, which requires ``num_classes=0``.
 
     Attributes:
         calibration: Where the running statistics come from; see `alphanet_zoo.nn.config.Calibration`.
         classifier: The last layer; any module may take its place. Label names then have to be set anew.
-        pretrained_cfg: Preprocessing of images and origin of the weights, under timm's keys.
-        num_features: Channels of `forward_features`.
-        head_hidden_size: Channels before the classifier.
+        pretrained_cfg: Preprocessing of images and origin of the weights, under timm's keys. ``input_size`` is the
+            arch's resolution; an exported file and timm's transforms use the same size.
+        top1: Top-1 accuracy of the weights in percent, published or measured with them; None if unknown.
 
     Raises:
         ValueError: ``arch`` is not in ``space``, or an argument is out of its domain.
 
     Source: docs/specification.md, section 3; Wang et al., 2021, arXiv:2102.07954.
     """
-
-    blocks: nn.Sequential
-    classifier: nn.Module
 
     def __init__(
         self,
@@ -77,17 +77,20 @@ class AlphaNet(HubMixin, Provenance):
         supernet: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        in_chans: int = 3,
+        global_pool: str = "avg",
     ) -> None:
         """Builds the net with PyTorch's initialisation, the last batch norm of every block at weight 0."""
         super().__init__()
+        check_in_chans(in_chans)
         for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"{name} is {rate}; pass a value from 0 to under 1")
         shape = net_shape(space, arch)
-        self.arch, self.space, self.supernet = arch, space, supernet
+        self.arch, self.space, self.supernet, self.in_chans = arch, space, supernet, in_chans
         self._kernels: KernelsName = "torch"
         conv, norm = (SlicedConv2d, SlicedBatchNorm2d) if supernet else (nn.Conv2d, nn.BatchNorm2d)
-        self.conv_stem = conv(3, shape.stem_channels, 3, shape.stem_stride, 1, bias=False)
+        self.conv_stem = conv(in_chans, shape.stem_channels, 3, shape.stem_stride, 1, bias=False)
         self.bn1 = norm(shape.stem_channels)
         self.blocks = nn.Sequential(*(Stage(*map(self._new_block, stage, range(len(stage)))) for stage in shape.stages))
         self.conv_final = conv(shape.last_block.out_channels, shape.num_features, 1, bias=False)
@@ -95,8 +98,10 @@ class AlphaNet(HubMixin, Provenance):
         self.conv_head = conv(shape.num_features, shape.head_channels, 1, bias=False)
         self.num_features, self.head_hidden_size = shape.num_features, shape.head_channels
         self.drop_rate, self.drop_path_rate = drop_rate, drop_path_rate
+        self.global_pool, self.top1 = global_pool, None
         self.reset_classifier(num_classes)
-        self.pretrained_cfg: dict[str, Any] = default_cfg(arch, num_classes)
+        cfg = default_cfg(arch, num_classes)
+        self.pretrained_cfg = cfg | self._input_cfg() | channel_cfg(cfg, in_chans)
 
     def _new_block(self, shape: BlockShape, number: int) -> MBConv:
         """A block of this net; ``number`` is its place in its stage."""
@@ -104,10 +109,11 @@ class AlphaNet(HubMixin, Provenance):
         return MBConv(shape, has_shortcut=shape.projects_shortcut or varies, sliced=self.supernet)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Setting another classifier unsets the label names, which were those of the one before."""
+        """Setting another classifier unsets the label names and the accuracy, which were those of the one before."""
         super().__setattr__(name, value)
         if name == "classifier" and "pretrained_cfg" in self.__dict__:
             self.pretrained_cfg |= {"num_classes": self.num_classes, "label_names": None}
+            self.top1 = None
 
     def forward(self, x: Tensor, arch: ArchSpec | None = None, *, resize: bool = True) -> Tensor:
         """Logits ``(N, num_classes)`` of normalised images ``(N, 3, H, W)`` of any size.
@@ -129,25 +135,67 @@ class AlphaNet(HubMixin, Provenance):
         ``resize=False`` keeps the images' size, which need not be square. Other arguments and errors as `forward`.
         """
         shape = self._sizes(arch)
-        if resize is not False:
-            x = resize_to(_checked(x), self.arch.resolution if shape is None else shape.resolution)
-        x = self._stem(x, shape)
+        x = self._stem(x, shape, resize=resize)
         if shape is None:
             x = self.blocks(x)
         else:
             for stage, shapes in zip(self.blocks, shape.stages, strict=True):
                 x = stage(x, shapes, drop=self._is_own(arch))
-        x = run_conv(self.conv_final, x, None if shape is None else shape.num_features)
-        return run_norm(self.bn2, x, own=shape is None)
+        return self._last_map(x, shape)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        *,
+        resize: bool = True,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The map of `forward_features` and the maps of the levels of `feature_info`.
+
+        Args:
+            x: Images.
+            indices: Levels to return; negative ones count from the end, an integer n means the last n, None all.
+            norm: Accepted for compatibility with timm; the maps have no separate normalisation.
+            stop_early: Stop after the last of these levels, whose map is then returned instead of the last one.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Return only the list of maps.
+            resize: As for `forward`. False returns maps of the size of the images divided by ``reduction``.
+
+        Raises:
+            ValueError: An argument is out of its domain.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}; only 'NCHW' is supported")
+        levels = [int(level["module"].removeprefix("blocks.")) for level in self.feature_info]
+        wanted = {levels[i] for i in level_indices(len(levels), indices)}
+        shape, maps = self._sizes(None), []
+        x, last = self._stem(x, shape, resize=resize), max(wanted)
+        for index, stage in enumerate(self.blocks):
+            if stop_early and index > last:
+                break
+            x = stage(x) if shape is None else stage(x, shape.stages[index])
+            if index in wanted:
+                maps.append(x)
+        if intermediates_only:
+            return maps
+        return x if stop_early and last < len(self.blocks) - 1 else self._last_map(x, shape), maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, *, arch: ArchSpec | None = None) -> Tensor:
         """From the map of `forward_features` to logits ``(N, num_classes)``.
 
-        ``pre_logits=True`` stops before the classifier, at ``(N, head_hidden_size)``.
+        ``pre_logits=True`` stops before the classifier, at ``(N, head_hidden_size)``. If `global_pool` is '', the map
+        is not pooled and the result is ``(N, head_hidden_size, H, W)``.
         """
         shape = self._sizes(arch)
-        x = run_conv(self.conv_head, F.adaptive_avg_pool2d(x, 1), None if shape is None else shape.head_channels)
-        x = F.silu(x).flatten(1)
+        if self.global_pool:
+            x = F.adaptive_avg_pool2d(x, 1)
+        x = F.silu(run_conv(self.conv_head, x, None if shape is None else shape.head_channels))
+        if self.global_pool:
+            x = x.flatten(1)
         if self._is_own(arch):
             x = F.dropout(x, self.drop_rate, self.training)
         if pre_logits is True:
@@ -188,7 +236,10 @@ class AlphaNet(HubMixin, Provenance):
         if not (linear or whole or isinstance(head, nn.Identity)):
             raise ValueError(f"the classifier is a {type(head).__name__}, and only a Linear has slices")
         with torch.device("meta"):
-            static = AlphaNet(arch, self.space, self.num_classes if linear else 0)
+            static = AlphaNet(
+                arch, self.space, self.num_classes if linear else 0,
+                in_chans=self.in_chans, global_pool=self.global_pool,
+            )  # fmt: skip
             if isinstance(head, nn.Linear) and linear:
                 static.classifier = nn.Linear(static.head_hidden_size, head.out_features, bias=head.bias is not None)
         tensors = {name: slice_of(self, name, tensor, whole=whole) for name, tensor in static.state_dict().items()}
@@ -196,7 +247,8 @@ class AlphaNet(HubMixin, Provenance):
         if not linear:
             static.classifier = copy.deepcopy(head)
         static.drop_rate, static.drop_path_rate = self.drop_rate, self.drop_path_rate
-        static.pretrained_cfg = {**self.pretrained_cfg}
+        static.pretrained_cfg = self.pretrained_cfg | static._input_cfg()
+        static.top1 = self.top1 if whole else None
         static.calibration = copy.copy(self.calibration) if whole or self.calibration is None else "sliced"
         return static.train(self.training)
 
@@ -217,104 +269,6 @@ class AlphaNet(HubMixin, Provenance):
             library.load()
         use_compiled(self, name == "compiled")
         self._kernels = name
-
-    @property
-    def drop_path_rate(self) -> float:
-        """Drop-connect of the last block, by which the other blocks have theirs."""
-        return self._drop_path_rate
-
-    @drop_path_rate.setter
-    def drop_path_rate(self, rate: float) -> None:
-        self._drop_path_rate = rate
-        shapes = net_shape(self.space, self.arch).stages
-        for shape, block in ((s, self._block(s.stage, i)) for stage in shapes for i, s in enumerate(stage)):
-            drops = shape.stage >= len(shapes) - 2 and shape.stride == 1 and not shape.projects_shortcut
-            share = shape.index / sum(stage.depth[-1] for stage in self.space.stages)
-            block.drop_path_rate = rate * share if drops else 0.0
-
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the classifier; 0 without one."""
-        widths = [getattr(module, "out_features", None) for module in self.classifier.modules()]
-        return next((width for width in reversed(widths) if isinstance(width, int)), 0)
-
-    @property
-    def feature_info(self) -> list[dict[str, Any]]:
-        """The feature pyramid, the last stage at each reduction, under timm's keys.
-
-        ``num_chs`` is the number of channels, ``reduction`` the input pixels per pixel along a side, ``module`` the
-        name of the module whose output it is.
-        """
-        levels: dict[int, dict[str, Any]] = {}
-        reduction = self.space.stem_stride
-        for index, stage in enumerate(net_shape(self.space, self.arch).stages):
-            reduction *= stage[0].stride
-            levels[reduction] = {"num_chs": stage[-1].out_channels, "reduction": reduction, "module": f"blocks.{index}"}
-        return list(levels.values())
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, freshly initialised classifier; ``num_classes=0`` gives the features before it.
-
-        Args:
-            num_classes: Its outputs.
-            global_pool: timm's argument; only 'avg' exists here.
-
-        Raises:
-            ValueError: A negative ``num_classes``, or another ``global_pool``.
-        """
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes!r}; pass an integer of at least 0")
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool is {global_pool!r}; AlphaNet has only 'avg'")
-        like, linear = self.conv_head.weight, SlicedLinear if self.supernet else nn.Linear
-        self.classifier = (
-            linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
-            if num_classes
-            else nn.Identity()
-        )
-
-    def config(self) -> dict[str, Any]:
-        """The description from which `from_config` builds this net, without its weights, ready for JSON.
-
-        Raises:
-            ValueError: The classifier is neither a Linear nor an Identity.
-        """
-        if not (isinstance(self.classifier, nn.Identity) or is_plain(self.classifier)):
-            kind = type(self.classifier).__name__
-            raise ValueError(
-                f"the classifier is a {kind}, which a config cannot describe; save net.state_dict() instead"
-            )
-        return {
-            "model_type": "alphanet",
-            "space": self.space.to_dict(),
-            "arch": self.arch.to_dict(),
-            "num_classes": self.num_classes,
-            "supernet": self.supernet,
-            "calibration": copy.copy(self.calibration),
-            "pretrained_cfg": plain_cfg(self.pretrained_cfg),
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], **rates: float) -> AlphaNet:
-        """A freshly initialised net from a `config`; ``rates`` are ``drop_rate`` and ``drop_path_rate``.
-
-        Raises:
-            ValueError: The config is malformed, or its values are out of their domain.
-        """
-        if not isinstance(config, Mapping) or config.get("model_type") != "alphanet":
-            raise ValueError("not the config of an AlphaNet: its model_type must be 'alphanet'")
-        missing = {"space", "arch", "num_classes", "supernet", "calibration", "pretrained_cfg"} - set(config)
-        if missing:
-            raise ValueError(f"the config of an AlphaNet lacks {', '.join(sorted(missing))}")
-        space, arch = SearchSpace.from_dict(config["space"]), ArchSpec.from_dict(config["arch"])
-        net = cls(arch, space, config["num_classes"], supernet=bool(config["supernet"]), **rates)
-        net.calibration = as_calibration(config["calibration"])
-        net.pretrained_cfg = restored_cfg(config["pretrained_cfg"])
-        return net
 
     def _check_contains(self, arch: ArchSpec) -> None:
         """Raises where this net does not hold ``arch``."""
@@ -345,18 +299,20 @@ class AlphaNet(HubMixin, Provenance):
         derive = net_shape.__wrapped__ if torch.compiler.is_compiling() else net_shape  # Dynamo warns of a cache.
         return derive(self.space, arch)
 
-    def _block(self, stage: int, index: int) -> MBConv:
-        """Block ``index`` of a stage."""
-        block = self.get_submodule(f"blocks.{stage}.{index}")
-        assert isinstance(block, MBConv)
-        return block
-
-    def _stem(self, x: Tensor, shape: NetShape | None) -> Tensor:
-        """Images to the stem's map."""
+    def _stem(self, x: Tensor, shape: NetShape | None, *, resize: bool) -> Tensor:
+        """Images to the stem's map; with ``resize``, images are first resized to the arch's resolution."""
         if not self.training and not self.bn1.training:
             self.warn_if_unset()
-        x = run_conv(self.conv_stem, _checked(x), None if shape is None else shape.stem_channels, 3)
+        _check_images(x, self.in_chans)
+        if resize is not False:
+            x = resize_to(x, self.arch.resolution if shape is None else shape.resolution)
+        x = run_conv(self.conv_stem, x, None if shape is None else shape.stem_channels, 3)
         return run_norm(self.bn1, x, own=shape is None)
+
+    def _last_map(self, x: Tensor, shape: NetShape | None) -> Tensor:
+        """The map of the last stage to that of `forward_features`."""
+        x = run_conv(self.conv_final, x, None if shape is None else shape.num_features)
+        return run_norm(self.bn2, x, own=shape is None)
 
     def _calls_classifier(self, arch: ArchSpec | None) -> bool:
         """Whether the classifier takes the features of ``arch`` as they are."""
@@ -369,15 +325,14 @@ class AlphaNet(HubMixin, Provenance):
         raise ValueError(f"the classifier is a {type(self.classifier).__name__}, and only a Linear has slices")
 
 
-def _checked(x: Tensor) -> Tensor:
-    """``x``, if it is a batch of images; a symbolic trace (torch.fx) records no check.
+def _check_images(x: Tensor, in_chans: int) -> None:
+    """Checks that ``x`` is a batch of images; a symbolic trace (torch.fx) records no check.
 
     Raises:
         ValueError: It is not.
     """
-    if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point()):
-        raise ValueError(f"images are floats of shape (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}")
-    return x
+    if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != in_chans or not x.is_floating_point()):
+        raise ValueError(f"images are floats of shape (N, {in_chans}, H, W), not {x.dtype} of shape {tuple(x.shape)}")
 
 
 def build_supernet(space: SearchSpace = ALPHANET, num_classes: int = 1000) -> AlphaNet:

@@ -1,4 +1,6 @@
-"""Networks on the Hugging Face Hub: ``config.json`` and ``model.safetensors``, checked on every load.
+"""Networks on the Hugging Face Hub: ``config.json``, ``model.safetensors`` and a card, checked on every load.
+
+timm and transformers read the same files after ``import alphanet_zoo.timm``.
 
 The interface is that of ``huggingface_hub.PyTorchModelHubMixin``. Unlike the mixin, loading is strict: digests, names,
 shapes and types must match.
@@ -18,11 +20,14 @@ from typing import Any
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.zoo.card import model_card
 from alphanet_zoo.zoo.files import find_config, load_net, save_net
+from alphanet_zoo.zoo.hub_config import from_document, to_document
 from alphanet_zoo.zoo.pins import pin_of
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
 DIGEST_KEY = "weights_sha256"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -41,7 +46,9 @@ def save_pretrained(
     push_to_hub: bool = False,
     **push_to_hub_kwargs: Any,
 ) -> str | None:
-    """Writes ``config.json``, with the digest of the weights, and ``model.safetensors``.
+    """Writes ``config.json``, with the digest of the weights, ``model.safetensors``, and ``README.md`` (a model card).
+
+    A ``README.md`` that exists is not changed.
 
     Args:
         net: The network to write.
@@ -63,12 +70,20 @@ def save_pretrained(
     if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
         given = ", ".join(["repo_id"] * (repo_id is not None) + sorted(push_to_hub_kwargs))
         raise UsageError(f"{given} requires push_to_hub=True")
-    config = net.config() | {DIGEST_KEY: save_net(net, folder / WEIGHTS_NAME)}
-    with replacing(folder / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write(net, folder, repo_id or folder.resolve().name)
     if not push_to_hub:
         return None
     return _push(net, repo_id or folder.resolve().name, **push_to_hub_kwargs)
+
+
+def _write(net: AlphaNet, folder: Path, name: str) -> None:
+    """Writes the three files; ``name`` is that of the repository in the examples of the card."""
+    config = to_document(net) | {DIGEST_KEY: save_net(net, folder / WEIGHTS_NAME)}
+    with replacing(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if not (folder / CARD_NAME).exists():
+        with replacing(folder / CARD_NAME) as temporary:
+            temporary.write_text(model_card(net, name), encoding="utf-8")
 
 
 def push_to_hub(
@@ -85,6 +100,8 @@ def push_to_hub(
     delete_patterns: list[str] | str | None = None,
 ) -> str:
     """Uploads the files of `save_pretrained`; creates the repository if it does not exist.
+
+    A model card (``README.md``) in the repository is not replaced.
 
     Args:
         net: The network to upload.
@@ -108,8 +125,10 @@ def push_to_hub(
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder, _hub_errors(repo_id, "upload to"):
-        save_pretrained(net, folder)
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        _write(net, Path(folder), full_id)
+        if api.file_exists(full_id, CARD_NAME, revision=branch):
+            (Path(folder) / CARD_NAME).unlink()
         commit = api.upload_folder(
             repo_id=full_id,
             folder_path=folder,
@@ -203,8 +222,8 @@ def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
 
 def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNet:
     """The network in two files, after checking digest, config and tensors."""
-    config = _read_json(config_path)
-    claimed = config.pop(DIGEST_KEY, None)
+    document = _read_json(config_path)
+    claimed = document.get(DIGEST_KEY)
     expected = sha256 or claimed
     if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
         raise AlphaNetError(
@@ -214,6 +233,10 @@ def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNe
     if actual != expected.lower():
         origin = "the pin" if sha256 else CONFIG_NAME
         raise DigestError(f"the SHA-256 of {weights} is {actual}, but that of {origin} is {expected.lower()}")
+    try:
+        config = from_document(document)
+    except ValueError as error:
+        raise AlphaNetError(f"{config_path} does not describe an AlphaNet: {error}") from error
     described = find_config(weights)
     if described is None and sha256 is not None:
         raise AlphaNetError(f"{weights} has no config in its header, and the pin covers no other file")

@@ -13,7 +13,7 @@ class HubMixin:
     """Adds to `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``."""
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
-        """Writes ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.save_pretrained`."""
+        """Writes ``config.json``, ``model.safetensors`` and a card; see `alphanet_zoo.zoo.hub.save_pretrained`."""
         from alphanet_zoo.zoo import hub
 
         return hub.save_pretrained(cast("AlphaNet", self), save_directory, **kwargs)
@@ -26,7 +26,7 @@ class HubMixin:
         return hub.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads ``config.json`` and ``model.safetensors``; see `alphanet_zoo.zoo.hub.push_to_hub`."""
+        """Uploads the files of `save_pretrained`; see `alphanet_zoo.zoo.hub.push_to_hub`."""
         from alphanet_zoo.zoo import hub
 
         return hub.push_to_hub(cast("AlphaNet", self), repo_id, **kwargs)

@@ -7,22 +7,26 @@ import fnmatch
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.presets import ALIASES, FamilyMember
-from alphanet_zoo.zoo.families import families
+from alphanet_zoo.zoo.families import families, shipped_family_of
+from alphanet_zoo.zoo.pins import PINS
 
 
-def list_models(filter: str = "*", *, family: str | None = None) -> list[str]:
+def list_models(filter: str = "*", *, family: str | None = None, pretrained: bool = False) -> list[str]:
     """Names of the models, without aliases, in ascending order of cost within a family.
 
     Args:
         filter: A pattern with wildcards, such as ``"*a5*"``.
         family: A family; None is all.
+        pretrained: Only models whose weights are published or included in the package.
 
     Raises:
         UsageError: There is no such family.
     """
     chosen = list(families()) if family is None else [family]
-    names = [member.name for name in chosen for member in family_members(name)]
-    return fnmatch.filter(names, filter)
+    members = [member for name in chosen for member in family_members(name)]
+    if pretrained:
+        members = [member for member in members if member.name in PINS or shipped_family_of(member) is not None]
+    return fnmatch.filter((member.name for member in members), filter)
 
 
 def family_of(member: FamilyMember) -> str:

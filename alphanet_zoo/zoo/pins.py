@@ -27,7 +27,6 @@ PINS: dict[str, HubPin] = {}
 
 PUBLISHED_CFG: dict[str, dict[str, Any]] = {
     "imagenet": {
-        "input_size": (3, 224, 224),
         "license": "cc-by-nc-4.0",
         "origin_url": "https://github.com/facebookresearch/AlphaNet",
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -28,7 +30,9 @@ def create_model(
     weights: str | os.PathLike[str] | None = ...,
     *,
     features_only: Literal[False] = ...,
-    out_indices: Sequence[int] | None = ...,
+    out_indices: int | Sequence[int] | None = ...,
+    in_chans: int = ...,
+    global_pool: str | None = ...,
     drop_rate: float = ...,
     drop_path_rate: float = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
@@ -42,7 +46,9 @@ def create_model(
     weights: str | os.PathLike[str] | None = ...,
     *,
     features_only: Literal[True],
-    out_indices: Sequence[int] | None = ...,
+    out_indices: int | Sequence[int] | None = ...,
+    in_chans: int = ...,
+    global_pool: str | None = ...,
     drop_rate: float = ...,
     drop_path_rate: float = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
@@ -55,11 +61,14 @@ def create_model(
     weights: str | os.PathLike[str] | None = None,
     *,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
+    in_chans: int = 3,
+    global_pool: str | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    **unknown: Any,
 ) -> AlphaNet | FeatureExtractor:
     """Creates a model by name: newly initialised in training mode, or with loaded or random weights in eval mode.
 
@@ -72,21 +81,27 @@ def create_model(
         weights: Weights to use instead of the published ones: 'random' (random values for timing, the same on
             every call), a ``.safetensors`` file, a folder of ``save_pretrained``, or a Hub repository.
         features_only: Return a `FeatureExtractor`, the network without its head.
-        out_indices: Feature levels to return, with ``features_only``; None is all.
+        out_indices: Feature levels to return, with ``features_only``; negative ones count from the end, an integer n
+            means the last n, None all.
+        in_chans: Channels of the images. If the weights have another number, those of the first convolution are
+            adapted: summed for one channel, else repeated and scaled.
+        global_pool: 'avg', or '' for no pooling, which requires ``num_classes=0``. None is that of the weights.
         drop_rate: See `AlphaNet`.
         drop_path_rate: See `AlphaNet`.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is the pinned one, or ``main``.
+        **unknown: Not allowed; the error suggests the nearest argument.
 
     Raises:
-        UsageError: The name is unknown, a file does not exist, or an argument requires another one.
+        UsageError: The name or an argument is unknown, a file does not exist, or an argument requires another one.
         ValueError: A number is out of its domain.
         AlphaNetError: The weights are not published, cannot be downloaded or read, or are those of another model.
     """
+    refuse_unknown("create_model", unknown, list(inspect.signature(create_model).parameters)[:-1])
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
     net = open_model(
-        name, pretrained, num_classes, weights,
+        name, pretrained, num_classes, weights, in_chans=in_chans, global_pool=global_pool,
         drop_rate=drop_rate, drop_path_rate=drop_path_rate, cache_dir=cache_dir, revision=revision,
     ).net  # fmt: skip
     return FeatureExtractor(net, out_indices) if features_only else net
@@ -98,6 +113,8 @@ def open_model(
     num_classes: int | None = None,
     weights: str | os.PathLike[str] | None = None,
     *,
+    in_chans: int = 3,
+    global_pool: str | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -115,6 +132,8 @@ def open_model(
             member.num_classes if num_classes is None else num_classes,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            in_chans=in_chans,
+            global_pool="avg" if global_pool is None else global_pool,
         )
     opened = OpenedNet(net, "model", "random")
     if weights == "random":
@@ -123,32 +142,50 @@ def open_model(
         opened = open_net(name if weights is None else weights, cache_dir=cache_dir, revision=revision)
         net = opened.net
         _check_is(member, net, opened.source)
+    adapt(net, num_classes, in_chans, global_pool)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
-    if num_classes is not None and num_classes != net.num_classes:
-        net.reset_classifier(num_classes)
     _describe(net, member, loaded=not fresh)
     return opened
 
 
-def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
-    """Completes the ``pretrained_cfg`` of a network that `create_model` made.
+def refuse_unknown(function: str, arguments: Iterable[str], known: Sequence[str]) -> None:
+    """Raises UsageError for the first of ``arguments``, with the most similar argument that ``function`` has."""
+    for argument in arguments:
+        nearest = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"{function} has no argument {argument!r}; did you mean {nearest}? Choose from {', '.join(known)}"
+        )
 
-    License, origin and ``top1`` (in percent) describe weights, not a name. They are set only if the weights are derived
-    from the published or included ones, and ``top1`` only if the classes are also the same.
+
+def adapt(net: AlphaNet, num_classes: int | None, in_chans: int, global_pool: str | None) -> None:
+    """Gives a network another classifier, number of input channels or pooling, where they differ from its own.
+
+    The arguments are those of `create_model`.
+    """
+    net.set_in_chans(in_chans)
+    classes = net.num_classes if num_classes is None else num_classes
+    pool = net.global_pool if global_pool is None else global_pool
+    if (classes, pool) != (net.num_classes, net.global_pool):
+        net.reset_classifier(classes, pool)
+
+
+def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
+    """Completes the ``pretrained_cfg`` and the ``top1`` of a network that `create_model` made.
+
+    License, origin and ``top1`` describe weights, not a name. They are set only if the weights are derived from the
+    published or included ones, and ``top1`` only if the classes and the input channels are also the same.
     """
     cfg, shipped = net.pretrained_cfg, shipped_family_of(member)
     cfg["architecture"] = member.name
     if not loaded:
-        cfg |= (
-            {"input_size": PUBLISHED_CFG["imagenet"]["input_size"]}
-            if shipped is None
-            else {"crop_pct": shipped.crop_pct}
-        )
+        if shipped is not None:
+            cfg["crop_pct"] = shipped.crop_pct
         return
-    known = cfg.get("top1") if shipped is not None else None
-    if shipped is None and cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]:
-        known = member.top1
-    cfg["top1"] = known if net.calibration != "training" and net.num_classes == member.num_classes else None
+    if shipped is None:
+        published = cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]
+        net.top1 = member.top1 if published and net.in_chans == 3 else None
+    if net.num_classes != member.num_classes:
+        net.top1 = None
 
 
 def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:

@@ -47,10 +47,9 @@ def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
     net.calibration = as_calibration(family.calibration[member.name])
     net.pretrained_cfg |= {
         "architecture": member.name,
-        "input_size": (3, member.arch.resolution, member.arch.resolution),
         "license": family.license,
-        "top1": member.top1,
     }
+    net.top1 = member.top1
     return net
 
 

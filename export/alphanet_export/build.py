@@ -55,7 +55,7 @@ def named_source(name: str, weights: str | None, num_classes: int | None = None)
     net = opened.net
     _check_classes(net, num_classes)
     origin = opened.source if opened.file is None else Path(opened.source).name
-    return Source(net, find_member(name).name, origin, opened.sha256, published_top1=net.pretrained_cfg.get("top1"))
+    return Source(net, find_member(name).name, origin, opened.sha256, published_top1=net.top1)
 
 
 def supernet_source(

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.calibration import check_statistics
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -66,12 +67,14 @@ def freeze(
 
     Raises:
         UsageError: The statistics are not set, or were sliced from another supernet than the published checkpoint's;
-            or there is no classifier.
+            or the network has no classifier or does not take colour images.
         ValueError: ``net`` is a supernet and ``arch`` is None or not in it, a layer has been replaced by one that
             cannot be copied, or ``img_size`` is not positive.
     """
     if img_size is not None and img_size < 1:
         raise ValueError(f"the image size is {img_size}; pass a positive number of pixels")
+    if net.in_chans != 3:
+        raise UsageError(f"the network takes images of {net.in_chans} channels; only networks of 3 can be exported")
     if not net.num_classes:
         raise UsageError("the net has no classifier; call reset_classifier(num_classes) and train it first")
     if calib_batches is None:
@@ -80,13 +83,7 @@ def freeze(
     if calib_batches is not None:
         calibrate(static, calib_batches)
     size = img_size or static.arch.resolution
-    return FrozenNet(static, _traced(static, size, dynamic_batch), input_preprocessing(static, size), dynamic_batch)
-
-
-def input_preprocessing(net: AlphaNet, size: int) -> Preprocessing:
-    """Preprocessing to ``size`` pixels: resizes the short side to size / crop_pct, then takes the centre crop."""
-    cfg = net.pretrained_cfg
-    return Preprocessing(size, round(size / cfg["crop_pct"]), cfg["interpolation"], cfg["mean"], cfg["std"])
+    return FrozenNet(static, _traced(static, size, dynamic_batch), input_of(static, size), dynamic_batch)
 
 
 def fold_batch_norms(net: AlphaNet) -> AlphaNet:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from alphanet_export.freeze import fold_batch_norms, freeze, input_preprocessing
+from alphanet_export.freeze import fold_batch_norms, freeze
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.calibration import check_statistics
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.presets import ALPHANET_TINY, IMAGENET_FAMILY
@@ -105,12 +106,11 @@ def test_bad_requests_are_refused() -> None:
         freeze(net)
 
 
-@pytest.mark.parametrize(("size", "short_side"), [(192, 219), (224, 256), (256, 293), (288, 329)])
+@pytest.mark.parametrize(("size", "short_side"), [(192, 219), (224, 256), (256, 292), (288, 329)])
 def test_preprocessing_describes_the_exported_input(size: int, short_side: int) -> None:
     member = IMAGENET_FAMILY[0]
     with torch.device("meta"):
         net = AlphaNet(member.arch)
-    net.pretrained_cfg["input_size"] = (3, 224, 224)
-    preprocessing = input_preprocessing(net, size)
+    preprocessing = input_of(net, size)
     assert (preprocessing.input_size, preprocessing.resize_size) == (size, short_side)
     assert preprocessing.interpolation == "bicubic"

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from alphanet_export.build import Source, tensors_sha256
-from alphanet_export.freeze import FrozenNet, freeze, input_preprocessing
+from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.metadata import describe, facts, label_names
 from alphanet_zoo import __version__
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
@@ -33,7 +34,7 @@ def a4(size: int) -> FrozenNet:
         net = AlphaNet(IMAGENET_FAMILY[4].arch).eval()
     net.calibration = "checkpoint"
     net.pretrained_cfg |= PUBLISHED_CFG["imagenet"]
-    return FrozenNet(net, None, input_preprocessing(net, size), False)  # type: ignore[arg-type]
+    return FrozenNet(net, None, input_of(net, size), False)  # type: ignore[arg-type]
 
 
 def a4_source(frozen: FrozenNet, weights: str = "a4.safetensors") -> Source:
@@ -53,7 +54,7 @@ def test_entries_are_json_and_say_what_the_file_is(tiny: FrozenNet) -> None:
         "alphanet.params": count_params(arch, ALPHANET_TINY, 3),
         "alphanet.preprocessing": {
             "input_size": 12,
-            "resize_size": 14,
+            "resize_size": 13,
             "interpolation": "bicubic",
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
@@ -73,7 +74,7 @@ def test_published_accuracy_only_for_the_published_input_and_real_weights() -> N
     assert facts(published, a4_source(published))["published_top1"] == 80.01
     assert facts(published, a4_source(published))["preprocessing"]["resize_size"] == 256
     assert facts(own, a4_source(own))["published_top1"] is None
-    assert facts(own, a4_source(own))["preprocessing"]["resize_size"] == 293
+    assert facts(own, a4_source(own))["preprocessing"]["resize_size"] == 292
     assert facts(published, a4_source(published, "random"))["published_top1"] is None
 
 

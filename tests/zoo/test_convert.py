@@ -64,7 +64,7 @@ def test_the_supernet_is_whole_and_says_where_it_comes_from(supernet: AlphaNet) 
     assert supernet.arch == ALPHANET.largest and supernet.space == ALPHANET and supernet.num_classes == 1000
     assert supernet.calibration == "checkpoint"
     assert supernet.pretrained_cfg["license"] == "cc-by-nc-4.0"
-    assert supernet.pretrained_cfg["input_size"] == (3, 224, 224)
+    assert supernet.pretrained_cfg["input_size"] == (3, 288, 288), "the resolution of the largest arch"
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in supernet.parameters())
     assert supernet.extract(ALPHANET.smallest).calibration == "sliced"
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.zoo.hub_config import from_document
 from tests.hub_server import HubClient, HubServer
 from tests.zoo.saved import live_net
 
@@ -209,8 +210,7 @@ def changed(
     if new:
         tensors[new] = tensor[: len(tensor) // 2].contiguous() if new == rename else tensor
     config = json.loads(files["config.json"])
-    digest = config.pop("weights_sha256")
-    save_file(tensors, path, metadata={"alphanet": json.dumps(config)} if metadata else None)
+    save_file(tensors, path, metadata={"alphanet": json.dumps(from_document(config))} if metadata else None)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     config["weights_sha256"] = digest
     return {"model.safetensors": path.read_bytes(), "config.json": json.dumps(config).encode()}
@@ -240,7 +240,8 @@ def test_a_config_that_lies_about_the_arch_is_refused(server: HubServer, load: A
     files = server.files(repo)
     if not metadata:
         files = changed(tmp_path, files, metadata=False, rename="conv_stem.weight", new="stem.weight")
-    config = json.loads(files["config.json"]) | {"arch": ALPHANET_TINY.largest.to_dict()}
+    config = json.loads(files["config.json"])
+    config["alphanet"]["arch"] = ALPHANET_TINY.largest.to_dict()
     server.publish(repo, files | {"config.json": json.dumps(config).encode()})
     answer = load()
     assert answer["code"] == 1
@@ -310,9 +311,15 @@ result = AlphaNet.from_pretrained(folder).push_to_hub("someone/pushed", token="h
 """
     url = client(push, folder=str(folder))["value"]
     assert url == f"{server.url}/someone/pushed/commit/{server.refs['someone/pushed']['main']}"
-    assert server.files("someone/pushed") == {path.name: path.read_bytes() for path in folder.iterdir()}
+    pushed = server.files("someone/pushed")
+    assert sorted(pushed) == sorted(path.name for path in folder.iterdir())
+    assert all(pushed[name] == (folder / name).read_bytes() for name in ("config.json", "model.safetensors"))
+    assert b"hf-hub:someone/pushed" in pushed["README.md"]
     assert server.count("PUT") == 1
     assert client(push, folder=str(folder))["value"] == url, "pushing to a repository that exists"
+    server.publish("someone/pushed", pushed | {"README.md": b"My card."})
+    client(push, folder=str(folder))
+    assert server.files("someone/pushed")["README.md"] == b"My card.", "a card in the repository is kept"
     loaded = client(LOAD, repo="someone/pushed", arguments={"cache_dir": str(tmp_path)})
     assert loaded["value"][2] == weights_sum(live_net())
 

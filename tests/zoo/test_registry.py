@@ -24,7 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of alphanet_a0 with ten classes, calibrated, with a licence and labels of its own."""
     net = create_model("alphanet_a0", weights="random", num_classes=10)
     net.calibration = RECORD  # type: ignore[assignment]
-    net.pretrained_cfg |= {"license": "mit", "label_names": tuple("0123456789"), "top1": None}
+    net.pretrained_cfg |= {"license": "mit", "label_names": tuple("0123456789")}
     path = tmp_path_factory.mktemp("weights") / "a0.safetensors"
     save_net(net, path)
     return path
@@ -60,14 +60,14 @@ def test_a_fresh_model_has_its_arch_and_the_keys_of_timm(name: str) -> None:
     net = create_model(name)
     member = find_member(name)
     assert net.arch == member.arch and net.num_classes == 1000 and net.training and net.calibration is None
-    cfg = net.pretrained_cfg
+    cfg, side = net.pretrained_cfg, member.arch.resolution
     expected = {
-        "architecture": name, "input_size": (3, 224, 224), "fixed_input_size": False, "interpolation": "bicubic",
+        "architecture": name, "input_size": (3, side, side), "fixed_input_size": False, "interpolation": "bicubic",
         "crop_pct": 0.875, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "num_classes": 1000,
-        "pool_size": None, "first_conv": "conv_stem", "classifier": "classifier", "label_names": None,
+        "pool_size": (side // 32,) * 2, "first_conv": "conv_stem", "classifier": "classifier", "label_names": None,
         "hf_hub_id": None, "license": None, "origin_url": None,
     }  # fmt: skip
-    assert {key: cfg[key] for key in expected} == expected and "top1" not in cfg
+    assert {key: cfg[key] for key in expected} == expected and "top1" not in cfg and net.top1 is None
 
 
 def test_published_accuracy_belongs_to_weights_that_descend_from_the_published(tmp_path: Path) -> None:
@@ -77,13 +77,11 @@ def test_published_accuracy_belongs_to_weights_that_descend_from_the_published(t
         net.pretrained_cfg["origin_url"] = origin
         save_net(net, tmp_path / "a0.safetensors")
         loaded = create_model("alphanet_a0", weights=tmp_path / "a0.safetensors")
-        assert loaded.pretrained_cfg["top1"] == top1
-    assert (
-        create_model("alphanet_a0", weights=tmp_path / "a0.safetensors", num_classes=5).pretrained_cfg["top1"] is None
-    )
+        assert loaded.top1 == top1
+    assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors", num_classes=5).top1 is None
     net.calibration = "training"
     save_net(net, tmp_path / "a0.safetensors")
-    assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors").pretrained_cfg["top1"] is None
+    assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors").top1 is None
 
 
 def test_random_weights_are_live_the_same_every_time_and_asked_for() -> None:
@@ -103,7 +101,7 @@ def test_local_weights_load_with_what_they_say_of_themselves(weights: Path, tmp_
     net = create_model("alphanet_a0", weights=source, drop_rate=0.2, drop_path_rate=0.1)
     assert net.num_classes == 10 and net.calibration == RECORD and not net.training
     assert (net.drop_rate, net.drop_path_rate) == (0.2, 0.1)
-    assert (net.pretrained_cfg["license"], net.pretrained_cfg["top1"]) == ("mit", None)
+    assert (net.pretrained_cfg["license"], net.top1) == ("mit", None)
     assert net.pretrained_cfg["label_names"] == tuple("0123456789")
 
 
@@ -152,6 +150,12 @@ def test_features_only_gives_the_pyramid(weights: Path) -> None:
     ("arguments", "told"),
     [
         ({"num_classes": -1}, "num_classes is -1"),
+        ({"in_chans": 0}, "in_chans is 0"),
+        ({"in_chans": True}, "in_chans is True"),
+        ({"global_pool": "max", "num_classes": 0}, "global_pool is 'max'"),
+        ({"global_pool": ""}, "pass num_classes=0"),
+        ({"in_chan": 1}, "create_model has no argument 'in_chan'; did you mean in_chans?"),
+        ({"num_class": 5, "pretrained": True}, "no argument 'num_class'; did you mean num_classes?"),
         ({"drop_rate": 1.0}, "drop_rate is 1.0"),
         ({"drop_path_rate": -0.1, "weights": "someone/net"}, "drop_path_rate is -0.1"),
         ({"out_indices": (0,)}, "features_only=True"),

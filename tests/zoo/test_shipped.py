@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import alphanet_zoo as az
 from alphanet_export.select import select_member
@@ -86,7 +89,7 @@ def test_without_the_files_there_are_no_such_names(tmp_path: Path, monkeypatch: 
 
 
 def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, members: dict[str, AlphaNet]) -> None:
-    assert az.list_models(family="cifar10") == az.list_models("*c10*") == NAMES
+    assert az.list_models(family="cifar10") == az.list_models("*c10*") == az.list_models(pretrained=True) == NAMES
     assert sorted(path.name for path in folder.iterdir()) == [
         "family.json", "statistics.safetensors", "supernet.safetensors"
     ]  # fmt: skip
@@ -96,7 +99,7 @@ def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, mem
         assert all(torch.equal(t, measured.state_dict()[key]) for key, t in net.state_dict().items())
         assert net.calibration == measured.calibration and not net.supernet
         cfg, side = net.pretrained_cfg, net.arch.resolution
-        assert (cfg["architecture"], cfg["top1"], cfg["license"]) == (name, TOP1[name], "apache-2.0")
+        assert (cfg["architecture"], net.top1, cfg["license"]) == (name, TOP1[name], "apache-2.0")
         assert (cfg["input_size"], cfg["crop_pct"], cfg["label_names"]) == ((3, side, side), 1.0, CLASSES)
     told = json.loads((folder / "family.json").read_text())
     assert [entry["macs"] for entry in told["members"]] == [count_macs(arch, TINY, 10) for arch in archs()]
@@ -105,7 +108,7 @@ def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, mem
 
 def test_other_classes_and_other_weights(folder: Path, members: dict[str, AlphaNet], tmp_path: Path) -> None:
     net = create_model("alphanet_c10_s", pretrained=True, num_classes=3)
-    assert (net.num_classes, net.pretrained_cfg["top1"], net.pretrained_cfg["label_names"]) == (3, None, None)
+    assert (net.num_classes, net.top1, net.pretrained_cfg["label_names"]) == (3, None, None)
     fresh = create_model("alphanet_c10_s")
     assert fresh.training and fresh.num_classes == 10 and fresh.pretrained_cfg["crop_pct"] == 1.0
     assert create_model("alphanet_c10_s", weights="random").calibration == "random"
@@ -158,3 +161,48 @@ def test_members_that_the_files_do_not_reproduce_are_not_written(
     with pytest.raises(AlphaNetError, match="bytes; the limit is"):
         write_family(folder, "cifar10", supernet, members, TOP1, **TOLD)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+REGISTERED = """
+import sys
+from pathlib import Path
+from alphanet_zoo.zoo import families
+families.FOLDER = Path(sys.argv[1])
+import alphanet_zoo.timm, timm, torch
+names = timm.list_models("alphanet_c10*")
+assert names == timm.list_models("alphanet*", pretrained=True) == sorted(names) and len(names) == 5, names
+net = timm.create_model("alphanet_c10_m", pretrained=True)
+assert net.training and net.top1 == 92.0 and net.pretrained_cfg["license"] == "apache-2.0"
+data = timm.data.resolve_model_data_config(net)
+assert data["crop_pct"] == 1.0 and data["input_size"][1] == net.arch.resolution, data
+assert timm.create_model("alphanet_c10_m", pretrained=True, num_classes=3).top1 is None
+net.save_pretrained(sys.argv[2])
+again = timm.create_model("local-dir:" + sys.argv[2], pretrained=True)
+assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), net.state_dict().values(), strict=True))
+assert (again.top1, again.pretrained_cfg["label_names"]) == (92.0, net.pretrained_cfg["label_names"])
+(families.FOLDER / "statistics.safetensors").write_bytes(b"changed")
+try:
+    timm.create_model("alphanet_c10_m", pretrained=True)
+except Exception as error:
+    assert "its SHA-256 differs" in str(error), error
+else:
+    raise AssertionError("changed weights were used")
+"""
+
+
+def test_the_family_in_timm_and_its_card(folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", REGISTERED, str(folder), str(tmp_path / "saved")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    net = az.AlphaNet.from_pretrained(tmp_path / "saved")
+    net.save_pretrained(tmp_path / "again")
+    card = ModelCard.load(tmp_path / "again" / "README.md")
+    assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
+    assert card.data.license == "apache-2.0" and {"timm", "image-classification"} <= set(card.data.tags)
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("CIFAR-10", "accuracy", 92.0)
+    assert "top-1 92.00 % on CIFAR-10" in card.text and "local-dir:again" in card.text

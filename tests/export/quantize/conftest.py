@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alphanet_export.freeze import freeze, input_preprocessing
+from alphanet_export.freeze import freeze
 from alphanet_export.metadata import open_exported
 from alphanet_export.quantize.images import QuantImages, quant_images
 from alphanet_export.writers.to_onnx import onnx_bytes
@@ -14,6 +14,7 @@ from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.calibration import calibration_batches
 from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
@@ -31,7 +32,7 @@ def net(digits: FolderSource) -> AlphaNet:
     """Random features with a classifier fitted to them: far more accurate than chance; the first channels are 0."""
     net = fill_live(AlphaNet(ALPHANET_TINY.smallest, ALPHANET_TINY, 10), 0)
     net.pretrained_cfg["label_names"] = tuple(digits.classes)
-    preprocessing = input_preprocessing(net, net.arch.resolution)
+    preprocessing = input_of(net, net.arch.resolution)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if ".bn" in f".{name}" or "shortcut" in name:
