@@ -29,7 +29,7 @@ def rectangle(x: float, y: float, width: float, height: float, kind: str, *, tip
 
 def matrix_plot(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
     """A heat map: true class by row, predicted class by column, shaded by its share of the row."""
-    names = [name if len(name) <= LABEL else name[: LABEL - 3] + "..." for name in map(printable, labels)]
+    names = [name if len(name) <= LABEL else f"{name[: LABEL - 8]}...{name[-5:]}" for name in map(printable, labels)]
     longest = max(map(len, names))
     left = 34 + 6.6 * longest
     side = min(44.0, (WIDTH - left - 10) / len(names))
@@ -89,7 +89,7 @@ def reliability_plot(bins: Reliability, height: int = 330) -> Markup:
     shapes.append(line(50, bottom, 50 + wide, top, "guide"))
     shapes.append(text(50 + wide + 74, top + 10, str(most), anchor="end"))
     shapes += [rectangle(150, 5, 11, 11, "bar2"), text(167, 15, "accuracy")]
-    shapes += [rectangle(240, 9, 11, 3, "dot"), text(257, 15, "mean confidence")]
+    shapes += [rectangle(262, 9, 11, 3, "dot"), text(279, 15, "mean confidence")]
     return svg("Reliability diagram", height, shapes)
 
 

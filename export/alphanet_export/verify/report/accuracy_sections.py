@@ -68,8 +68,8 @@ def _class_section(found: Diagnostics) -> Section:
             f"{sum(accuracies) / len(present):.2f} %",
             "balanced accuracy: each class counts equally",
         ),
-        ("Lowest", f"{accuracies[0]:.2f} %", f"class {present[0].label}"),
-        ("Highest", f"{accuracies[-1]:.2f} %", f"class {present[-1].label}"),
+        ("Lowest of a class", f"{accuracies[0]:.2f} %", present[0].label),
+        ("Highest of a class", f"{accuracies[-1]:.2f} %", present[-1].label),
     ]
     if absent := len(found.per_class) - len(present):
         rows.append(("Classes without images", str(absent), f"of {len(found.per_class)}"))

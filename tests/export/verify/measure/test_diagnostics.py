@@ -47,5 +47,5 @@ def test_a_thumbnail_is_a_small_jpeg_inside_the_page(shape: tuple[int, ...], siz
     uri = thumbnail(torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     prefix = "data:image/jpeg;base64,"
     assert uri.startswith(prefix) and len(uri) < 20_000
-    picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix))))
-    assert picture.format == "JPEG" and picture.size == size
+    with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix)))) as picture:
+        assert picture.format == "JPEG" and picture.size == size

@@ -217,7 +217,7 @@ def test_the_table_shows_the_figures() -> None:
 
 def test_the_accuracy_sections_show_the_figures() -> None:
     text = report().to_text()
-    for shown in ("96.00 %", "class owl", "owl    60.00", "39.00 to 78.00", "5.00 %", "95.00 %",
+    for shown in ("96.00 %", "Lowest of a class", "owl    60.00", "39.00 to 78.00", "5.00 %", "95.00 %",
                   "overconfident by 5.00 points", "0.1234", "equal probabilities have 2.3026", "owl/0.png", "55.50 %",
                   "not the files or parameters of ImageNet-C", "0.04, 0.08, 0.12, 0.18, 0.26"):  # fmt: skip
         assert shown in text, shown
