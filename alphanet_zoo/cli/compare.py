@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 
 from alphanet_export.verify.report import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
-from alphanet_zoo.cli.command import CommandParser, check_place, note, positive_float, positive_int, say
+from alphanet_zoo.cli.command import CommandParser, check_places, note, positive_float, positive_int, say
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
-  %(prog)s --threads 1 -o table.html
+  %(prog)s --threads 1 -o table.html --plot front.png
   %(prog)s --models 'alphanet_a*,efficientnet_b0' --runtimes pytorch,onnxruntime,openvino
 
-The weights are random; only cost and time are measured, not accuracy. The other classifiers come from timm, which
-the extra bench installs."""
+The weights are random: cost and time are measured, and accuracy is published. The other classifiers come from timm,
+which the extra bench installs."""
 
 
 def make_parser(prog: str = "alphanet compare") -> CommandParser:
@@ -28,6 +28,7 @@ def make_parser(prog: str = "alphanet compare") -> CommandParser:
     add("--batch", type=positive_int, default=8, metavar="N", help="images per run, for throughput (default: 8)")
     add("--repeats", type=positive_int, default=50, metavar="N", help="minimum number of timed runs (default: 50)")
     add("--seconds", type=positive_float, default=3.0, metavar="S", help="minimum time to measure (default: 3)")
+    add("--plot", type=Path, metavar="PNG", help="also plot published top-1 against latency, with the Pareto front")
     add("-o", "--output", type=Path, metavar="PATH", help="also write the table: .html, .md or .json")
     return parser
 
@@ -41,8 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     if path is not None:
         if path.suffix.lower() not in PAGE_ENDINGS:
             raise UsageError(f"--output {str(path)!r} must be a file that ends in {', '.join(PAGE_ENDINGS)}")
-        check_place(path, "--output")
-    from alphanet_export.verify.report.compare import contenders, measure_table
+    if arguments.plot is not None:
+        _check_plot(arguments.plot)
+    check_places({"--output": path, "--plot": arguments.plot})
+    from alphanet_export.verify.measure.contenders import contenders
+    from alphanet_export.verify.report.compare import measure_table
 
     table = measure_table(
         contenders(arguments.models.split(",")),
@@ -57,8 +61,20 @@ def run(arguments: argparse.Namespace) -> int:
     if path is not None:
         table.write(path)
         text += f"\nwrote {path}"
+    if arguments.plot is not None:
+        table.write_plot(arguments.plot)
+        text += f"\nwrote {arguments.plot}"
     say(text)
     return 0
+
+
+def _check_plot(path: Path) -> None:
+    """Refuses a plot that cannot be written, before anything is measured."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot {str(path)!r} must be a file that ends in .png")
+    from alphanet_export.packages import require_package
+
+    require_package("matplotlib", "bench")
 
 
 def _runtimes(text: str) -> tuple[str, ...]:

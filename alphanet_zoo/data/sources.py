@@ -102,11 +102,21 @@ def spread(source: ImageSource, limit: int | None) -> ImageSource:
     Raises:
         ValueError: ``limit`` is not positive.
     """
+    indices = spread_indices(len(source), limit)
+    return source if len(indices) == len(source) else subset(source, indices)
+
+
+def spread_indices(images: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """The indices that `spread` selects of ``images`` images, ascending.
+
+    Raises:
+        ValueError: ``limit`` is not positive.
+    """
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit} images; pass 1 or more, or None for all")
-    if limit is None or limit >= len(source):
-        return source
-    return subset(source, np.arange(limit) * len(source) // limit)
+    if limit is None or limit >= images:
+        return np.arange(images)
+    return np.arange(limit) * images // limit
 
 
 def split_hold_out(source: ImageSource, images: int) -> tuple[ImageSource, ImageSource]:

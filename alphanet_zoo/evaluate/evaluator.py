@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,11 +55,15 @@ class Answers:
         best: The (up to) five most likely classes of each image, ``(N, 5)``, the most likely first.
         classes: The true class of each image, ``(N,)``.
         num_classes: Number of classes.
+        confidence: Softmax probability of the most likely class of each image, ``(N,)`` float32.
+        log_likelihood: Natural logarithm of the softmax probability of the true class of each image, ``(N,)`` float32.
     """
 
     best: Tensor
     classes: Tensor
     num_classes: int
+    confidence: Tensor
+    log_likelihood: Tensor
 
     @property
     def right(self) -> Tensor:
@@ -70,6 +74,29 @@ class Answers:
     def hits(self) -> Hits:
         """The number of images whose most likely class is the true one."""
         return Hits(int(self.right.sum()), len(self.classes))
+
+    @classmethod
+    def of(cls, logits: Tensor, classes: Tensor) -> Answers:
+        """The predictions of one batch.
+
+        Args:
+            logits: ``(N, num_classes)``, on any device.
+            classes: The true class of each image, ``(N,)``.
+        """
+        log_probabilities = logits.float().log_softmax(dim=1)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        confidence = log_probabilities.gather(1, best[:, :1]).squeeze(1).exp()
+        likelihood = log_probabilities.gather(1, classes.to(logits.device).unsqueeze(1)).squeeze(1)
+        return cls(best.cpu(), classes.cpu(), logits.shape[1], confidence.cpu(), likelihood.cpu())
+
+    @classmethod
+    def joined(cls, batches: Sequence[Answers], num_classes: int) -> Answers:
+        """The predictions of several batches, which may be none, as one value."""
+        if not batches:
+            return cls.of(torch.zeros(0, num_classes), torch.zeros(0, dtype=torch.long))
+        fields = ("best", "classes", "confidence", "log_likelihood")
+        joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in fields}
+        return cls(num_classes=num_classes, **joined)
 
 
 class Evaluator:
@@ -171,18 +198,12 @@ class Evaluator:
         """
         assert self.validation is not None
         outputs = self.outputs(num_classes, labels)
-        best, classes = [], []
+        batches = []
         for pixels, truth in self.batches(preprocessing):
             if stopped():
                 break
-            logits = predict(pixels)
-            best.append(logits.topk(min(5, num_classes), dim=1).indices.cpu())
-            classes.append(outputs[truth])
-        return Answers(
-            torch.cat(best) if best else torch.zeros(0, 1, dtype=torch.long),
-            torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long),
-            num_classes,
-        )
+            batches.append(Answers.of(predict(pixels), outputs[truth]))
+        return Answers.joined(batches, num_classes)
 
     def answers_of(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> Answers:
         """The predictions of a static net in eval mode, at its resolution and on its device."""

@@ -25,6 +25,8 @@ NOTE = "alphanet-verify: note: 'alphanet-verify --all' is deprecated and will be
         (("-o", "table.pdf"), "ends in"),
         (("-o", "file/table.md"), "which is a file"),
         (("-o", "folder.md"), "is a folder"),
+        (("--plot", "plot.svg"), "must be a file that ends in .png"),
+        (("-o", "new.md", "--plot", "folder.md/../file/plot.png"), "which is a file"),
         (("--models", "resnet50"), "no model of the table is called 'resnet50'"),
     ],
 )
@@ -61,5 +63,6 @@ def test_the_table_compares_the_family_with_timm(capsys: pytest.CaptureFixture[s
     assert code == 0 and "measured with random weights" in captured.out and "exporting alphanet_a0" in captured.err
     ours, theirs = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert (round(ours["macs"] / 1e6, 2), ours["top1"]) == (203.39, 77.87)
-    assert (round(theirs["macs"] / 1e6), theirs["params"], theirs["top1"]) == (217, 5_483_032, 75.766)
+    assert (round(theirs["macs"] / 1e6), theirs["params"], theirs["top1"]) == (217, 5_483_032, 75.786)
+    assert theirs["published_weights"] == "mobilenetv3_large_100.ra_in1k" and "7479d451a6df" in theirs["source"]
     assert ours["figures"]["onnxruntime"]["median_ms"] > 0

@@ -284,3 +284,48 @@ def test_help_and_bad_usage_load_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--reference" in done.stdout and "Exit codes" in done.stdout
+
+
+def test_the_diagnostics_are_those_of_the_reference(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    argv = (folder / "tiny.onnx", "--data", folder / "images", "--limit", "20", "--json", tmp_path / "r.json")
+    code, out, _ = run(capsys, *argv, "--report", page, "--thumbnails", "--corruptions")
+    figures = json.loads((tmp_path / "r.json").read_text())
+    found, accuracy = figures["diagnostics"], figures["accuracy"]
+    assert code == 0 and "Robustness" in out and "Most confident mistakes" in out
+    assert (
+        sum(each["correct"] for each in found["per_class"])
+        == sum(found["confusion_matrix"][index][index] for index in range(10))
+        == accuracy["correct"]
+    )
+    assert [each["images"] for each in found["per_class"]] == [2] * 10 and sum(found["reliability"]["images"]) == 20
+    evaluator = Evaluator(FolderSource(folder / "images"), batch_size=16)
+    answers = evaluator.answers_of(tiny_net())
+    chosen = [index * 30 // 20 for index in range(20)]
+    assert found["negative_log_likelihood"] == pytest.approx(-answers.log_likelihood[chosen].mean().item(), rel=1e-4)
+    wrong = [index for index in chosen if not answers.right[index]]
+    worst = max(wrong, key=lambda index: float(answers.confidence[index]))
+    mistake = found["mistakes"][0]
+    assert mistake["file"] == f"{worst // 3}/{worst % 3}.png" and mistake["label"] == str(worst // 3)
+    assert mistake["confidence"] == pytest.approx(answers.confidence[worst].item(), rel=1e-4)
+    assert len(figures["robustness"]["corrupted"]) == 40 and figures["robustness"]["images"] == 20
+    assert figures["robustness"]["clean_top1"] == accuracy["top1"]
+    assert page.read_text().count("data:image/jpeg;base64,") == len(found["mistakes"]) == min(20, len(wrong))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--corruptions",), "--corruptions requires --data"),
+        (("--corruptions", "--data", "{images}", "--parity-only"), "cannot be used with --parity-only"),
+        (("--thumbnails", "--data", "{images}"), "--thumbnails requires an HTML report; pass --report FILE.html"),
+        (("--thumbnails", "--data", "{images}", "--report", "r.md"), "--thumbnails requires an HTML report"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, folder / "tiny.onnx", *(word.format(images=folder / "images") for word in argv))
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1

@@ -150,7 +150,7 @@ def test_a_signal_ends_an_evaluation(supernet, folders):
 
 
 def test_hits_near_chance_are_suspicious():
-    answers = Answers(torch.tensor([[0, 1], [1, 0], [2, 0]]), torch.tensor([0, 1, 1]), 10)
+    answers = Answers.of(torch.eye(10)[torch.tensor([0, 1, 2])], torch.tensor([0, 1, 1]))
     assert answers.right.tolist() == [True, True, False] and answers.hits == Hits(2, 3)
     assert "top-1 14.00 % is near chance (10.00 %)" in Hits(14, 100).suspicion(10)
     assert Hits(30, 100).suspicion(10) is None and Hits(3, 3).suspicion(1) is None

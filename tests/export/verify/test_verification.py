@@ -15,6 +15,7 @@ from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import freeze
 from alphanet_export.metadata import open_exported
 from alphanet_export.verify.measure.parity import measure_parity, synthetic_images
+from alphanet_export.verify.measure.robustness import measure_robustness
 from alphanet_export.verify.reference import assumed_metadata
 from alphanet_export.verify.verification import Settings, verify_model
 from alphanet_export.write import write_export
@@ -24,6 +25,7 @@ from alphanet_zoo.cli.verify import main
 from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.data.sources import spread
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.init import fill_live
@@ -129,6 +131,15 @@ def test_a_compiled_file_is_verified_in_the_runtime_of_its_format(name: str, fol
     path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
     with pytest.raises(AlphaNetError, match="has changed since the export"):
         open_exported(path)
+
+
+def test_corrupted_images_are_the_same_in_every_runtime(folder: Path) -> None:
+    source = spread(FolderSource(folder / "images"), 10)
+    found = []
+    for name in QUICK:
+        model = open_exported(FORMATS[name].path(folder / "tiny"))
+        found.append(measure_robustness(model, source, torch.arange(10), threads=1))
+    assert found[0] == found[1] == found[2] and len({each.top1 for each in found[0].corrupted}) > 1
 
 
 def test_all_formats_carry_the_same_metadata(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.runtimes.runtime import open_runtime
 from alphanet_zoo.data.sources import ImageSource, spread
 from alphanet_zoo.errors import AccuracyError
-from alphanet_zoo.evaluate.evaluator import Answers, Evaluator, Hits
+from alphanet_zoo.evaluate.evaluator import Answers, Evaluator, Hits, Predict
 from alphanet_zoo.evaluate.statistics import wilson_interval
 
 BATCH = 16
@@ -62,8 +64,8 @@ class Accuracy:
 def accuracy_of(answers: Answers) -> Accuracy:
     """Top-1 and top-5 of predictions."""
     images, within = len(answers.classes), (answers.best == answers.classes.unsqueeze(1)).any(dim=1)
-    top1, top1_interval = _percent(answers.hits.correct, images)
-    top5, top5_interval = _percent(int(within.sum()), images) if answers.num_classes > 5 else (None, None)
+    top1, top1_interval = percent(answers.hits.correct, images)
+    top5, top5_interval = percent(int(within.sum()), images) if answers.num_classes > 5 else (None, None)
     return Accuracy(top1, top1_interval, top5, top5_interval, images, answers.num_classes, answers.hits.correct)
 
 
@@ -94,14 +96,18 @@ def measure_accuracy(
 
 def answers_of_file(model: ExportedModel, evaluator: Evaluator, *, threads: int | None = None) -> Answers:
     """The predictions of an exported file for an evaluator's images; arguments as `measure_accuracy`."""
+    with file_predictor(model, threads) as predict:
+        return evaluator.answers(predict, model.preprocessing, model.num_classes, model.labels)
+
+
+@contextmanager
+def file_predictor(model: ExportedModel, threads: int | None = None) -> Iterator[Predict]:
+    """An exported file in its runtime, as a function from pixels to logits; arguments as `measure_accuracy`."""
     with open_runtime(model.path, threads=threads) as runtime:
-        return evaluator.answers(
-            lambda pixels: torch.from_numpy(runtime.infer(pixels.numpy())),
-            model.preprocessing, model.num_classes, model.labels,
-        )  # fmt: skip
+        yield lambda pixels: torch.from_numpy(runtime.infer(pixels.numpy()))
 
 
-def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:
+def percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:
     """A share and its interval, in percent."""
     low, high = wilson_interval(successes, trials)
     return 100 * successes / trials, (100 * low, 100 * high)

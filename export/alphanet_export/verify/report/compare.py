@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 
 from alphanet_export.freeze import FrozenNet, freeze
@@ -24,145 +22,18 @@ from alphanet_export.runtimes.runtime import Runtime, open_runtime
 from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import current_environment, physical_cores
 from alphanet_export.verify.measure.ab import clock_for, interleave
+from alphanet_export.verify.measure.contenders import Contender, network_costs
 from alphanet_export.verify.report import DEFAULT_RUNTIMES, NETS
 from alphanet_export.verify.report.table import ComparisonTable, Figures, Row
 from alphanet_export.writers.to_executorch import write_executorch
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.errors import MissingDependencyError, UsageError
 from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval, median_ratio_interval
-from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.space.presets import IMAGENET_FAMILY, FamilyMember
-from alphanet_zoo.zoo.open import HUB_ORG_VARIABLE
-from alphanet_zoo.zoo.pins import PINS
-from alphanet_zoo.zoo.registry import create_model
 
 ANCHOR = "efficientnet_b0"
 """The model that latencies are relative to, if it is measured."""
-PAPER = "Wang et al., 2021, arXiv:2102.07954"
-_TIMM_RESULTS = "timm, results/results-imagenet.csv, tag"
-_TIMM_CARD = "timm, model card, tag"
-
-COMPARED: tuple[tuple[str, int, float, str], ...] = (
-    ("mobilenetv3_large_100", 224, 75.766, f"{_TIMM_RESULTS} ra_in1k"),
-    ("efficientnet_b0", 224, 77.694, f"{_TIMM_RESULTS} ra_in1k"),
-    ("fbnetv3_b", 256, 79.142, f"{_TIMM_RESULTS} ra2_in1k"),
-    ("mobilenetv4_conv_medium", 256, 79.928, f"{_TIMM_CARD} e500_r256_in1k"),
-)
-"""Models of timm: name, input side in pixels, published top-1 of the default weights at that size, and its source."""
-
-
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """A classifier to measure.
-
-    Args:
-        name: Its name.
-        ours: Whether it belongs to the AlphaNet family.
-        size: Side of its square input, in pixels.
-        top1: Published ImageNet top-1 in percent, or None if there is none.
-        source: Source of ``top1``.
-        weights: Weights it is measured with: ``random`` or ``published``.
-        build: Returns the network in eval mode.
-    """
-
-    name: str
-    ours: bool
-    size: int
-    top1: float | None
-    source: str
-    weights: str
-    build: Callable[[], nn.Module]
-
-
-def contenders(patterns: Sequence[str] = ("*",)) -> tuple[Contender, ...]:
-    """The models whose names match one of the patterns, the AlphaNet family first.
-
-    Args:
-        patterns: Names, with shell wildcards.
-
-    Raises:
-        UsageError: A pattern matches no model.
-        MissingDependencyError: A model of timm is selected and timm is not installed.
-    """
-    everything = (*map(_ours, IMAGENET_FAMILY), *(_timm(*row) for row in COMPARED))
-    for pattern in patterns:
-        if not fnmatch.filter([one.name for one in everything], pattern):
-            names = ", ".join(one.name for one in everything)
-            raise UsageError(f"no model of the table is called {pattern!r}; choose from {names}")
-    chosen = tuple(one for one in everything if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns))
-    if any(not one.ours for one in chosen):
-        try:
-            import timm  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError("timm", "bench") from error
-    return chosen
-
-
-def network_costs(net: nn.Module, size: int) -> tuple[int, int]:
-    """Multiply-accumulates (MACs) per image and number of parameters of a network.
-
-    Counts convolutions and linear layers, without bias, activation, batch norm, pooling and resizing. AlphaNets use
-    `alphanet_zoo.space.cost.count_macs`; other networks are counted in the same way while one image runs.
-
-    Args:
-        net: Network in eval mode, for images ``(N, 3, size, size)``, that calls its layers as modules.
-        size: Side of the image, in pixels.
-
-    Raises:
-        ValueError: The network called no convolution or linear layer.
-    """
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    if isinstance(net, AlphaNet):
-        return count_macs(net.arch, net.space, net.num_classes), parameters
-    macs = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal macs
-        assert isinstance(module, nn.Conv2d | nn.Linear)
-        macs += output.numel() * module.weight[0].numel()
-
-    handles = [
-        module.register_forward_hook(count) for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        with torch.inference_mode():
-            net(torch.zeros(1, 3, size, size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not macs:
-        raise ValueError(f"a {type(net).__name__} calls no convolution or linear layer; its cost cannot be counted")
-    return macs, parameters
-
-
-def _ours(member: FamilyMember) -> Contender:
-    """A member of the AlphaNet family, with published weights if a source of them is configured."""
-    published = member.name in PINS or bool(os.environ.get(HUB_ORG_VARIABLE, "").strip())
-    return Contender(
-        name=member.name,
-        ours=True,
-        size=member.arch.resolution,
-        top1=member.top1,
-        source=PAPER,
-        weights="published" if published else "random",
-        build=partial(create_model, member.name, weights=None if published else "random", pretrained=published),
-    )
-
-
-def _timm(name: str, size: int, top1: float, source: str) -> Contender:
-    """A model of timm with random weights; nothing is downloaded."""
-
-    def build() -> nn.Module:
-        import timm
-
-        net: nn.Module = timm.create_model(name, pretrained=False)
-        return fill_live(net).eval()
-
-    return Contender(name, False, size, top1, source, "random", build)
 
 
 def measure_table(
@@ -178,7 +49,7 @@ def measure_table(
     """Exports all models with the same code and times them in turns, one runtime after the other.
 
     Args:
-        models: The models, see `contenders`.
+        models: The models, see `alphanet_export.verify.measure.contenders.contenders`.
         runtimes: Some of `alphanet_export.verify.report.RUNTIMES`.
         threads: Threads within an operator; None means the number of physical cores.
         batch: Batch size of the throughput measurement.
@@ -232,10 +103,23 @@ def _prepare(model: Contender, single: Path) -> _Prepared:
     content = onnx_bytes(_frozen(net, model.size))
     many = single.with_name(f"many-{single.name}")
     single.write_bytes(content)
-    many.write_bytes(_any_batch(content))
+    many.write_bytes(_any_batch(content) or onnx_bytes(_frozen(net, model.size, dynamic_batch=True)))
     macs, params = network_costs(net, model.size)
-    facts = (model.name, model.ours, model.weights, model.size, macs, params, len(content), model.top1, model.source)
-    return _Prepared(model, net, single, many, Row(*facts, figures={}))
+    published = model.published
+    row = Row(
+        name=model.name,
+        ours=model.ours,
+        weights=model.weights,
+        size=model.size,
+        macs=macs,
+        params=params,
+        file_bytes=len(content),
+        top1=published.top1 if published else None,
+        source=published.source if published else None,
+        published_weights=published.row if published else None,
+        figures={},
+    )
+    return _Prepared(model, net, single, many, row)
 
 
 def _frozen(net: nn.Module, size: int, *, dynamic_batch: bool = False) -> FrozenNet:
@@ -250,9 +134,17 @@ def _frozen(net: nn.Module, size: int, *, dynamic_batch: bool = False) -> Frozen
     return FrozenNet(net, program, unused, dynamic_batch)  # type: ignore[arg-type]  # Only its program is read.
 
 
-def _any_batch(content: bytes) -> bytes:
-    """The same graph with a dynamic batch size; only the declared shapes depend on it."""
+def _any_batch(content: bytes) -> bytes | None:
+    """The same graph with a dynamic batch size; None if more than the declared shapes depend on it.
+
+    Attention reshapes to constant shapes, which contain the batch size.
+    """
     proto = onnx.load_model_from_string(content)
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and onnx.numpy_helper.to_array(shape)[0] > 0:
+            return None
     del proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

@@ -14,6 +14,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.environment import Environment
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.accuracy import Accuracy
+from alphanet_export.verify.measure.diagnostics import Diagnostics
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_export.verify.measure.graph_rules import GraphRules
@@ -21,6 +22,7 @@ from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
 from alphanet_export.verify.measure.parity import Parity
 from alphanet_export.verify.measure.process import Memory, Startup
+from alphanet_export.verify.measure.robustness import Robustness
 from alphanet_export.verify.report.stamp import Stamp, read_stamp
 from alphanet_zoo.errors import AlphaNetError
 
@@ -74,6 +76,9 @@ class VerificationFigures:
         consistency: Without a reference: the optimised graphs compared with the unoptimised one.
         accuracy: Accuracy on the labelled images.
         mcnemar: The file compared with the reference on the labelled images.
+        diagnostics: Where the file errs on the labelled images.
+        thumbnails: JPEG data URIs of the images in ``diagnostics.mistakes``, for the HTML page; empty if not requested.
+        robustness: Accuracy on corrupted images.
         latency: Latency in the format's runtime on this CPU.
         throughput: Throughput by batch size and threads.
         startup: Start-up time of a new process.
@@ -100,6 +105,9 @@ class VerificationFigures:
     consistency: Parity | None = None
     accuracy: Accuracy | None = None
     mcnemar: McNemar | None = None
+    diagnostics: Diagnostics | None = None
+    thumbnails: tuple[str, ...] = ()
+    robustness: Robustness | None = None
     latency: Latency | None = None
     throughput: tuple[Throughput, ...] | None = None
     startup: Startup | None = None
@@ -207,6 +215,8 @@ _PARTS: dict[str, type[Any]] = {
     "consistency": Parity,
     "accuracy": Accuracy,
     "mcnemar": McNemar,
+    "diagnostics": Diagnostics,
+    "robustness": Robustness,
     "latency": Latency,
     "startup": Startup,
     "memory": Memory,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.latency import Latency, Throughput
 from alphanet_export.verify.measure.mcnemar import McNemar
-from alphanet_zoo.svg import WIDTH, line, printable, svg, text
+from alphanet_zoo.svg import WIDTH, line, svg, text
 
 _SHADES = ("bar", "bar2", "bar3")
 
@@ -126,67 +125,3 @@ def operator_plot(operators: Mapping[str, int], most: int = 12) -> Markup:
         shapes.append(f'<rect class="bar" x="280" y="{y + 3}" width="{long:.1f}" height="13" rx="2"/>')
         shapes.append(text(287 + long, y + 14, str(count)))
     return svg("Nodes after optimisation, by operator", 19 * len(shown) + 4, shapes)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model in a scatter plot.
-
-    Args:
-        name: Its name.
-        ours: Whether it is an AlphaNet; these are connected by a line.
-        latency_ms: Median latency.
-        interval_ms: Confidence interval of the latency.
-        top1: Top-1 in percent.
-    """
-
-    name: str
-    ours: bool
-    latency_ms: float
-    interval_ms: tuple[float, float]
-    top1: float
-
-
-def scatter_plot(title: str, points: Sequence[Point], height: int = 380) -> Markup:
-    """Top-1 against latency with its interval; at least one point."""
-    longest = 1.12 * max(point.interval_ms[1] for point in points)
-    low, high = min(point.top1 for point in points) - 0.5, max(point.top1 for point in points) + 0.5
-    left, right, top, bottom = 46, WIDTH - 20, 16, height - 48
-
-    def x(milliseconds: float) -> float:
-        return left + (right - left) * milliseconds / longest
-
-    def y(percent: float) -> float:
-        return bottom - (bottom - top) * (percent - low) / (high - low)
-
-    shapes = [line(left, bottom, right, bottom, "axis"), line(left, top, left, bottom, "axis")]
-    for percent in range(int(low) + 1, int(high) + 1):
-        shapes.append(line(left, y(percent), right, y(percent), "axis"))
-        shapes.append(text(left - 8, y(percent) + 4, str(percent), anchor="end"))
-    step = _tick_step(longest)
-    for tick in range(int(longest / step) + 1):
-        shapes.append(text(x(tick * step), bottom + 19, f"{tick * step:g}", anchor="middle"))
-    shapes.append(text((left + right) / 2, height - 7, "latency of one image, ms", anchor="middle"))
-    shapes.append(text(left + 6, top + 8, "top-1, %"))
-    family = sorted((point.latency_ms, point.top1) for point in points if point.ours)
-    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in family)
-    shapes.append(f'<polyline class="ours-line" points="{path}"/>')
-    for point in points:
-        kind, across, up = "ours" if point.ours else "theirs", x(point.latency_ms), y(point.top1)
-        tip = escape(printable(f"{point.name}: {point.top1} %, {point.latency_ms:.2f} ms"))
-        name = point.name.removeprefix("alphanet_")
-        shapes.append(line(x(point.interval_ms[0]), up, x(point.interval_ms[1]), up, f"{kind}-line"))
-        shapes.append(
-            f'<circle class="{kind}-dot" cx="{across:.1f}" cy="{up:.1f}" r="4.5"><title>{tip}</title></circle>'
-        )
-        if point.ours:  # Above the line that connects the family.
-            shapes.append(text(across - 8, up - 7, name, anchor="end", kind="name"))
-        else:
-            shapes.append(text(across, up + 18, name, anchor="end" if across > 0.85 * WIDTH else "middle", kind="name"))
-    return svg(title, height, shapes)
-
-
-def _tick_step(span: float) -> float:
-    """A round distance that gives at most ten ticks on an axis from 0 to ``span``."""
-    power = 10.0 ** (len(str(int(span))) - 2) if span >= 1 else 0.1
-    return next(factor * power for factor in (1, 2, 5, 10, 20, 50) if span / (factor * power) <= 10)

@@ -28,6 +28,34 @@ Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of more than three columns, or of many rows.
+
+    Args:
+        header: Column headings.
+        rows: Its rows.
+        words: Number of leading columns that contain words; the others contain numbers and are aligned to the right.
+        short: Maximum number of rows in text and Markdown; the HTML page has all. None: all.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    short: int | None = None
+
+    @property
+    def shown(self) -> tuple[tuple[str, ...], ...]:
+        """The rows of text and Markdown."""
+        return self.rows if self.short is None else self.rows[: self.short]
+
+    @property
+    def omitted(self) -> str:
+        """A sentence on the rows that text and Markdown omit; empty if there are none."""
+        rest = len(self.rows) - len(self.shown)
+        return f"The HTML report has {rest} more row{'s' * (rest > 1)}." if rest else ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A titled part of a report.
 
@@ -36,12 +64,16 @@ class Section:
         rows: Its facts.
         remark: A phrase that applies to the whole section, without a full stop.
         plot: Inline SVG for the HTML page, or an empty string.
+        table: A table after the facts, or None.
+        gallery: Images for the HTML page, as (data URI, caption).
     """
 
     title: str
     rows: tuple[Row, ...]
     remark: str = ""
     plot: str = ""
+    table: Table | None = None
+    gallery: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +105,9 @@ class Document:
         for section, part in zip(self.sections, rows, strict=True):
             lines += ["", printable(section.title + (f" ({section.remark})" if section.remark else ""))]
             lines += [f"  {a:<{label}}  {b:<{value}}  {c}".rstrip() for a, b, c in part]
+            if section.table:
+                lines += [f"  {row}" for row in text_table(section.table.header, section.table.shown)]
+                lines += [f"  {section.table.omitted}"] if section.table.omitted else []
         return "\n".join([*lines, "", printable(self.verdict)]) + "\n"
 
     def to_markdown(self) -> str:
@@ -82,6 +117,9 @@ class Document:
             lines += ["", f"## {markdown(section.title)}", ""]
             lines += [f"{markdown(section.remark[0].upper() + section.remark[1:])}.", ""] if section.remark else []
             lines += markdown_table(("", "", ""), section.rows)
+            if section.table:
+                lines += ["", *markdown_table(section.table.header, section.table.shown)]
+                lines += ["", section.table.omitted] if section.table.omitted else []
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from alphanet_export.verify.environment import Environment
-from alphanet_export.verify.report.plots import Point, scatter_plot
+from alphanet_export.verify.measure.contenders import DISTILLED, MERGED
 from alphanet_export.verify.report.render import (
     interval,
     markdown,
@@ -23,9 +23,11 @@ from alphanet_export.verify.report.render import (
     threads_of,
     write_page,
 )
+from alphanet_export.verify.report.scatter import Point, scatter_plot, write_scatter
+from alphanet_zoo.errors import UsageError
 from alphanet_zoo.svg import printable
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON layout."""
 
 RUNTIME_TITLES = {
@@ -66,10 +68,11 @@ class Row:
         weights: Weights it was measured with: ``random`` or ``published``.
         size: Side of its input, in pixels.
         macs: Multiply-accumulates per image.
-        params: Number of parameters.
+        params: Number of parameters, as exported.
         file_bytes: Size of its ONNX file.
         top1: Published ImageNet top-1 in percent, not measured here; None if there is none.
-        source: Source of ``top1``.
+        source: Source of ``top1``, or None.
+        published_weights: Name of the weights that ``top1`` was published for, or None.
         figures: Measurements by runtime.
     """
 
@@ -81,7 +84,8 @@ class Row:
     params: int
     file_bytes: int
     top1: float | None
-    source: str
+    source: str | None
+    published_weights: str | None
     figures: Mapping[str, Figures]
 
 
@@ -155,10 +159,22 @@ class ComparisonTable:
         """
         write_page(path, html=self.to_html, markdown=self.to_markdown, json=self.to_json)
 
+    def write_plot(self, path: str | os.PathLike[str]) -> None:
+        """Writes a scatter plot per runtime, with the Pareto front, to a PNG file.
+
+        Raises:
+            UsageError: No model has a published top-1.
+            MissingDependencyError: matplotlib is not installed.
+        """
+        if not self._points(self.runtimes[0]):
+            raise UsageError("none of the models has a published top-1, so there is nothing to plot; choose others")
+        plots = [(_plot_title(runtime), self._points(runtime)) for runtime in self.runtimes]
+        threads = f"{threads_of(self.threads)}, {self.clock}, batch size 1"
+        write_scatter(path, plots, f"{self._lead}; {threads}. Latency measured with random weights, top-1 published.")
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on how to read the table, in full sentences."""
-        sources = "; ".join(dict.fromkeys(row.source for row in self.rows if row.top1 is not None))
         random = [row.name for row in self.rows if row.weights == "random"]
         notes = []
         if random:
@@ -167,23 +183,38 @@ class ComparisonTable:
                 f"{models} measured with random weights. Latency does not depend on the weights; accuracy was not "
                 "measured."
             )
-        if sources:
+        if sources := self._sources:
             notes.append(
-                f"Top-1 is published, not measured here: percent of the ImageNet validation images, from {sources}."
+                "Top-1 is published, not measured here: percent of the ImageNet validation images at the input size of "
+                f"the table, from {sources}."
             )
-        notes += [
+        if missing := [row.name for row in self.rows if row.top1 is None]:
+            notes.append(f"No published top-1 was found for {', '.join(missing)}.")
+        if distilled := [row.name for row in self.rows if row.name in DISTILLED]:
+            notes.append(f"The published weights of {', '.join(distilled)} were distilled from a larger network.")
+        if merged := [row.name for row in self.rows if row.name in MERGED]:
+            notes.append(
+                f"The parallel branches of {', '.join(merged)} were merged before export; MACs and parameters are "
+                "those of the merged network."
+            )
+        return (
+            *notes,
+            "MACs are those of convolutions, linear layers and attention; tools that count FLOPs report twice as many.",
             f"Latency is the median time of one image over {self.rounds} rounds, with its 95 % bootstrap confidence "
             f"interval ({self.clock}, {threads_of(self.threads)}). Every round runs each model once, in random order.",
             f"Throughput (images/s) was measured at batch size {self.batch}.",
             "All models were exported by the same exporters, with the same graph rewrites. Each runtime ran all of "
             "them in one process.",
-        ]
-        if any(not row.ours for row in self.rows):
-            notes.append(
-                "timm also has weights of efficientnet_b0 and mobilenetv3_large_100 that were trained longer "
-                "(ra4_e3600). The table shows the accuracy of its default weights."
-            )
-        return tuple(notes)
+        )
+
+    @property
+    def _sources(self) -> str:
+        """The sources of the published top-1, each with its entries."""
+        entries: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.source is not None and row.published_weights is not None:
+                entries.setdefault(row.source, []).append(row.published_weights)
+        return "; ".join(f"{source} ({', '.join(names)})" for source, names in entries.items())
 
     @property
     def _title(self) -> str:
@@ -200,13 +231,17 @@ class ComparisonTable:
 
     def _plot(self, runtime: str) -> tuple[str, Markup | None]:
         """Title and scatter plot of a runtime; None if fewer than two models have a published top-1."""
-        title = f"Published top-1 vs latency in {RUNTIME_TITLES.get(runtime, runtime)}"
-        points = [
+        title = _plot_title(runtime)
+        points = self._points(runtime)
+        return title, scatter_plot(title, points) if len(points) > 1 else None
+
+    def _points(self, runtime: str) -> list[Point]:
+        """The models that have a published top-1."""
+        return [
             Point(row.name, row.ours, measured.median_ms, measured.median_interval_ms, row.top1)
             for row in self.rows
             if row.top1 is not None and (measured := row.figures[runtime])
         ]
-        return title, scatter_plot(title, points) if len(points) > 1 else None
 
     def _header(self) -> list[str]:
         """All column headings."""
@@ -220,6 +255,11 @@ class ComparisonTable:
     def _cells(self, row: Row) -> list[Cell]:
         """All cells of a row."""
         return [*_model_cells(row), *(cell for runtime in self.runtimes for cell in _runtime_cells(row, runtime))]
+
+
+def _plot_title(runtime: str) -> str:
+    """The title of the scatter plot of a runtime."""
+    return f"Published top-1 vs latency in {RUNTIME_TITLES.get(runtime, runtime)}"
 
 
 Cell = tuple[str, str]

@@ -15,6 +15,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.ab import TimingRatio
 from alphanet_export.verify.measure.accuracy import Accuracy
+from alphanet_export.verify.measure.diagnostics import ClassFigures, Confusion, Diagnostics, Mistake
 from alphanet_export.verify.measure.energy import Energy
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_export.verify.measure.graph_rules import GraphRule, GraphRules
@@ -22,9 +23,12 @@ from alphanet_export.verify.measure.latency import Throughput, summarise
 from alphanet_export.verify.measure.mcnemar import McNemar
 from alphanet_export.verify.measure.parity import LevelParity, Parity
 from alphanet_export.verify.measure.process import Memory, Startup
+from alphanet_export.verify.measure.robustness import CorruptedAccuracy, Robustness
 from alphanet_export.verify.report.figures import Data, Reference
 from alphanet_export.verify.report.report import VerificationReport
+from alphanet_zoo.data.corruptions import CORRUPTIONS
 from alphanet_zoo.errors import AccuracyError, ParityError, TargetError
+from alphanet_zoo.evaluate.diagnostics import Reliability
 from alphanet_zoo.space.presets import ALPHANET_TINY
 
 EVIL = "<script>alert('x')</script>|&\"\n"
@@ -57,6 +61,29 @@ PLAIN = ("schema", "format", "passed", "failures", "graph_sha256", "weights_sha2
          "space", "num_classes", "macs", "params", "preprocessing", "calibration", "tools")  # fmt: skip
 RULES = GraphRules(None, (GraphRule("SiLUs fused", 8, 8), GraphRule("reorders", 4, 6, at_most=True)))
 UNFUSED = GraphRules(None, (GraphRule("SiLUs fused", 7, 8), GraphRule("reorders", 4, 6, at_most=True)))
+BINS = Reliability((0.0, 0.5, 1.0), (0, 200), (None, 0.95), (None, 0.9))
+ROBUSTNESS = Robustness(
+    200, 0, 90.0, 55.5,
+    tuple(
+        CorruptedAccuracy(each.name, severity, each.parameter, value, 90.0 - 10 * severity, (20.0, 95.0))
+        for each in CORRUPTIONS
+        for severity, value in enumerate(each.values, 1)
+    ),
+)  # fmt: skip
+
+
+def diagnostics(label: str = "owl", classes: int = 10) -> Diagnostics:
+    """Diagnostics in which class 0 has images that are classified as class 1; class 0 is called ``label``."""
+    names = [label, *map(str, range(1, classes))]
+    figures = [ClassFigures(name, 20, 20, 20, 100.0, (84.0, 100.0)) for name in names]
+    figures[0] = ClassFigures(label, 20, 12, 12, 60.0, (39.0, 78.0))
+    matrix = [[20 * (row == column) for column in range(classes)] for row in range(classes)]
+    matrix[0][:2] = [12, 8]
+    mistakes = tuple(Mistake(f"{label}/{number}.png", label, "1", 0.99, 0.004) for number in range(8))
+    whole = tuple(map(tuple, matrix)) if classes <= 30 else None
+    return Diagnostics(0.1234, 0.05, 0.95, BINS, tuple(figures), whole, (Confusion(label, "1", 8, 40.0),), mistakes)
+
+
 RATIO = TimingRatio("other.onnx", "e" * 64, 0.8, (0.78, 0.83), 2.0, 2.5, 50, 1, 1, "CPU time")
 
 
@@ -71,6 +98,8 @@ def report(**changes: Any) -> VerificationReport:
         "parity": PARITY,
         "accuracy": ACCURACY,
         "mcnemar": McNemar(178, 4, 2, 16, 0.6875),
+        "diagnostics": diagnostics(),
+        "robustness": ROBUSTNESS,
         "latency": LATENCY,
         "throughput": tuple(Throughput(batch, threads, 400.0 + batch, 9) for threads in (1, 2) for batch in (1, 4)),
         "startup": Startup(700.0, 400.0, 100.0, 9.0, 3, 2),
@@ -186,6 +215,43 @@ def test_the_table_shows_the_figures() -> None:
     assert "NOT the weights recorded" in report(reference=other).to_text()
 
 
+def test_the_accuracy_sections_show_the_figures() -> None:
+    text = report().to_text()
+    for shown in ("96.00 %", "Lowest of a class", "owl    60.00", "39.00 to 78.00", "5.00 %", "95.00 %",
+                  "overconfident by 5.00 points", "0.1234", "equal probabilities have 2.3026", "owl/0.png", "55.50 %",
+                  "not the files or parameters of ImageNet-C", "0.04, 0.08, 0.12, 0.18, 0.26"):  # fmt: skip
+        assert shown in text, shown
+    assert re.search(r"owl +1 +8 +40\.0\n", text)
+    assert re.search(r"gaussian noise +80\.00 +70\.00 +60\.00 +50\.00 +40\.00 +60\.00", text)
+    assert "owl/4.png" in text and "owl/5.png" not in text and "The HTML report has 3 more rows." in text
+    assert "The HTML report has 3 more rows." in report().to_markdown() and "owl/7.png" in report().to_html()
+    assert "Classes" not in report(diagnostics=None).to_text()
+
+
+def test_thumbnails_are_embedded_in_the_page_only() -> None:
+    pictured = report(thumbnails=tuple(f"data:image/jpeg;base64,{number}" for number in range(8)))
+    page = Page(pictured.to_html())
+    assert page.tags["img"] == 8 and page.loads == ["src"] * 8
+    assert "data:image" not in pictured.to_json() + pictured.to_text() + pictured.to_markdown()
+
+
+def test_the_heat_map_shows_every_cell_and_is_for_few_classes() -> None:
+    html = report().to_html()
+    pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+    matrix = next(picture for picture in pictures if picture.get("aria-label") == "Confusion matrix")
+    tips = [shape.text for shape in matrix.iter() if shape.tag == "title"][1:]
+    assert len(tips) == 11 and "owl classified as 1: 8 images (40.0 %)" in tips
+    assert "Confusion matrix" not in report(diagnostics=diagnostics(classes=31)).to_html()
+
+
+def test_a_bin_without_images_and_a_loss_that_is_not_finite_are_shown() -> None:
+    bad = dataclasses.replace(diagnostics(), negative_log_likelihood=float("inf"), mistakes=())
+    figures = json.loads(report(diagnostics=bad).to_json())["diagnostics"]
+    assert figures["negative_log_likelihood"] is None and figures["reliability"]["accuracy"] == [None, 0.9]
+    assert figures["confusion_matrix"][0][:2] == [12, 8] and figures["per_class"][0]["interval"] == [39.0, 78.0]
+    assert "mistakes" not in report(diagnostics=bad).to_text()
+
+
 def test_a_busy_machine_is_reported() -> None:
     assert "OTHER PROGRAMS" not in report().to_text()
     assert "OTHER PROGRAMS" in report(latency=dataclasses.replace(LATENCY, cpu_share=0.5)).to_text()
@@ -195,9 +261,10 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     html = report(min_top1=95.0).to_html()
     page = Page(html)
     assert page.loads == [] and "script" not in page.tags and "url(" not in html
-    assert page.tags["svg"] == 5 and page.tags["section"] == 8
+    assert page.tags["svg"] == 8 and page.tags["section"] == 13
     pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
-    bars = [shape for shape in pictures[1].iter() if shape.get("class") == "bar"]
+    run_times = next(picture for picture in pictures if picture.get("aria-label") == "Histogram of run times")
+    bars = [shape for shape in run_times.iter() if shape.get("class") == "bar"]
     assert len(bars) == len(LATENCY.histogram.counts)
     tallest = max(float(bar.get("height", 0)) for bar in bars)
     for bar, count in zip(bars, LATENCY.histogram.counts, strict=True):
@@ -214,7 +281,8 @@ def test_the_page_and_markdown_escape_metadata() -> None:
     markdown = rendered.to_markdown()
     assert "<script>" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("| | ")]
-    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows if "---" not in row)
+    widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows if "---" not in row}
+    assert widths == {4, 5, 6, 7, 8}  # Facts, confusions, mistakes, classes, robustness.
 
 
 TERMINAL = "\x1b[31mred\x1b]8;;http://evil\x07\u202e\x9b2J\r\udcff"
@@ -236,6 +304,7 @@ def untrusted(text: str) -> VerificationReport:
         graph_rules=GraphRules(None, (GraphRule(text, 7, 8),)),
         timing_ratio=dataclasses.replace(RATIO, other=text, ratio=3.0),
         max_ratio=2.0,
+        diagnostics=diagnostics(text),
     )
 
 
@@ -251,11 +320,16 @@ def test_metadata_cannot_control_the_terminal() -> None:
 
 def test_metadata_cannot_add_markup() -> None:
     attack = (
-        "<script>alert(1)</script><img src=http://evil onerror=x>&\"'{{ 7*7 }}![i](http://evil)[l](javascript:x)`*|"
+        "<script>alert(1)</script><img src=http://evil onerror=x>&\"'{{ 7*7777 }}![i](http://evil)[l](javascript:x)`*|"
     )
     page = untrusted(attack).to_html()
     tags = Page(page)
-    assert tags.loads == [] and not {"script", "img", "a"} & set(tags.tags) and "49" not in page
+    assert (
+        tags.loads == []
+        and not {"script", "img", "a"} & set(tags.tags)
+        and "54439" not in page
+        and "{{ 7*7777 }}" in page
+    )
     assert "&lt;script&gt;alert(1)" in page and "<h1>&lt;script&gt;" in page
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(picture)
