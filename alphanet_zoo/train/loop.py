@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from alphanet_zoo.checkpoint import (
     Checkpoint,
@@ -125,6 +128,21 @@ def _save_results(output: Path, run: RunState) -> Path:
     return save_results(output, run)
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A step whose outcome has not been read yet."""
+
+    step: int
+    rate: float
+    batch: Batch
+    outcome: StepOutcome
+
+
+def steps_ahead(device: torch.device) -> int:
+    """Number of steps that may be launched before the outcome of a step is read."""
+    return 1 if device.type == "cuda" else 0
+
+
 class _Loop:
     """Runs training steps until the end of the run or a signal."""
 
@@ -138,26 +156,16 @@ class _Loop:
 
     def run_to_end(self) -> int | None:
         """Runs to the end or to a signal, which it returns. A rollback restarts the inner loop with other batches."""
-        run, config, stopped_by = self.run, self.config, None
+        run, stopped_by = self.run, None
         while run.step < run.end and stopped_by is None:
+            launched = deque[_Launched]()
             with closing(run.stream()) as batches:
                 for batch in self.meter.waiting_for(batches):
                     rate, outcome = run.rate, run.advance(batch, self.received)
-                    stopped_by = outcome.signal
-                    self.meter.count(config.data.batch_size)
-                    verdict = run.guard.observe(finite=outcome.finite, loss=outcome.label_loss)
-                    if verdict is Verdict.ROLL_BACK:
-                        roll_back(run, self.checkpoints, self.log)
-                        self.progress.move_to(run.step)
-                        break
-                    self.progress.move_to(run.step)
-                    if verdict is Verdict.SKIP:
-                        self.log.note(run.step, "skipped", "a loss or a gradient was not finite")
-                    elif self._due(config.log.every_steps):
-                        self._log(batch, rate, outcome)
-                    if stopped_by is not None or self._due(config.checkpoint_every_steps):
-                        self._save()
-                    if stopped_by is not None:
+                    self.meter.count(self.config.data.batch_size)
+                    launched.append(_Launched(run.step, rate, batch, outcome))
+                    stopped_by, rolled_back = self._complete(launched)
+                    if rolled_back or stopped_by is not None:
                         break
                     if run.step < run.end and run.step % run.batches.steps_per_epoch == 0:
                         self._validate()
@@ -166,12 +174,38 @@ class _Loop:
         self._report()
         return stopped_by
 
-    def _log(self, batch: Batch, rate: float, outcome: StepOutcome) -> None:
+    def _complete(self, launched: deque[_Launched]) -> tuple[int | None, bool]:
+        """Reads the outcomes of launched steps; returns a signal that was received, and whether a rollback was due.
+
+        On a GPU an outcome is read after the next step is launched, so that the GPU never waits for the host. Before a
+        step is logged, saved or validated, all are read, so the results do not depend on this.
+        """
+        run, config, stopped_by = self.run, self.config, None
+        reads_all = any(map(self._due, (config.log.every_steps, config.checkpoint_every_steps,
+                                        run.batches.steps_per_epoch)))  # fmt: skip
+        while len(launched) > (0 if reads_all or stopped_by is not None else steps_ahead(run.ranks.device)):
+            each = launched.popleft()
+            stopped_by = stopped_by or each.outcome.signal
+            verdict = run.guard.observe(finite=each.outcome.finite, loss=each.outcome.label_loss)
+            if verdict is Verdict.ROLL_BACK:
+                roll_back(run, each.step, self.checkpoints, self.log)
+                self.progress.move_to(run.step)
+                return stopped_by, True
+            self.progress.move_to(each.step)
+            if verdict is Verdict.SKIP:
+                self.log.note(each.step, "skipped", "a loss or a gradient was not finite")
+            elif self._due(config.log.every_steps) and each.step == run.step:
+                self._log(each)
+        if stopped_by is not None or self._due(config.checkpoint_every_steps):
+            self._save()
+        return stopped_by, False
+
+    def _log(self, launched: _Launched) -> None:
         """Writes and shows the metrics of a step."""
         run = self.run
-        line: dict[str, Any] = {"step": run.step, "epoch": batch.epoch, "lr": rate}
+        line: dict[str, Any] = {"step": launched.step, "epoch": launched.batch.epoch, "lr": launched.rate}
         line |= {"broken_images": len(run.batches.broken.messages), **self.meter.read()}
-        line["subnets"] = run.metrics(batch, outcome)
+        line["subnets"] = run.metrics(launched.batch, launched.outcome)
         self.log.write(line)
         self.progress.report(line, self.config.optim.epochs)
 
@@ -205,17 +239,23 @@ class _Loop:
             self._report()
 
 
-def roll_back(run: RunState, folder: Path, log: RunLog) -> None:
+def roll_back(run: RunState, failed: int, folder: Path, log: RunLog) -> None:
     """Restores the last healthy checkpoint, or the start of the run if there is no checkpoint yet.
 
     Draws continue after those of the failed step, so that no batch leads to the same failure again. They depend on the
     steps only: a run that is stopped and resumed around a rollback gives the same result as an uninterrupted one.
     Checkpoints of later steps are removed.
 
+    Args:
+        run: The run. Steps that were launched after the failed one are discarded.
+        failed: The failed step, from 1.
+        folder: The folder of checkpoints.
+        log: The log of the run.
+
     Raises:
         AlphaNetError: The limit of rollbacks is reached, or no checkpoint is healthy.
     """
-    failed, reason = run.step, run.guard.reason()
+    reason = run.guard.reason()
     run.guard.check_may_roll_back(failed)
     every = run.config.checkpoint_every_steps
     checkpoint = run.ranks.from_first(lambda: healthy_checkpoint(folder, run.guard, every))

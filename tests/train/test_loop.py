@@ -214,6 +214,16 @@ def test_three_in_a_row_roll_back_to_other_batches_and_a_stop_around_it_changes_
     assert sha256_of(run(root, tmp_path / "b").model) == sha256_of(result.model)
 
 
+def test_outcomes_that_are_read_a_step_late_as_on_a_gpu_change_nothing(root, tmp_path, monkeypatch):
+    spoil(monkeypatch, {2, 4, 5, 6})
+    settings = ("log.every_steps=100", "checkpoint_every_steps=4")
+    expected = run(root, tmp_path / "a", *settings)
+    monkeypatch.setattr("alphanet_zoo.train.loop.steps_ahead", lambda device: 1)
+    assert sha256_of(run(root, tmp_path / "b", *settings).model) == sha256_of(expected.model)
+    assert events(tmp_path / "b") == events(tmp_path / "a")
+    assert events(tmp_path / "b") == [(3, "skipped"), (5, "skipped"), (6, "skipped"), (7, "rolled back")]
+
+
 def test_the_second_rollback_stops_the_run_and_says_why(root, tmp_path, monkeypatch):
     spoil(monkeypatch, range(4, 1000))
     with pytest.raises(AlphaNetError, match=r"not finite in 3 steps in a row at step 7, after 1 earlier.*optim\.lr"):

@@ -20,6 +20,7 @@ from alphanet_export.quantize.judge import LEAST_INT8, accuracy_lost, judge
 from alphanet_export.quantize.log import QuantizationLog, measure_speed
 from alphanet_export.quantize.onnx_qdq import FLOAT_PART, saturates
 from alphanet_export.quiet import quiet
+from alphanet_export.runtimes.open_vino import kept_signal_stack
 
 if TYPE_CHECKING:
     from alphanet_export.freeze import FrozenNet
@@ -168,7 +169,7 @@ def _accuracy_control(
     nncf.set_log_level(logging.ERROR)
     held_out = zip(images.held_out, classes, strict=True)
     pairs = [(np.ascontiguousarray(image[None]), int(index)) for image, index in held_out]
-    with quiet():
+    with quiet(), kept_signal_stack():
         return nncf.quantize_with_accuracy_control(
             model,
             nncf.Dataset([np.ascontiguousarray(image[None]) for image in images.calibration]),

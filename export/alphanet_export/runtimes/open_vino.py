@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -44,8 +48,9 @@ class OpenVino(Runtime):
             "INFERENCE_PRECISION_HINT": _ELEMENTS[precision],
         }
         try:
-            model = openvino.Core().read_model(os.fspath(path))
-            compiled = openvino.compile_model(model, "CPU", settings)
+            with kept_signal_stack():
+                model = openvino.Core().read_model(os.fspath(path))
+                compiled = openvino.compile_model(model, "CPU", settings)
             shape = model.inputs[0].get_partial_shape()
             self.input_size = shape[2].get_length() if shape[2].is_static else None
         except Exception as error:  # All its errors are RuntimeErrors.
@@ -62,6 +67,33 @@ class OpenVino(Runtime):
     def _run(self, images: FloatArray) -> FloatArray:
         """Runs the request and copies its output, which is in the request's memory."""
         return np.array(self._engine.infer(images)[0], dtype=np.float32)
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of sigaltstack(2)."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Restores the alternate signal stack of this thread after the block.
+
+    The CPU plugin of OpenVINO (2026.4) replaces it, and restores the previous one when it is destroyed. If two plugins
+    are not destroyed in the reverse order of their creation, a freed stack remains, and the next signal with a Python
+    handler (Ctrl-C, or the end of a child process) ends the process with a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before, after = ctypes.CDLL(None), _SignalStack(), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(None, ctypes.byref(after))
+        if after.base != before.base:
+            libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _rt_info(model: object) -> dict[str, str]:

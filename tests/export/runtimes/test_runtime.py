@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +198,25 @@ def test_a_file_that_is_compiled_runs_in_its_runtime(
 def test_a_net_runs_compiled(net: AlphaNet, expected: FloatArray) -> None:
     with open_runtime(net, "pytorch-compiled", threads=1) as runtime:
         assert relative_error(runtime.infer(PIXELS), expected) < 1e-5
+
+
+SIGNAL_AFTER_OPENVINO = """
+import faulthandler, gc, signal, subprocess, sys
+from alphanet_export.runtimes.runtime import open_runtime
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: print("signal"))
+first, second = (open_runtime(sys.argv[1]) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGCHLD")
+def test_signals_arrive_after_openvino_models_are_closed_in_any_order(folder: Path) -> None:
+    command = [sys.executable, "-c", SIGNAL_AFTER_OPENVINO, str(file_of(folder, "openvino"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and done.stdout.endswith("signal\n"), (done.returncode, done.stderr)
