@@ -9,11 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alphanet_zoo import __version__
 from alphanet_zoo.errors import AlphaNetError, UsageError
+
+_COMMAND: ContextVar[str] = ContextVar("command", default="alphanet")
+"""Name of the command that runs, for warnings."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -76,6 +80,7 @@ def run_command(
     """
     open_missing_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    running = _COMMAND.set(parser.prog)
     try:
         return action(parser.parse(arguments)) or 0
     except KeyboardInterrupt:
@@ -92,6 +97,8 @@ def run_command(
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"
         _traceback_if("--debug" in arguments)
+    finally:
+        _COMMAND.reset(running)
     _write(sys.stderr, f"{parser.prog}: error: {' '.join(message.split())}\n")
     return code
 
@@ -115,7 +122,7 @@ def say(text: str, *, required: bool = False) -> None:
     message = f"cannot write to standard output: {error.strerror or error}"
     if required:
         raise AlphaNetError(message)
-    _write(sys.stderr, f"{message}\n")
+    note(_COMMAND.get(), f"warning: {message}")
 
 
 def note(prog: str, text: str) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a supernet from a recipe",
     "resume": "continue the training run in a folder",
     "search": "find the subnets with the best accuracy for their cost",
+    "arch": "show an arch and its cost, or the archs of a Pareto front",
     "export": "write a model to files for deployment, and check each file",
     "verify": "measure an exported file: parity, accuracy, latency, memory",
     "verify-server": "compare the results of a model server with an exported file",

@@ -95,7 +95,9 @@ def test_a_reader_that_stops_changes_no_exit_code_and_no_file(reader: str, flags
         lines = done.stderr.splitlines()
         assert lines[0] == "work: note: it is written"
         assert (lines[-1] == "work: error: accuracy is below its floor") == bool(flags)
-        assert ("cannot write to standard output: No space left on device" in lines) == ("full" in reader)
+        assert ("work: warning: cannot write to standard output: No space left on device" in lines) == (
+            "full" in reader
+        )
 
 
 def test_a_report_is_written_even_if_nobody_reads_it(place: Path) -> None:

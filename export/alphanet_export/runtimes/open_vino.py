@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,9 @@ class OpenVino(Runtime):
         require_package("openvino", "openvino")
         import openvino
 
+        weights = Path(path).with_suffix(".bin")
+        if Path(path).is_file() and not weights.is_file():
+            raise AlphaNetError(f"{weights} is missing; copy it beside {Path(path).name}, or export the model again")
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
