@@ -7,8 +7,8 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -128,6 +128,34 @@ def say(text: str, *, required: bool = False) -> None:
 def note(prog: str, text: str) -> None:
     """Prints one line to standard error, which begins with the command's name."""
     _write(sys.stderr, f"{prog}: {text}\n")
+
+
+@contextmanager
+def stages(prog: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Shows the measurements of a command on standard error: a progress bar on a terminal, else one line each.
+
+    Yields a function that is called with the name of each measurement when it begins.
+
+    Args:
+        prog: The command's name.
+        total: Number of measurements.
+    """
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        yield lambda stage: note(prog, f"measuring {stage}")
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="stage", file=sys.stderr, leave=False) as bar:
+        begun = 0
+
+        def begin(stage: str) -> None:
+            nonlocal begun
+            bar.set_description_str(stage, refresh=False)
+            bar.update(min(begun, 1))
+            bar.refresh()
+            begun += 1
+
+        yield begin
 
 
 def deprecated(old: str, new: str) -> None:
