@@ -28,9 +28,11 @@ _MODULES = {
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
+_EXPORT = {"export": "alphanet_export.export"}
 _SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "predict", "train", "search")
 
 if TYPE_CHECKING:
+    from alphanet_export.export import export as export
     from alphanet_zoo import data as data
     from alphanet_zoo import evaluate as evaluate
     from alphanet_zoo import nn as nn
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from alphanet_zoo.zoo.names import list_models as list_models
     from alphanet_zoo.zoo.registry import create_model as create_model
 
-__all__ = ["__version__", "losses", *_MODULES]
+__all__ = ["__version__", "losses", *_MODULES, *_EXPORT]
 
 
 def __getattr__(name: str) -> Any:
@@ -66,6 +68,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name == "losses":
         return import_module(f"{__name__}.nn.losses")
+    if name in _EXPORT:
+        return getattr(import_module(_EXPORT[name]), name)
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ PACKAGES = {"alphanet_zoo": ROOT / "alphanet_zoo", "alphanet_export": ROOT / "ex
 Graph = dict[str, set[str]]
 
 HUB_MIXIN = "alphanet_zoo.zoo.hub_mixin"
-"""The one module that may close a circle: the Hugging Face methods of a network load `zoo.hub` when they are called."""
+"""The one module that may close a circle: its methods load `zoo.hub` and `alphanet_export` when they are called."""
 
 
 def source_files() -> dict[str, Path]:
@@ -72,7 +72,7 @@ def area(module: str) -> str:
 
 FILES = source_files()
 GRAPH = import_graph(FILES)
-assert GRAPH[HUB_MIXIN] == {"alphanet_zoo.nn.model", "alphanet_zoo.zoo.hub"}
+assert GRAPH[HUB_MIXIN] == {"alphanet_zoo.nn.model", "alphanet_zoo.zoo.hub", "alphanet_export.export"}
 GRAPH[HUB_MIXIN] = set()
 AREAS = sorted({area(name) for name in FILES if name not in PACKAGES})
 
@@ -90,6 +90,15 @@ def test_the_graph_sees_lazy_and_typing_imports(tmp_path: Path) -> None:
     assert import_graph(files) == {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
     assert circles(import_graph(files)) == [["a", "b", "c"]]
     assert "alphanet_zoo.space.choices" in GRAPH["alphanet_zoo.space.space"]
+
+
+def test_only_commands_and_the_mixin_import_the_export_package() -> None:
+    importing = {name for name, found in GRAPH.items() if any(each.startswith("alphanet_export") for each in found)}
+    assert {name for name in importing if not name.startswith(("alphanet_zoo.cli.", "alphanet_export"))} == set()
+    tree = ast.parse(FILES[HUB_MIXIN].read_text("utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [name for node in at_import for names in imported_names(node) for name in names]
+    assert modules and not any(name.startswith("alphanet") for name in modules)
 
 
 @pytest.mark.parametrize("name", AREAS)

@@ -7,13 +7,18 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alphanet_zoo import __version__
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.units import parse_count
+
+_COMMAND: ContextVar[str] = ContextVar("command", default="alphanet")
+"""Name of the command that runs, for warnings."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -76,6 +81,7 @@ def run_command(
     """
     open_missing_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    running = _COMMAND.set(parser.prog)
     try:
         return action(parser.parse(arguments)) or 0
     except KeyboardInterrupt:
@@ -92,6 +98,8 @@ def run_command(
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"
         _traceback_if("--debug" in arguments)
+    finally:
+        _COMMAND.reset(running)
     _write(sys.stderr, f"{parser.prog}: error: {' '.join(message.split())}\n")
     return code
 
@@ -115,12 +123,40 @@ def say(text: str, *, required: bool = False) -> None:
     message = f"cannot write to standard output: {error.strerror or error}"
     if required:
         raise AlphaNetError(message)
-    _write(sys.stderr, f"{message}\n")
+    note(_COMMAND.get(), f"warning: {message}")
 
 
 def note(prog: str, text: str) -> None:
     """Prints one line to standard error, which begins with the command's name."""
     _write(sys.stderr, f"{prog}: {text}\n")
+
+
+@contextmanager
+def stages(prog: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Shows the measurements of a command on standard error: a progress bar on a terminal, else one line each.
+
+    Yields a function that is called with the name of each measurement when it begins.
+
+    Args:
+        prog: The command's name.
+        total: Number of measurements.
+    """
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        yield lambda stage: note(prog, f"measuring {stage}")
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="stage", file=sys.stderr, leave=False) as bar:
+        begun = 0
+
+        def begin(stage: str) -> None:
+            nonlocal begun
+            bar.set_description_str(stage, refresh=False)
+            bar.update(min(begun, 1))
+            bar.refresh()
+            begun += 1
+
+        yield begin
 
 
 def deprecated(old: str, new: str) -> None:
@@ -234,15 +270,13 @@ def parse_macs(text: str) -> tuple[float, float]:
     Raises:
         UsageError: It is not a positive number with an optional K, M or G.
     """
-    number, scale = text.strip(), 1.0
-    if number[-1:].upper() in ("K", "M", "G"):
-        scale = {"K": 1e3, "M": 1e6, "G": 1e9}[number[-1].upper()]
-        number = number[:-1]
-    digits = number.replace(".", "", 1)
-    if not (digits.isascii() and digits.isdigit()) or float(number) <= 0:
-        raise UsageError(f"{text!r} is not a budget of MACs; pass a positive number such as 444M or 0.5G")
-    decimals = len(number.partition(".")[2])
-    return float(number) * scale, scale / 10**decimals
+    try:
+        macs = parse_count(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a budget of MACs; pass a positive number such as 444M or 0.5G") from error
+    number = text.strip().rstrip("kKmMgG")
+    unit = parse_count("1" + text.strip()[len(number) :])
+    return macs, unit / 10 ** len(number.partition(".")[2])
 
 
 def positive_int(text: str) -> int:

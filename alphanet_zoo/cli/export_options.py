@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from alphanet_export.formats import FORMATS, INT8_LOG_ENDING, check_formats, parse_formats
+from alphanet_export.formats import FORMATS, check_formats, format_by_ending, parse_formats
+from alphanet_export.placing import NAME, is_folder
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
@@ -19,10 +20,11 @@ from alphanet_zoo.cli.command import (
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
+  %(prog)s a4.safetensors -o build/                 a network of your own: a file, a folder or a training run
   %(prog)s --flops 444M --onnx                      the most accurate model within 444 M MACs
-  %(prog)s --model alphanet_a4 --weights a4.safetensors -o build/
-  %(prog)s --model alphanet_a4 --weights random     for measuring time: the weights are random
-  %(prog)s --arch arch.json --supernet supernet.safetensors --calib-data train/ -o subnet.onnx
+  %(prog)s alphanet_a4 --weights random             for measuring time: the weights are random
+  %(prog)s --model alphanet_a4 --supernet supernet.safetensors --calib-data train/ --format safetensors
+  %(prog)s runs/mine --arch best.json --calib-data train/ --name mine -o build/
   %(prog)s --model alphanet_a4 --weights a4.safetensors --format onnx,openvino,executorch,coreml,pt2,aoti
   %(prog)s --model alphanet_a4 --weights a4.safetensors --quantize int8 --calib-data train/ -o a4.onnx
   %(prog)s --model alphanet_a4 --weights a4.safetensors --web page/ --model-repository models/
@@ -40,13 +42,18 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     """The command's parser."""
     description = "Write a model to files for deployment, and check that each computes what PyTorch computes."
     parser = CommandParser(prog, description, epilog=EPILOG)
-    what = parser.add_argument_group("what to export (one of these)").add_mutually_exclusive_group(required=True)
+    group = parser.add_argument_group("what to export (SOURCE, or one of the others)")
+    group.add_argument("source", nargs="?", metavar="SOURCE",
+                       help="a model's name, a .safetensors file, a save_pretrained folder, a training run or a Hub "
+                            "repository; for a supernet choose the subnet with one of the next options")  # fmt: skip
+    what = group.add_mutually_exclusive_group()
     what.add_argument("--flops", type=parse_macs, metavar="BUDGET",
                       help="the most accurate published model within this many MACs (multiply-accumulates, called "
                            "FLOPs in the literature), compared at the last digit written: 444M, 0.5G")  # fmt: skip
     what.add_argument("--model", metavar="NAME", help="a model by name, such as alphanet_a4")
-    what.add_argument("--arch", type=existing_path, metavar="JSON", help="the arch of a subnet of --supernet, in the "
-                      "published form")  # fmt: skip
+    what.add_argument("--arch", metavar="FILE|NAME",
+                      help="the arch of a subnet: a JSON file, an entry of a front such as front.json#3, a model's "
+                           "name, smallest or largest (see alphanet arch --help)")  # fmt: skip
     _add_weights(parser)
     _add_files(parser)
     _add_int8(parser)
@@ -59,10 +66,10 @@ def _add_weights(parser: CommandParser) -> None:
     add = parser.add_argument_group("weights and batch-norm statistics").add_argument
     add("--family", metavar="NAME", help="the family that --flops chooses from (default: imagenet)")
     add("--weights", metavar="PATH|REPO|random",
-        help="a .safetensors file, a save_pretrained folder, a Hub repository, or random weights for measuring "
-             "time (default: the published weights)")  # fmt: skip
+        help="a .safetensors file, a save_pretrained folder, a training run, a Hub repository, or random weights for "
+             "measuring time (default: the published weights)")  # fmt: skip
     add("--supernet", type=existing_path, metavar="CKPT",
-        help="with --arch: a supernet's .safetensors file, the folder of a training run, or the published "
+        help="the supernet that contains the arch: a .safetensors file, a training run, or the published "
              "checkpoint")  # fmt: skip
     add("--num-classes", type=positive_int, metavar="N", help="number of classes that the weights must have")
     add("--calib-data", type=existing_path, metavar="FOLDER",
@@ -80,14 +87,17 @@ def _add_files(parser: CommandParser) -> None:
     """Adds the options of the files."""
     add = parser.add_argument_group("files").add_argument
     add("--format", type=parse_formats, default=(), metavar="LIST",
-        help=f"formats, separated by commas: {', '.join(FORMATS)} (default: onnx)")  # fmt: skip
+        help=f"formats, separated by commas: {', '.join(FORMATS)} (default: by the ending of -o, else "
+             "onnx)")  # fmt: skip
     add("--onnx", action="store_true", help="the same as --format onnx")
     add("--pt2", action="store_true", help="the same as --format pt2: PyTorch's ExportedProgram")
     add("-o", "--output", metavar="PATH",
-        help="a file, or a folder that exists or ends in / (default: <model>.* in this folder)")  # fmt: skip
+        help="a file, or a folder that exists or ends in / (default: <name>.* in this folder)")  # fmt: skip
     add("--bundle", action=argparse.BooleanOptionalAction, default=None,
         help="write README.md, labels.txt, preprocessing.json and predict.py beside the files (default: if -o is a "
              "folder)")  # fmt: skip
+    add("--name", type=_name, metavar="NAME", help="name of the model, for its files and metadata (default: that of "
+        "the model, the arch file or SOURCE)")  # fmt: skip
     add("--img-size", type=positive_int, metavar="PIXELS",
         help="side of the input; if it is not the arch's resolution, the graph resizes, as published with 224 "
              "(default: the resolution)")  # fmt: skip
@@ -146,12 +156,59 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def _check_source(args: argparse.Namespace) -> None:
     """Checks the options on what to export."""
-    if (args.arch is None) != (args.supernet is None):
-        raise UsageError("--arch and --supernet require each other: the arch of a subnet, and the supernet's weights")
-    if args.arch is not None and args.weights is not None:
-        raise UsageError("--weights requires --model or --flops; with --arch the weights are those of --supernet")
+    from alphanet_zoo.zoo.archs import ENDS, check_arch_source
+
+    given = [flag for flag in ("weights", "supernet") if getattr(args, flag) is not None]
+    chosen = [flag for flag in ("flops", "model", "arch") if getattr(args, flag) is not None]
+    if len(given) > 1:
+        raise UsageError("--weights and --supernet both name the network; pass one of them")
+    if args.source is None and not chosen and not given:
+        raise UsageError("nothing to export; pass SOURCE (a model's name, a file, a folder or a training run), or one "
+                         "of --flops, --model and --arch")  # fmt: skip
+    if args.source is not None:
+        _check_network(args.source, given, chosen)
     if args.family is not None and args.flops is None:
         raise UsageError("--family requires --flops")
+    if args.arch is not None:
+        check_arch_source(args.arch)
+        named = not Path(args.arch).exists() and args.arch not in ENDS
+        if args.source is None and (not given or args.weights == "random") and not named:
+            raise UsageError(f"--arch {args.arch} requires the weights: pass SOURCE, --weights or --supernet with a "
+                             "network that contains the arch")  # fmt: skip
+    elif args.weights == "random" and not chosen and (args.source is None or not is_model(args.source)):
+        raise UsageError("--weights random requires a model's name: pass it as SOURCE, or with --model, --flops or "
+                         "--arch")  # fmt: skip
+
+
+def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> None:
+    """Checks SOURCE, together with the options that name a network or choose an arch."""
+    from alphanet_zoo.zoo.names import nearest_name
+
+    if is_model(source):
+        if chosen:
+            raise UsageError(f"{source} is a model's name, and --{chosen[0]} chooses another; pass one of them")
+        return
+    if given:
+        raise UsageError(f"SOURCE {source!r} and --{given[0]} both name the network; pass one of them")
+    if not source or not (Path(source).exists() or "/" in source):
+        near = nearest_name(source)
+        hint = f"did you mean {near}? " if near else ""
+        raise UsageError(f"{source!r} is neither a file or folder that exists, nor a model's name; {hint}pass one, or "
+                         "a Hub repository (organisation/name)")  # fmt: skip
+
+
+def is_model(source: str) -> bool:
+    """Whether SOURCE is a model's name, not a path."""
+    from alphanet_zoo.zoo.names import is_name
+
+    return is_name(source) and not Path(source).exists()
+
+
+def _name(text: str) -> str:
+    """An argparse type: a name for files and for a model repository."""
+    if not NAME.fullmatch(text):
+        raise UsageError(f"{text!r} is not a valid name; use letters, digits, _ - and .")
+    return text
 
 
 def _check_statistics(args: argparse.Namespace) -> None:
@@ -221,9 +278,9 @@ def _check_int8(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
 
 
 def wanted_formats(args: argparse.Namespace) -> tuple[str, ...]:
-    """The formats asked for, in the order of `FORMATS`; ONNX by default."""
+    """The formats asked for, in the order of `FORMATS`; by default that of the ending of ``-o``, else ONNX."""
     asked = {*args.format, *(name for name in ("onnx", "pt2") if getattr(args, name))}
-    return tuple(name for name in FORMATS if name in (asked or {"onnx"}))
+    return tuple(name for name in FORMATS if name in (asked or {format_by_ending(args.output) or "onnx"}))
 
 
 def folders_only(args: argparse.Namespace) -> bool:
@@ -236,45 +293,4 @@ def wants_bundle(args: argparse.Namespace) -> bool:
     """Whether to write the files that explain the export: by default if ``-o`` is a folder."""
     if args.bundle is not None or args.output is None:
         return bool(args.bundle)
-    return _is_folder(args.output, wanted_formats(args))
-
-
-def _is_folder(output: str, formats: Iterable[str]) -> bool:
-    """Whether a value of ``-o`` is a folder for the files, not a file or a Core ML package."""
-    path = Path(output)
-    package = path.suffix.lower() == FORMATS["coreml"].ending and "coreml" in formats
-    return output.endswith(("/", "\\")) or (path.is_dir() and not package)
-
-
-def output_files(output: str | None, name: str, formats: Iterable[str], *, int8: bool = False) -> dict[str, Path]:
-    """The path of each format that ``-o`` means for a model called ``name``.
-
-    Args:
-        output: The value of ``-o``.
-        name: Name of the model, for a folder.
-        formats: Keys of `FORMATS`.
-        int8: Whether a log of the quantization is written beside each file.
-
-    Raises:
-        UsageError: The ending is not that of one of the formats, or a file cannot be written.
-    """
-    formats = tuple(formats)
-    wanted = [FORMATS[each] for each in formats]
-    if output == "":
-        raise UsageError("-o is empty; pass a file or a folder")
-    path = Path(output or ".")
-    longest = max((f.ending for f in wanted if path.name.lower().endswith(f.ending)), key=len, default=None)
-    if _is_folder(output or ".", formats):
-        base = path / name
-    elif longest is not None:
-        base = path.with_name(path.name[: -len(longest)])
-    else:
-        endings = " or ".join(each.ending for each in wanted)
-        raise UsageError(f"-o {output} is not a folder and does not end in {endings}; end a new folder's name with /")
-    targets = {each.name: each.path(base) for each in wanted}
-    for each in wanted:
-        target = targets[each.name]
-        logs = [target.with_name(target.name + INT8_LOG_ENDING)] if int8 else []
-        for file in (*each.files(target), *logs):
-            check_place(file, "-o", folder=file.suffix == ".mlpackage")
-    return targets
+    return is_folder(args.output, wanted_formats(args))

@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith(".safetensors"):
         raise UsageError(f"{arguments.output!r} does not end with .safetensors; pass a file name that does")
     check_place(Path(arguments.output), "-o")
-    from alphanet_zoo.zoo.files import save_net
-    from alphanet_zoo.zoo.open import is_run, open_net
+    from alphanet_zoo.zoo.files import is_run, save_net
+    from alphanet_zoo.zoo.open import open_net
 
     if not is_run(arguments.run):
         raise UsageError(

@@ -13,6 +13,7 @@ COMMANDS = {
     "resume": "continue the training run in a folder",
     "search": "find the subnets with the best accuracy for their cost",
     "predict": "classify images with a model or an exported file",
+    "arch": "show an arch and its cost, or the archs of a Pareto front",
     "export": "write a model to files for deployment, and check each file",
     "verify": "measure an exported file: parity, accuracy, latency, memory",
     "verify-server": "compare the results of a model server with an exported file",

@@ -20,7 +20,6 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 
 if TYPE_CHECKING:
     from alphanet_zoo.predict.classifier import Classifier, Prediction
-    from alphanet_zoo.space.arch import ArchSpec
 
 TEXT_FORMATS = ("text", "jsonl", "csv")
 CSV_HEADER = ("path", "rank", "label", "index", "probability")
@@ -180,13 +179,14 @@ def _classifier(args: argparse.Namespace) -> Classifier:
     import torch
 
     from alphanet_zoo.predict.classifier import Classifier
+    from alphanet_zoo.zoo.archs import find_arch
 
     labels = args.labels.read_text("utf-8").removesuffix("\n").split("\n") if args.labels is not None else None
     multi_label = True if args.multi_label else None
     if args.file is None:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
-        arch = None if args.arch is None else _arch(args.arch)
+        arch = None if args.arch is None else find_arch(args.arch).arch
         return Classifier(args.model, arch=arch, calib_data=args.calib_data, labels=labels, multi_label=multi_label)
     preprocessing = None
     if args.preprocessing is not None:
@@ -196,14 +196,6 @@ def _classifier(args: argparse.Namespace) -> Classifier:
     return Classifier.load(
         args.file, preprocessing=preprocessing, labels=labels, multi_label=multi_label, threads=args.threads
     )
-
-
-def _arch(text: str) -> ArchSpec:
-    """The arch of a model's name, or in a JSON file."""
-    from alphanet_export.build import read_arch
-    from alphanet_zoo.zoo.names import find_member, is_name
-
-    return find_member(text).arch if is_name(text) else read_arch(text)
 
 
 def _quiet(args: argparse.Namespace) -> bool | None:

@@ -75,7 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     supernet = open_net(arguments.supernet).net
     if not supernet.supernet:
-        raise UsageError(f"{arguments.supernet} is a static network; pass a supernet, such as alphanet train writes")
+        raise UsageError(
+            f"{arguments.supernet} is a static network, which has no subnets to search; pass a supernet, such as "
+            f"alphanet train writes, or export it: alphanet export {arguments.supernet}"
+        )
     training = FolderSource(arguments.calib_data)
     calibration, validation = (
         (training, FolderSource(arguments.data))
@@ -101,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     suspicion = Hits(best_entry["correct"], best_entry["images"]).suspicion(supernet.num_classes)
     if suspicion is not None:
         note(arguments.prog, f"note: SUSPICIOUS: {suspicion}")
-    say(_table(front, len(evaluated)))
+    say(_table(front, len(evaluated), arguments.output))
     return 0
 
 
@@ -125,15 +128,16 @@ def _check(arguments: argparse.Namespace) -> None:
         require_package("matplotlib", "demo")
 
 
-def _table(front: Sequence[Mapping[str, Any]], evaluated: int) -> str:
+def _table(front: Sequence[Mapping[str, Any]], evaluated: int, path: Path) -> str:
     """The front as a table."""
     rows = [
         f"{len(front)} of {evaluated} evaluated subnets are on the front ({front[0]['images']} validation images)",
-        f"{'MACs (M)':>10} {'params (k)':>11} {'top-1 %':>8}",
+        f"{'#':>4} {'MACs (M)':>10} {'params (k)':>11} {'top-1 %':>8}",
     ]
-    for entry in front:
-        rows.append(f"{entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f} {100 * entry['accuracy']:8.2f}")
-    return "\n".join(rows)
+    for number, entry in enumerate(front, 1):
+        figures = f"{entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f} {100 * entry['accuracy']:8.2f}"
+        rows.append(f"{number:4d} {figures}")
+    return "\n".join([*rows, f"export the Nth: alphanet export --arch {path}#N --supernet ..."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from alphanet_zoo.cli.command import (
     positive_int,
     run_command,
     say,
+    stages,
 )
 from alphanet_zoo.errors import UsageError
 
@@ -123,7 +124,7 @@ def _add_times(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes the report, prints it, and raises if the file failed."""
     _check(arguments)
-    from alphanet_export.verify.verification import Settings, stamp_report, verify_model
+    from alphanet_export.verify.verification import STAGES, Settings, stamp_report, verify_model
 
     json_path = arguments.json or format_of(arguments.model).report_path(arguments.model)
     check_places({"--json": json_path, "--report": arguments.report})
@@ -144,16 +145,18 @@ def run(arguments: argparse.Namespace) -> int:
         thumbnails=arguments.thumbnails,
         corruptions=arguments.corruptions,
     )
-    report = verify_model(
-        arguments.model,
-        reference=arguments.reference,
-        weights=arguments.weights,
-        preprocessing=arguments.preprocessing,
-        calib_data=arguments.calib_data,
-        data=arguments.data,
-        versus=arguments.vs,
-        settings=settings,
-    )
+    with stages(arguments.prog, STAGES) as progress:
+        report = verify_model(
+            arguments.model,
+            reference=arguments.reference,
+            weights=arguments.weights,
+            preprocessing=arguments.preprocessing,
+            calib_data=arguments.calib_data,
+            data=arguments.data,
+            versus=arguments.vs,
+            settings=settings,
+            progress=progress,
+        )
     changed = []
     if arguments.stamp and not report.failures:
         report = stamp_report(report)

@@ -71,3 +71,20 @@ def _check_classes(num_classes: int) -> None:
         raise ValueError(
             f"num_classes is {num_classes}; pass the number of classes, or 0 for a net without a classifier"
         )
+
+
+def macs_text(macs: float, *, flops: bool = False) -> str:
+    """A cost for people, such as ``443.53 M MACs``.
+
+    Args:
+        macs: Multiply-accumulates.
+        flops: Add the same cost in floating-point operations, two per multiply-accumulate, as some tools count:
+            ``443.53 M MACs (887.06 M FLOPs)``.
+    """
+
+    def millions(count: float) -> str:
+        if count < 1e5:
+            return f"{count:.0f}"
+        return f"{count / 1e6:.0f} M" if count % 1e6 == 0 else f"{count / 1e6:.2f} M"
+
+    return f"{millions(macs)} MACs" + (f" ({millions(2 * macs)} FLOPs)" if flops else "")

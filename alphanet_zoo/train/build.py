@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alphanet_zoo.data.draws import torch_seed
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.config import default_cfg
 from alphanet_zoo.nn.losses import BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.config import FineTuneConfig, TrainConfig, read_arch
+from alphanet_zoo.train.config import FineTuneConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
-from alphanet_zoo.zoo.names import find_member
+from alphanet_zoo.zoo.archs import NamedArch, find_arch
 from alphanet_zoo.zoo.open import open_net
 
 
@@ -27,26 +27,20 @@ def named_arch(arch: str | Mapping[str, Any], space: SearchSpace, setting: str =
     """The arch of a space that a setting selects.
 
     Args:
-        arch: `smallest`, `largest`, the name of a model, the path of a JSON file, or the arch as a mapping.
+        arch: `smallest`, `largest`, the name of a model, a file (see `alphanet_zoo.zoo.archs.find_arch`), or the arch
+            as a mapping.
         space: The search space.
         setting: Name of the setting, for the message.
 
     Raises:
         UsageError: The space has no such arch.
     """
-    if isinstance(arch, Mapping) or arch.endswith(".json"):
-        try:
-            return space.validate(read_arch(arch) if isinstance(arch, str) else ArchSpec.from_dict(arch))
-        except ValueError as error:
-            raise UsageError(f"{setting}: {error}") from error
-    if arch in ("smallest", "largest"):
-        return space.smallest if arch == "smallest" else space.largest
     try:
-        member = find_member(arch)
-    except UsageError:
-        member = None
-    if member is not None and member.space == space:
-        return member.arch
+        found = NamedArch("", ArchSpec.from_dict(arch)) if isinstance(arch, Mapping) else find_arch(arch, space)
+        if found.member is None or found.member.space == space:
+            return space.validate(found.arch)
+    except (AlphaNetError, ValueError) as error:
+        raise UsageError(f"{setting}: {error}") from error
     raise UsageError(
         f"{setting}: {arch} is not an arch of the space {space.name}; pass smallest, largest, a model of that space, "
         "or a JSON file of alphanet search --best"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,15 +11,16 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from alphanet_zoo.data.config import DataConfig
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.recipes import recipe_text, shipped_recipes
 from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share
-from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.custom import find_space
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.guard import GuardConfig
 from alphanet_zoo.units import parse_count
+from alphanet_zoo.zoo.archs import ENDS, find_arch
+from alphanet_zoo.zoo.names import is_name
 
 AUTO, NET = "auto", "net"
 """Values of `space`: fit one to the images; take that of the net to fine-tune."""
@@ -137,14 +137,19 @@ class FineTuneConfig(Section):
     """A static net, or a supernet together with `arch`: a file, the output folder of a run, a folder of
     `save_pretrained` or a Hub repository. Without `model` and `weights`, a supernet of `space` is trained."""
     arch: str | dict[str, Any] | None = None
-    """The subnet to extract from a supernet: `smallest`, `largest`, a model name such as `alphanet_a0`, or a JSON file
-    such as the one of `alphanet search --best`."""
+    """The subnet to extract from a supernet: `smallest`, `largest`, a model name such as `alphanet_a0`, a JSON file
+    such as the one of `alphanet search --best`, or an entry of a front (`front.json#3`)."""
 
     @field_validator("arch", mode="before")
     @classmethod
     def _read_arch(cls, value: object) -> object:
-        """Replaces the path of a JSON file by its content."""
-        return read_arch(value).to_dict() if isinstance(value, str) and value.endswith(".json") else value
+        """Replaces the path of a file by its arch."""
+        if not isinstance(value, str) or value in ENDS or is_name(value):
+            return value
+        try:
+            return find_arch(value).arch.to_dict()
+        except AlphaNetError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _one_net(self) -> FineTuneConfig:
@@ -162,21 +167,6 @@ class FineTuneConfig(Section):
     def net(self) -> str | None:
         """What `alphanet_zoo.zoo.open.open_net` opens; None if a supernet is trained."""
         return self.model or self.weights
-
-
-def read_arch(path: str) -> ArchSpec:
-    """The arch in a JSON file.
-
-    Raises:
-        ValueError: There is no such file, or it does not contain one arch.
-    """
-    try:
-        spec = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read the arch in {path}: {error}; pass a file of alphanet search --best") from error
-    if isinstance(spec, list):
-        raise ValueError(f"{path} has {len(spec)} archs; pass a file with one, such as that of alphanet search --best")
-    return ArchSpec.from_dict(spec)
 
 
 class DistributedConfig(Section):

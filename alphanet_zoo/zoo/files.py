@@ -20,6 +20,15 @@ from alphanet_zoo.nn.model import AlphaNet
 METADATA_KEY = "alphanet"
 """Header entry with the network's config, as JSON. One key only: safetensors writes several in a random order."""
 
+WEIGHTS_NAME = "model.safetensors"
+"""The weights in a folder of ``save_pretrained``, and in `RUN_FINAL`."""
+
+RUN_CONFIG = "config.yaml"
+"""The file that marks the output folder of a training run."""
+
+RUN_FINAL = "final"
+"""Folder with the trained network in the output folder of a training run."""
+
 STORAGE_KEY = "storage"
 """Entry of the config with the type in which parameters are stored; absent for float32."""
 
@@ -71,19 +80,49 @@ def _check_layers(net: AlphaNet) -> None:
         )
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is the output of a training run."""
+    return (path / RUN_CONFIG).is_file() and not (path / WEIGHTS_NAME).exists()
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The safetensors file of a network: a file itself, or the one in a `save_pretrained` or training run's folder.
+
+    Raises:
+        UsageError: ``path`` is a folder without a network, or a training run that has not ended.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if is_run(path):
+        if not (path / RUN_FINAL / WEIGHTS_NAME).is_file():
+            raise UsageError(
+                f"The run in {path} has not ended ({RUN_FINAL}/{WEIGHTS_NAME} not found). Let alphanet train finish "
+                f"it, or extract its newest checkpoint: alphanet export-supernet {path} -o FILE"
+            )
+        return path / RUN_FINAL / WEIGHTS_NAME
+    if not (path / WEIGHTS_NAME).is_file():
+        raise UsageError(
+            f"{path} contains neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
+            "folder with one of them, or a .safetensors file."
+        )
+    return path / WEIGHTS_NAME
+
+
 def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> AlphaNet:
     """Loads the network in a safetensors file, in eval mode, with its calibration record.
 
     Names, shapes and types of all tensors must match exactly. Only parameters that `save_net` rounded are cast.
 
     Args:
-        path: A file that `save_net` wrote.
+        path: A file that `save_net` wrote, or a folder with one, see `weights_file`.
         config: The result of ``AlphaNet.config``, for a file without a config in its header.
 
     Raises:
         UsageError: There is no such file.
         AlphaNetError: The file is corrupt or has no config, or tensors do not match the config; the message names them.
     """
+    path = weights_file(path)
     if config is None:
         config = read_config(path)
     with torch.device("meta"):

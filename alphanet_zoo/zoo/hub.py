@@ -21,12 +21,11 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.card import model_card
-from alphanet_zoo.zoo.files import find_config, load_net, save_net
+from alphanet_zoo.zoo.files import WEIGHTS_NAME, find_config, is_run, load_net, save_net, weights_file
 from alphanet_zoo.zoo.hub_config import from_document, to_document
 from alphanet_zoo.zoo.pins import pin_of
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 DIGEST_KEY = "weights_sha256"
 
@@ -155,15 +154,17 @@ def from_pretrained(
     local_files_only: bool = False,
     sha256: str | None = None,
 ) -> AlphaNet:
-    """Loads the network of a Hub repository or of a folder that `save_pretrained` wrote, in eval mode.
+    """Loads the network of a Hub repository, a folder that `save_pretrained` wrote, a training run or a file.
 
-    The SHA-256 of the weights is checked on every load: against ``sha256``, else the pin of the repository in
-    `alphanet_zoo.zoo.pins`, else the digest in ``config.json`` (which shows that the weights are complete, not who made
-    them). If it differs, a download is deleted from the cache and downloaded once more; the files of a folder are not
-    changed. Pickles are never read.
+    The network is in eval mode. The SHA-256 of the weights is checked on every load: against ``sha256``, else the pin
+    of the repository in `alphanet_zoo.zoo.pins`, else the digest in ``config.json`` (which shows that the weights are
+    complete, not who made them). A training run and a ``.safetensors`` file have no such digest. If the digest differs,
+    a download is deleted from the cache and downloaded once more; the files of a folder are not changed. Pickles are
+    never read.
 
     Args:
-        pretrained_model_name_or_path: A folder, or ``organisation/name``.
+        pretrained_model_name_or_path: ``organisation/name``, a folder of `save_pretrained`, the output folder of
+            ``alphanet train``, or a ``.safetensors`` file.
         revision: Branch, tag or commit; None is the pinned commit, or ``main``.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         force_download: Download files that are in the cache too.
@@ -179,8 +180,10 @@ def from_pretrained(
     source = os.fspath(pretrained_model_name_or_path)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(f"sha256 is {sha256!r}; pass 64 hexadecimal digits")
-    if os.path.isdir(source):
+    if os.path.isdir(source) and not is_run(Path(source)):
         return _load_folder(Path(source), sha256)
+    if os.path.isdir(source) or (source.endswith(".safetensors") and os.path.isfile(source)):
+        return _load_file(weights_file(source), sha256)
     _check_repository(source)
     pin = pin_of(source, revision) if sha256 is None else None
     if pin is not None:
@@ -218,6 +221,13 @@ def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
         if not (folder / name).is_file():
             raise AlphaNetError(_lacks(str(folder), name))
     return _load_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, sha256)
+
+
+def _load_file(file: Path, sha256: str | None) -> AlphaNet:
+    """The network in a safetensors file with its config in the header."""
+    if sha256 is not None and (actual := sha256_of(file)) != sha256.lower():
+        raise DigestError(f"the SHA-256 of {file} is {actual}, but the expected one is {sha256.lower()}")
+    return load_net(file)
 
 
 def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNet:

@@ -1,4 +1,7 @@
-"""The Hugging Face methods of a network class. `alphanet_zoo.zoo.hub` implements them and is imported on first use."""
+"""Methods of a network class that packages after `alphanet_zoo.nn` implement; these are imported when they are called.
+
+They are the methods of ``huggingface_hub.PyTorchModelHubMixin``, and ``export``.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,21 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from alphanet_export.export import ExportResult
     from alphanet_zoo.nn.model import AlphaNet
 
 
 class HubMixin:
-    """Adds to `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``."""
+    """Adds to `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``, and ``export``."""
+
+    def export(self, output: str | os.PathLike[str] | None = None, **options: Any) -> ExportResult:
+        """Writes the network to files for deployment; see `alphanet_export.export.export`.
+
+        For example ``net.export("model.onnx")``, or ``supernet.export("model.onnx", arch=arch, calibration="train/")``.
+        """
+        from alphanet_export import export
+
+        return export.export(cast("AlphaNet", self), output, **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
         """Writes ``config.json``, ``model.safetensors`` and a card; see `alphanet_zoo.zoo.hub.save_pretrained`."""

@@ -46,23 +46,24 @@ def family_members(family: str) -> tuple[FamilyMember, ...]:
     return known[family]
 
 
-def nearest_name(name: str) -> str:
-    """The model name or alias that is most similar to ``name``."""
-    return difflib.get_close_matches(str(name), [*list_models(), *ALIASES], n=1, cutoff=0.0)[0]
+def nearest_name(name: str) -> str | None:
+    """The model name or alias that is most similar to ``name``; None if none is similar."""
+    return next(iter(difflib.get_close_matches(str(name), [*list_models(), *ALIASES], n=1)), None)
 
 
 def resolve_name(name: str) -> str:
     """The name of a model in `list_models`: the target of an alias, or ``name`` itself.
 
     Raises:
-        UsageError: There is no such model; the message suggests the nearest name.
+        UsageError: There is no such model; the message suggests the nearest name, if one is near.
     """
     names = list_models()
     if name in ALIASES:
         return ALIASES[name]
     if name not in names:
         nearest = nearest_name(name)
-        raise UsageError(f"unknown model {name!r}; did you mean {nearest}? Choose from {', '.join(names)}")
+        hint = f"did you mean {nearest}? Choose" if nearest else "choose"
+        raise UsageError(f"unknown model {name!r}; {hint} from {', '.join(names)}")
     return name
 
 

@@ -15,17 +15,14 @@ from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
-from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.hub import WEIGHTS_NAME, from_pretrained
+from alphanet_zoo.zoo.files import RUN_FINAL, WEIGHTS_NAME, is_run, load_net, weights_file
+from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
 from alphanet_zoo.zoo.pins import PINS
 from alphanet_zoo.zoo.shipped import load_member
 
 HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
 """Environment variable: the Hub organisation that publishes the models by name."""
-
-RUN_CONFIG = "config.yaml"
-"""The file that marks the output folder of a training run."""
 
 _PICKLES = (".pt", ".pth", ".tar")
 _EXPORTED = (".onnx", ".xml", ".pte", ".pt2")
@@ -103,16 +100,13 @@ def open_net(
     if is_name(source):
         return _open_name(source, cache_dir, revision)
     if "/" not in source:
+        near = nearest_name(source)
+        hint = f" (did you mean {near}?)" if near else ""
         raise UsageError(
-            f"{source!r} is neither a file or folder that exists, nor a model (did you mean {nearest_name(source)}?), "
-            "nor a Hub repository (organisation/name)"
+            f"{source!r} is neither a file or folder that exists, nor a model{hint}, nor a Hub repository "
+            "(organisation/name). az.list_models() lists the models."
         )
     return _open_repository(source, cache_dir, revision)
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is the output of a training run."""
-    return (path / RUN_CONFIG).is_file() and not (path / WEIGHTS_NAME).exists()
 
 
 def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
@@ -120,12 +114,7 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     if is_run(path):
         return _open_run(path, ema=ema, unfinished=unfinished)
     if path.is_dir():
-        if not (path / WEIGHTS_NAME).is_file():
-            raise UsageError(
-                f"{path} contains neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
-                "folder with one of them, or a .safetensors file."
-            )
-        file, net = path / WEIGHTS_NAME, AlphaNet.from_pretrained(path)
+        file, net = weights_file(path), AlphaNet.from_pretrained(path)
         return OpenedNet(net, "folder", str(path), file, sha256_of(file))
     if path.suffix.lower() in _EXPORTED and path.is_file():
         raise UsageError(
@@ -138,16 +127,13 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
 
 def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     """The final network of a run or, if allowed, that of its newest checkpoint."""
-    file = path / "final" / ("ema.safetensors" if ema else WEIGHTS_NAME)
+    file = path / RUN_FINAL / ("ema.safetensors" if ema else WEIGHTS_NAME)
     if file.is_file():
         return OpenedNet(load_net(file), "run", str(path), file, sha256_of(file))
-    if (path / "final" / WEIGHTS_NAME).is_file():
+    if (path / RUN_FINAL / WEIGHTS_NAME).is_file():
         raise UsageError(_no_average(path))
     if not unfinished:
-        raise UsageError(
-            f"The run in {path} has not ended (final/{WEIGHTS_NAME} not found). Let alphanet train finish it, or "
-            f"extract its newest checkpoint: alphanet export-supernet {path} -o FILE"
-        )
+        weights_file(path)  # Raises: the run has not ended.
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         raise UsageError(f"The run in {path} has no checkpoint yet. Wait for the first one.")

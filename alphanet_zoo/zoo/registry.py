@@ -181,26 +181,38 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
         if shipped is not None:
             cfg["crop_pct"] = shipped.crop_pct
         return
-    if shipped is None:
-        published = cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]
-        net.top1 = member.top1 if published and net.in_chans == 3 else None
-    if net.num_classes != member.num_classes:
-        net.top1 = None
+    net.top1 = published_top1(net, member)
+
+
+def published_top1(net: AlphaNet, member: FamilyMember) -> float | None:
+    """The known top-1 of a model's weights, in percent; None if they are not the published or included ones.
+
+    Args:
+        net: The network with the weights, or a supernet that contains the model.
+        member: The model.
+    """
+    if net.calibration == "training" or net.num_classes != member.num_classes or net.in_chans != 3:
+        return None
+    if shipped_family_of(member) is not None:
+        return net.top1
+    published = net.pretrained_cfg.get("origin_url") == PUBLISHED_CFG[family_of(member)]["origin_url"]
+    return member.top1 if published else None
 
 
 def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
     """Raises unless ``net`` is the model ``member``."""
     if net.supernet and net.space == member.space and net.contains(member.arch):
         raise AlphaNetError(
-            f"{source} is a supernet, and its subnet {member.name} requires calibration: extract it with "
-            f"load_net({source!r}).extract(arch) and calibrate it, or export it with alphanet export --supernet"
+            f"{source} is a supernet, and its subnet {member.name} requires calibration. Write the weights of the "
+            f"subnet: alphanet export --model {member.name} --supernet {source} --calib-data FOLDER --format "
+            "safetensors (or pass them all to alphanet export or az.export)"
         )
     if net.arch != member.arch or net.space != member.space:
-        raise AlphaNetError(f"{source} contains {_described(net)}, not {member.name} ({member.arch})")
+        raise AlphaNetError(f"{source} contains {described(net)}, not {member.name} ({member.arch})")
 
 
-def _described(net: AlphaNet) -> str:
-    """Name (or search space) and arch of a network."""
+def described(net: AlphaNet) -> str:
+    """Name (or search space) and arch of a network, for messages."""
     members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
     named = next((member.name for member in members), f"a network of the space {net.space.name}")
-    return f"{named} ({net.arch})"
+    return f"a supernet of the space {net.space.name}" if net.supernet else f"{named} ({net.arch})"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from alphanet_export.placing import default_name
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.zoo.names import find_member
-from alphanet_zoo.zoo.open import open_net
-from alphanet_zoo.zoo.registry import open_model
+from alphanet_zoo.space.presets import FamilyMember
+from alphanet_zoo.zoo.archs import ENDS, NamedArch, find_arch
+from alphanet_zoo.zoo.names import is_name
+from alphanet_zoo.zoo.open import OpenedNet, open_net
+from alphanet_zoo.zoo.registry import described, open_model, published_top1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,72 +39,104 @@ class Source:
     published_top1: float | None = None
 
 
-def named_source(name: str, weights: str | None, num_classes: int | None = None) -> Source:
-    """A model of the zoo.
-
-    Args:
-        name: Name or alias of a model.
-        weights: See `alphanet_zoo.zoo.registry.create_model`; None is the published weights.
-        num_classes: Expected number of classes. Only random weights allow any number.
-
-    Raises:
-        UsageError: The name is unknown, a file does not exist, or the weights have another number of classes.
-        AlphaNetError: The weights are not published or cannot be read.
-    """
-    opened = open_model(
-        name, pretrained=weights is None, weights=weights, num_classes=num_classes if weights == "random" else None
-    )
-    net = opened.net
-    _check_classes(net, num_classes)
-    origin = opened.source if opened.file is None else Path(opened.source).name
-    return Source(net, find_member(name).name, origin, opened.sha256, published_top1=net.top1)
-
-
-def supernet_source(
-    arch_file: str | os.PathLike[str], supernet: str | os.PathLike[str], num_classes: int | None = None
+def open_source(
+    network: str | os.PathLike[str] | AlphaNet | None,
+    arch: str | os.PathLike[str] | ArchSpec | NamedArch | None = None,
+    *,
+    num_classes: int | None = None,
+    name: str | None = None,
 ) -> Source:
-    """A subnet of a supernet.
+    """The network to export: a static network, or a subnet of a supernet.
 
     Args:
-        arch_file: JSON of an arch in the published form.
-        supernet: What `alphanet_zoo.zoo.open.open_net` opens: a safetensors file, the folder of a training run, the
-            published checkpoint, ...
-        num_classes: Expected number of classes.
+        network: A network; anything that `alphanet_zoo.zoo.open.open_net` opens; 'random' for random weights; or None
+            for the published weights of the model that ``arch`` names.
+        arch: The arch to export, see `alphanet_zoo.zoo.archs.find_arch`. None: that of a static network.
+        num_classes: Expected number of classes. Only random weights allow any number.
+        name: Name of the export. None: that of the model or arch, else of the file or folder.
 
     Raises:
-        UsageError: A file is missing, or the weights have another number of classes.
-        ValueError: The arch is not valid, or the supernet does not contain it.
-        AlphaNetError: A file cannot be read.
+        UsageError: There is no such network or arch, ``network`` is a supernet and ``arch`` is None, ``network`` does
+            not contain ``arch``, or the weights have another number of classes.
+        AlphaNetError: The weights are not published or cannot be read, or are those of another model.
+        ValueError: The arch is not valid.
     """
-    arch, opened = read_arch(arch_file), open_net(supernet)
+    if arch is None and isinstance(network, str) and is_name(network) and not Path(network).exists():
+        network, arch = None, network
+    if not isinstance(arch, ArchSpec | NamedArch | None) and os.fspath(arch) not in ENDS:
+        arch = find_arch(arch)
+    if network is None or network == "random":
+        member = arch.member if isinstance(arch, NamedArch) else None
+        if member is None:
+            raise UsageError("weights are required for an arch that is not a model's name; pass a network")
+        return _named_source(member, network, num_classes, name)
+    opened = _opened(network)
     _check_classes(opened.net, num_classes)
-    opened.net.space.validate(arch)
-    if not opened.net.contains(arch):
-        raise UsageError(f"{supernet} does not contain the arch of {arch_file}. Pass a supernet that does.")
     origin = opened.source if opened.file is None else opened.file.name
-    return Source(opened.net, Path(arch_file).stem, origin, opened.sha256, arch)
+    chosen = _chosen(opened, arch)
+    source = Source(opened.net, name or _name(network, opened, chosen), origin, opened.sha256)
+    if chosen is None:
+        return replace(source, published_top1=opened.net.top1)
+    top1 = None if chosen.member is None else published_top1(opened.net, chosen.member)
+    if not opened.net.supernet and chosen.arch == opened.net.arch:
+        return replace(source, published_top1=top1)
+    return replace(source, arch=chosen.arch, published_top1=top1)
 
 
-def read_arch(path: str | os.PathLike[str]) -> ArchSpec:
-    """The arch in a JSON file of the published form.
+def _named_source(member: FamilyMember, weights: str | None, num_classes: int | None, name: str | None) -> Source:
+    """A model with its published or random weights."""
+    opened = open_model(
+        member.name, pretrained=weights is None, weights=weights, num_classes=None if weights is None else num_classes
+    )
+    _check_classes(opened.net, num_classes)
+    top1 = opened.net.top1
+    return Source(opened.net, name or member.name, opened.source, opened.sha256, published_top1=top1)
+
+
+def _opened(network: str | os.PathLike[str] | AlphaNet) -> OpenedNet:
+    """The network, opened."""
+    if isinstance(network, AlphaNet):
+        return OpenedNet(network, "file", "memory")
+    return open_net(network)
+
+
+def _chosen(opened: OpenedNet, arch: str | os.PathLike[str] | ArchSpec | NamedArch | None) -> NamedArch | None:
+    """The arch to take from a network; None for the network itself.
 
     Raises:
-        UsageError: There is no such file, or it contains a Pareto front of several archs.
-        AlphaNetError: The file cannot be read or is not JSON.
-        ValueError: The JSON is not an arch.
+        UsageError: The network is a supernet and no arch is chosen, or it does not contain the arch.
     """
-    if not Path(path).is_file():
-        raise UsageError(f"no such file: {path}; pass a JSON file with an arch in the published form")
-    try:
-        spec = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AlphaNetError(f"cannot read the arch in {path}: {error}; pass JSON in the published form") from error
-    if isinstance(spec, list) and spec and all(isinstance(entry, dict) and "arch" in entry for entry in spec):
+    net = opened.net
+    if arch is None:
+        if net.supernet:
+            raise UsageError(
+                f"{opened.source} is a supernet; choose the subnet to export: --arch FILE|NAME, --model NAME or "
+                "--flops BUDGET (arch=)"
+            )
+        return None
+    if isinstance(arch, ArchSpec):
+        arch = NamedArch("", arch)
+    elif not isinstance(arch, NamedArch):
+        arch = find_arch(arch, net.space)
+    if arch.member is not None and (arch.member.space != net.space or not net.contains(arch.arch)):
+        raise AlphaNetError(f"{opened.source} contains {described(net)}, not {arch.name} ({arch.arch})")
+    net.space.validate(arch.arch)
+    if not net.contains(arch.arch):
         raise UsageError(
-            f"{path} is a Pareto front of {len(spec)} archs; pass a file with one arch: that of alphanet search --best "
-            'FILE (the most accurate), or the "arch" of one entry in a separate file'
+            f"{opened.source} contains {described(net)}, which does not contain the arch {arch.name or arch.arch}. "
+            "Pass a supernet that does."
         )
-    return ArchSpec.from_dict(spec)
+    return arch
+
+
+def _name(network: str | os.PathLike[str] | AlphaNet, opened: OpenedNet, chosen: NamedArch | None) -> str:
+    """The default name of an export."""
+    if chosen is not None and chosen.name:
+        return chosen.name
+    if isinstance(network, AlphaNet):
+        cfg = network.pretrained_cfg
+        return str(cfg.get("name") or cfg["architecture"])
+    return default_name(network)
 
 
 def tensors_sha256(net: AlphaNet) -> str:

@@ -98,6 +98,7 @@ FORMATS = {
                dynamic_batch=False, resizes=False),
         Format("pt2", "PyTorch ExportedProgram", ".pt2", "exported-program", "torch"),
         Format("aoti", "AOTInductor", ".aoti.pt2", "aot-inductor", "torch", sidecar=True, compiles=True),
+        Format("safetensors", "PyTorch", ".safetensors", "pytorch", "torch"),
     )
 }  # fmt: skip
 """The formats by name, in the order in which they are written."""
@@ -119,6 +120,13 @@ def parse_formats(text: str) -> tuple[str, ...]:
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(f"unknown format {name!r}; {hint}choose from {', '.join(FORMATS)}")
     return tuple(name for name in FORMATS if name in names)
+
+
+def format_by_ending(path: str | os.PathLike[str] | None) -> str | None:
+    """The key of `FORMATS` whose ending a file name has; None if there is none."""
+    name = Path(path or "").name.lower()
+    return max((each.name for each in FORMATS.values() if name.endswith(each.ending)),
+               key=lambda each: len(FORMATS[each].ending), default=None)  # fmt: skip
 
 
 def check_formats(names: Iterable[str], *, dynamic_batch: bool, resizes: bool = False) -> None:

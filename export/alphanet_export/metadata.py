@@ -20,6 +20,8 @@ from alphanet_export.runtimes.runtime import PREFIX, open_runtime
 from alphanet_zoo import __version__
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.evaluate.calibration import CalibrationPlan
+from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
@@ -96,11 +98,24 @@ def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
     ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the input is the
     published one and the weights are not random.
     """
-    net = frozen.net
-    published = frozen.preprocessing.input_size == PUBLISHED_INPUT and source.weights != "random"
+    return _facts(frozen.net, frozen.preprocessing, source)
+
+
+def weights_facts(net: AlphaNet, path: Path) -> dict[str, Any]:
+    """`facts` of the static network in a ``.safetensors`` file."""
+    plan = CalibrationPlan.of_record(net.calibration)
+    preprocessing = input_of(net) if plan is None else plan.preprocessing
+    cfg = net.pretrained_cfg
+    source = Source(net, str(cfg.get("name") or path.stem), path.name, sha256_of(path), published_top1=net.top1)
+    return _facts(net, preprocessing, source)
+
+
+def _facts(net: AlphaNet, preprocessing: Preprocessing, source: Source) -> dict[str, Any]:
+    """See `facts`."""
+    published = preprocessing.input_size == PUBLISHED_INPUT and source.weights != "random"
     return {
         "name": source.name,
-        **network_facts(net, frozen.preprocessing),
+        **network_facts(net, preprocessing),
         "macs": count_macs(net.arch, net.space, net.num_classes),
         "params": count_params(net.arch, net.space, net.num_classes),
         "weights": source.weights,

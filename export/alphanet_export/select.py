@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.cost import count_macs, macs_text
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.names import family_members
 
@@ -44,8 +44,8 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
     if not within:
         smallest = members[0]
         raise TargetError(
-            f"no model of the family {family} fits in {_millions(budget)}; "
-            f"the smallest is {smallest.name} with {_millions(member_macs(smallest))}"
+            f"no model of the family {family} fits in {macs_text(budget)}; "
+            f"the smallest is {smallest.name} with {macs_text(member_macs(smallest))}"
         )
     chosen = max(within, key=lambda member: (member.top1 or 0.0, member_macs(member)))
     largest = members[-1]
@@ -53,18 +53,11 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
         return Selection(chosen)
     return Selection(
         chosen,
-        f"the budget of {_millions(budget)} is above the largest model of the family {family}, "
-        f"{largest.name} with {_millions(member_macs(largest))}; {chosen.name} is used",
+        f"the budget of {macs_text(budget)} is above the largest model of the family {family}, "
+        f"{largest.name} with {macs_text(member_macs(largest))}; {chosen.name} is used",
     )
 
 
 def _units(macs: float, digit: float) -> int:
     """A cost in units of the last digit of the budget, rounded half up."""
     return math.floor(macs / digit + 0.5)
-
-
-def _millions(macs: float) -> str:
-    """A cost for messages."""
-    if macs < 1e5:
-        return f"{macs:.0f} MACs"
-    return f"{macs / 1e6:.2f} M MACs"

@@ -56,6 +56,7 @@ def write_export(
     coreml: AnyPath | None = None,
     pt2: AnyPath | None = None,
     aoti: AnyPath | None = None,
+    safetensors: AnyPath | None = None,
     opset: int = 18,
     verify: bool = True,
     seed: int = 0,
@@ -76,6 +77,7 @@ def write_export(
         coreml: Path of Core ML's ``.mlpackage`` folder.
         pt2: Path of the ExportedProgram.
         aoti: Path of AOTInductor's ``.aoti.pt2`` package.
+        safetensors: Path of the weights file, which `alphanet_zoo.create_model` loads.
         opset: Version of ONNX's standard operators.
         verify: Measure parity before anything is written.
         seed: Seed of the synthetic images for parity.
@@ -92,7 +94,10 @@ def write_export(
         ParityError: A file does not compute what the network computes; nothing is written.
         OSError: The disk is full or not writable; nothing is written.
     """
-    asked = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti}
+    asked = {
+        "onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti,
+        "safetensors": safetensors,
+    }  # fmt: skip
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     if not targets:
         raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
@@ -171,6 +176,10 @@ def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str]
             from alphanet_export.writers.to_aoti import write_aoti
 
             write_aoti(frozen, path, metadata)
+        case "safetensors":
+            from alphanet_export.writers.to_safetensors import write_weights
+
+            write_weights(frozen, path, metadata)
         case _:
             raise AssertionError(name)
 

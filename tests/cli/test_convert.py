@@ -1,4 +1,4 @@
-"""``alphanet-convert`` as a user runs it."""
+"""``alphanet convert`` as a user runs it."""
 
 from __future__ import annotations
 

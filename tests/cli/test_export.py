@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from alphanet_zoo.cli.export import main, output_files
+from alphanet_export.placing import output_files
+from alphanet_zoo.cli.export import main
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
@@ -135,7 +136,7 @@ BAD_WORDS = [
     ["--model", "alphanet_a4", "--format", "openvino", "-o", "net.onnx"],
     ["--model", "alphanet_a4", "--seed", "-1"],
     ["--model", "alphanet_a4", "-o", ""],
-    ["--model", "alphanet_a4", "-o", "net.pt2"],
+    ["--model", "alphanet_a4", "-o", "net.tflite"],
     ["--model", "alphanet_a4", "-o", "net"],
     ["--model", "alphanet_a4", "--pt2", "-o", "net.onnx"],
     ["--model", "alphanet_a4", "--supernet", "none"],

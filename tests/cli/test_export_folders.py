@@ -1,4 +1,4 @@
-"""``alphanet-export --web`` and ``--model-repository``."""
+"""``alphanet export --web`` and ``--model-repository``."""
 
 from __future__ import annotations
 

@@ -39,10 +39,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of the command."""
+    """Exit code, standard output and standard error of the command, without the lines that show its progress."""
     code = main([*map(str, argv), *FAST])
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return code, captured.out, without_progress(captured.err)
+
+
+def without_progress(err: str) -> str:
+    return "".join(line for line in err.splitlines(keepends=True) if ": measuring " not in line)
+
+
+def test_progress_is_one_line_per_measurement_or_a_bar_on_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = [str(folder / "tiny.onnx"), "--data", str(folder / "images"), "--json", str(tmp_path / "r.json"), *FAST]
+    assert main(words) == 0
+    names = ["parity", "accuracy on 30 images", "latency", "throughput", "energy", "cold start and memory"]
+    assert capsys.readouterr().err.splitlines() == [f"alphanet-verify: measuring {name}" for name in names]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(words) == 0
+    shown = capsys.readouterr().err
+    assert "cold start and memory" in shown and "\r" in shown and "measuring" not in shown
 
 
 def test_a_sound_file_passes_and_leaves_its_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +109,7 @@ def test_a_corrupt_inner_convolution_exits_3(folder: Path) -> None:
     command = [sys.executable, "-m", "alphanet_zoo.cli.verify", *map(str, argv), "--min-top1", "100", *FAST]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3  # Accuracy is below its minimum too: parity is the graver.
-    assert done.stderr.count("\n") == 1 and "does not compute what PyTorch computes" in done.stderr
+    assert without_progress(done.stderr).count("\n") == 1 and "does not compute what PyTorch computes" in done.stderr
     figures = json.loads((folder / "corrupt.verify.json").read_text())
     assert figures["passed"] is False and figures["parity"]["holds"] is False and len(figures["failures"]) == 2
 
@@ -244,7 +261,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--preprocessing", "{prep}", "--reference", "{net}"), "has its own metadata"),
         (("{tiny}", "--preprocessing", "{text}", "--reference", "{net}"), "pass a JSON file with input_size"),
         (("{tiny}", "--reference", "alphanet_a99"), "did you mean alphanet_a"),
-        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "contains alphanet_a0 (203.4 M MACs"),
+        (("{tiny}", "--reference", "alphanet_a0", "--weights", "random"), "contains alphanet_a0 (203.39 M MACs"),
         (("{tiny}", "--reference", "none.safetensors"), "no such file"),
         (("{tiny}", "--reference", "{net}", "--weights", "random"), "requires a model's name"),
         (("{tiny}", "--reference", "{seven}"), "the reference has 7 classes"),

@@ -1,4 +1,4 @@
-"""Small exported files for the tests, made as ``alphanet-export`` makes them."""
+"""Small exported files for the tests, made as ``alphanet export`` makes them."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_config_that_does_not_fit_the_tensors_is_refused(
 def test_a_missing_file_or_a_folder_is_a_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         load_net(tmp_path / "nowhere.safetensors")
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="contains neither model.safetensors"):
         load_net(tmp_path)
 
 

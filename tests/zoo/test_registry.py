@@ -44,12 +44,13 @@ def test_an_alias_is_the_model_it_stands_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
-    [("alphanet_a7", "alphanet_a"), ("alphanet-a5_base", "alphanet_a5_base"), ("", "alphanet"), ("resnet", "alphanet")],
-)
-def test_an_unknown_name_says_the_nearest(name: str, nearest: str) -> None:
+    ("name", "hint"),
+    [("alphanet_a7", "did you mean alphanet_a"), ("alphanet-a5_base", "did you mean alphanet_a5_base"),
+     ("", "choose from alphanet"), ("resnet", "choose from alphanet")],
+)  # fmt: skip
+def test_an_unknown_name_says_the_nearest_if_one_is_near(name: str, hint: str) -> None:
     for ask in (resolve_name, find_member, create_model):
-        with pytest.raises(UsageError, match=f"unknown model '{name}'; did you mean {nearest}"):
+        with pytest.raises(UsageError, match=f"unknown model '{name}'; {hint}"):
             ask(name)
     with pytest.raises(UsageError, match="unknown family 'cifar'"):
         list_models(family="cifar")
@@ -131,7 +132,7 @@ def test_weights_of_another_space_are_refused(tmp_path: Path) -> None:
 
 def test_a_supernet_is_not_sliced_silently(tmp_path: Path) -> None:
     save_net(az.build_supernet(), tmp_path / "supernet.safetensors")
-    with pytest.raises(AlphaNetError, match="is a supernet.*extract"):
+    with pytest.raises(AlphaNetError, match="is a supernet.*alphanet export --model alphanet_a4 --supernet"):
         create_model("alphanet_a4", weights=tmp_path / "supernet.safetensors")
 
 

@@ -11,6 +11,7 @@ import torch
 from alphanet_export.onnx_model import FloatArray
 from alphanet_export.verify.measure.mcnemar import compare_right
 from alphanet_zoo.errors import AccuracyError
+from alphanet_zoo.evaluate.evaluator import Hits
 from alphanet_zoo.evaluate.statistics import paired_difference_interval, wilson_interval
 
 LEAST_INT8 = 0.5
@@ -33,6 +34,7 @@ class Judgement:
             predict different classes, which no loss of accuracy on these images can exceed.
         drop_interval: 95 % interval of the drop: Bonett and Price's for paired shares; without labels Wilson's.
         max_drop: Largest drop allowed, in points.
+        num_classes: Number of classes.
     """
 
     images: int
@@ -45,6 +47,14 @@ class Judgement:
     drop: float
     drop_interval: tuple[float, float]
     max_drop: float
+    num_classes: int
+
+    @property
+    def suspicion(self) -> str | None:
+        """What to check if top-1 of int8 is near chance; None if it is not, or without labels."""
+        if self.top1 is None:
+            return None
+        return Hits(round(self.top1 * self.images / 100), self.images).suspicion(self.num_classes)
 
     @property
     def within(self) -> bool:
@@ -63,8 +73,8 @@ class Judgement:
         if self.p_value is None:
             return f"same class as float32 for {self.agreement:.2f} %, another for {self.drop:.2f} % ({interval})"
         return (
-            f"top-1 {self.top1:.2f} %, float32 {self.float_top1:.2f} %, drop {self.drop:.2f} points ({interval}), "
-            f"McNemar p {self.p_value:.3g}, same class as float32 for {self.agreement:.2f} %"
+            f"top-1: int8 {self.top1:.2f} %, float32 {self.float_top1:.2f} %, drop {self.drop:.2f} points "
+            f"({interval}), McNemar p {self.p_value:.3g}, same class as float32 for {self.agreement:.2f} %"
         )
 
 
@@ -98,6 +108,7 @@ def judge(
         drop=100 * (lost - won) / images,
         drop_interval=(100 * low, 100 * high),
         max_drop=max_drop,
+        num_classes=float_logits.shape[1],
     )
 
 

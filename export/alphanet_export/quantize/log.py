@@ -108,6 +108,8 @@ class QuantizationLog:
         """Notes for the user of the file."""
         verdict = self.verdict
         notes = [f"int8 ({100 * self.int8_share:.1f} % of the MACs): {verdict}"]
+        if verdict.suspicion:
+            notes.append(f"SUSPICIOUS: {verdict.suspicion}")
         if self.why_unlabelled:
             notes.append(f"{self.why_unlabelled}, so int8 is judged by its agreement with float32, not by accuracy")
         if not verdict.sure:
@@ -119,6 +121,6 @@ class QuantizationLog:
         if self.speed is not None:
             low, high = self.speed.ratio_interval
             word = "SLOWER than" if self.speed.slower else "as fast as" if high > 1 else "faster than"
-            notes.append(f"on this machine int8 is {word} float32: {self.speed.ratio:.3f} of its time (95 % interval "
-                         f"{low:.3f} to {high:.3f}, one thread)")  # fmt: skip
+            notes.append(f"on this machine int8 is {word} float32: it takes {self.speed.ratio:.2f}x as long (95 % "
+                         f"interval {low:.2f}x to {high:.2f}x, one thread)")  # fmt: skip
         return notes

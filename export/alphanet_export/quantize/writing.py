@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, meas
 from alphanet_export.write import bundle_of, write_record
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.errors import UsageError
 
 PARITY_IMAGES = 64
 """Held-out images on which the parity of an int8 file is measured, by its signal-to-noise ratio."""
@@ -41,11 +42,13 @@ class WrittenInt8:
         sizes: Size of each file in bytes.
         logs: How each format's file was made.
         parity: Parity of the float32 graph with PyTorch; None if not measured.
+        parities: Parity of each int8 file with PyTorch, by its signal-to-noise ratio; empty if not measured.
     """
 
     sizes: Mapping[Path, int]
     logs: Mapping[str, QuantizationLog]
     parity: Parity | None
+    parities: Mapping[str, Parity] = field(default_factory=dict)
 
 
 def write_int8(
@@ -83,7 +86,8 @@ def write_int8(
 
     Raises:
         ValueError: Neither file is asked for.
-        UsageError: There are too few images, or only some of their classes are labels of the network.
+        UsageError: There are too few images, only some of their classes are labels of the network, or ``max_drop`` is
+            not from 0 to 100.
         MissingDependencyError: OpenVINO or NNCF is not installed.
         ParityError: The float32 graph does not compute what the network computes, or an int8 file is too noisy.
         AccuracyError: A file would lose more than ``max_drop``; nothing is written.
@@ -91,6 +95,8 @@ def write_int8(
     targets = {name: Path(path) for name, path in (("onnx", onnx), ("openvino", openvino)) if path is not None}
     if not targets:
         raise ValueError("nothing to write; pass onnx or openvino")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"max_drop is {max_drop}; pass points of top-1, from 0 to 100")
     if bundle:
         bundle_folder(targets)
     if "openvino" in targets:
@@ -100,6 +106,7 @@ def write_int8(
     metadata = describe(frozen, source)
     content = onnx_bytes(frozen, metadata, opset=opset)
     logs: dict[str, QuantizationLog] = {}
+    parities: dict[str, Parity] = {}
     moves: list[Move] = []
     with tempfile.TemporaryDirectory(prefix="alphanet-int8-") as name:
         plain = Path(name) / "float.onnx"
@@ -125,15 +132,15 @@ def write_int8(
             moves.append((record, target.with_name(target.name + INT8_LOG_ENDING)))
             if verify:
                 pixels = torch.from_numpy(spread(parts.held_out, PARITY_IMAGES))
-                kept = measure_parity(staged, frozen.net, pixels, tolerance=None).check()
-                report = write_record(each, staged, target, kept, source, data=images)
+                parities[each] = measure_parity(staged, frozen.net, pixels, tolerance=None).check()
+                report = write_record(each, staged, target, parities[each], source, data=images)
                 moves.append((report, FORMATS[each].report_path(target)))
             logs[each] = log
         if bundle:
             described = {**facts(frozen, source), "quantization": {}}
             lines = [f"{FORMATS[each].title}: {log.notes()[0]}" for each, log in logs.items()]
             moves += bundle_of(Path(name), targets, frozen, described, lines)
-        return WrittenInt8(place(moves), logs, parity)
+        return WrittenInt8(place(moves), logs, parity, parities)
 
 
 def _with_summary(metadata: Mapping[str, str], log: QuantizationLog) -> dict[str, str]:

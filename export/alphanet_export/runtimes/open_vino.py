@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -41,6 +42,9 @@ class OpenVino(Runtime):
         require_package("openvino", "openvino")
         import openvino
 
+        weights = Path(path).with_suffix(".bin")
+        if Path(path).is_file() and not weights.is_file():
+            raise AlphaNetError(f"{weights} is missing; copy it beside {Path(path).name}, or export the model again")
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,

@@ -7,14 +7,18 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from alphanet_export.metadata import weights_facts
 from alphanet_export.packages import require_compiler
 from alphanet_export.quiet import quiet
-from alphanet_export.runtimes.runtime import FloatArray, Runtime, alphanet_entries
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_export.runtimes.runtime import PREFIX, FloatArray, Runtime, alphanet_entries
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.zoo.files import load_net
 
 INPUT_SHAPE = "alphanet.input_shape"
 """Metadata entry of AOTInductor packages only: the input shape ``[1 or null, 3, S, S]``, which machine code lacks."""
@@ -45,19 +49,25 @@ class Eager(TorchRuntime):
     """A network in eval mode, run layer by layer.
 
     Args:
-        net: The network, which is not copied.
+        net: The network, which is not copied; or a ``.safetensors`` file with a static network.
         threads: See `Runtime`.
         precision: See `Runtime`.
 
     Raises:
         ValueError: The network is in training mode.
+        UsageError: The file contains a supernet.
+        AlphaNetError: The file cannot be read.
     """
 
     name, title = "pytorch", "PyTorch"
 
-    def __init__(self, net: nn.Module, threads: int | None = None, precision: str = "fp32") -> None:
-        """Keeps the network."""
-        super().__init__(type(net).__name__, threads, precision)
+    def __init__(
+        self, net: nn.Module | str | os.PathLike[str], threads: int | None = None, precision: str = "fp32"
+    ) -> None:
+        """Keeps the network, or loads the file."""
+        super().__init__(type(net).__name__ if isinstance(net, nn.Module) else str(net), threads, precision)
+        if not isinstance(net, nn.Module):
+            net, self.metadata = _static_net(net)
         if net.training:
             raise ValueError("a runtime takes a network in eval mode; call net.eval() first")
         self._engine = net
@@ -150,6 +160,17 @@ class AotInductor(TorchRuntime):
             ) from error
         self.metadata = alphanet_entries(entries)
         self._engine = engine
+
+
+def _static_net(path: str | os.PathLike[str]) -> tuple[AlphaNet, dict[str, str]]:
+    """The static network in a ``.safetensors`` file, and its ``alphanet.*`` entries."""
+    net = load_net(path)
+    if net.supernet:
+        raise UsageError(
+            f"{os.fspath(path)} is a supernet, which has no outputs of its own; write a subnet with alphanet export "
+            "--arch FILE|NAME --format safetensors"
+        )
+    return net, {PREFIX + key: json.dumps(value) for key, value in weights_facts(net, Path(path)).items()}
 
 
 def _extra_files(path: str | os.PathLike[str]) -> dict[str, str]:

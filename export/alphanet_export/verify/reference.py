@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from alphanet_zoo.evaluate.calibration import recalibrate
 from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.space.cost import count_macs, macs_text
 from alphanet_zoo.space.presets import FAMILIES
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.names import is_name
+from alphanet_zoo.zoo.names import find_member, is_name
 from alphanet_zoo.zoo.open import OpenedNet, open_net
 from alphanet_zoo.zoo.registry import open_model
 
@@ -35,10 +36,11 @@ def open_reference(
     """The network in eval mode, and its description for the report.
 
     Args:
-        reference: A static network in eval mode; or a model's name, a ``.safetensors`` file, a ``save_pretrained``
-            folder or the published checkpoint, with a static network or with a supernet that contains the file's arch.
+        reference: A static network in eval mode; or a model's name, or what `alphanet_zoo.zoo.open.open_net` opens: a
+            static network or a supernet that contains the file's arch.
         model: The exported file to compare it with.
-        weights: For a model's name: 'random', a file, a folder or a Hub repository; None is the published weights.
+        weights: For a model's name: 'random', a file, a folder, a Hub repository or a supernet that contains the model;
+            None is the published weights.
         calib_data: The images that the file was calibrated on, to calibrate the network in the same way.
 
     Raises:
@@ -101,9 +103,14 @@ _FIELDS = ("input_size", "resize_size", "interpolation", "mean", "std")
 
 def _load(reference: str, weights: str | None, num_classes: int | None) -> OpenedNet:
     """The network of a name or a path."""
-    if is_name(reference):
-        classes = num_classes if weights == "random" else None
-        return open_model(reference, pretrained=weights is None, weights=weights, num_classes=classes)
+    if is_name(reference) and not Path(reference).exists():
+        if weights in (None, "random"):
+            classes = num_classes if weights == "random" else None
+            return open_model(reference, pretrained=weights is None, weights=weights, num_classes=classes)
+        opened, member = open_net(weights), find_member(reference)
+        if opened.net.supernet and opened.net.space == member.space and opened.net.contains(member.arch):
+            return replace(opened, net=opened.net.extract(member.arch))
+        return open_model(reference, weights=weights)
     if weights is not None:
         raise UsageError(f"--weights requires a model's name, and {reference!r} is not one; remove --weights")
     return open_net(reference)
@@ -135,7 +142,7 @@ def _named(arch: ArchSpec, space: SearchSpace) -> str:
     """The name of an arch, or of its space if it has none; and its cost."""
     members = (member for family in FAMILIES.values() for member in family)
     names = [member.name for member in members if (member.arch, member.space) == (arch, space)]
-    macs = f"{count_macs(arch, space) / 1e6:.1f} M MACs with 1000 classes"
+    macs = f"{macs_text(count_macs(arch, space))} with 1000 classes"
     return f"{names[0] if names else f'an arch of the space {space.name}'} ({macs}, {arch.resolution} pixels)"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import spread, spread_indices
 from alphanet_zoo.evaluate.evaluator import Answers, Evaluator
 from alphanet_zoo.nn.model import AlphaNet
+
+STAGES = 7
+"""Largest number of stages of `verify_model`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def verify_model(
     data: str | os.PathLike[str] | None = None,
     versus: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
+    progress: Callable[[str], object] = str,
 ) -> VerificationReport:
     """Measures an exported file in the runtime of its format.
 
@@ -120,6 +124,7 @@ def verify_model(
             8 synthetic images, and accuracy is not measured.
         versus: Another file to compare times with.
         settings: Options.
+        progress: Called with the name of each of the (at most `STAGES`) stages when it begins.
 
     Raises:
         UsageError: A file does not exist, or an argument does not fit the file.
@@ -146,6 +151,8 @@ def verify_model(
     tolerance = TOLERANCE if settings.tolerance is None and not int8 else settings.tolerance
     images = _images(model, evaluator)
     parity, consistency = None, None
+    if net is not None or onnx:
+        progress("parity")
     with recorded_classes(net) as classes:
         if net is not None:
             with warnings.catch_warnings():  # A net without statistics gives meaningless outputs, but equal ones.
@@ -153,6 +160,8 @@ def verify_model(
                 parity = measure_parity(model.path, net, images, synthetic=folder is None, tolerance=tolerance)
         elif onnx:
             consistency = measure_consistency(model.path, images, synthetic=folder is None, tolerance=tolerance)
+    if chosen is not None and labelled:
+        progress(f"accuracy on {len(chosen)} images")
     answers = answers_of_file(model, evaluator, threads=settings.threads) if labelled else None
     robustness = None
     if labelled and settings.corruptions:
@@ -179,7 +188,7 @@ def verify_model(
         max_latency_ms=settings.max_latency_ms,
         max_ratio=settings.max_ratio,
         any_graph=settings.any_graph,
-        **_times(model, versus, settings),
+        **_times(model, versus, settings, progress),
     )
 
 
@@ -195,19 +204,26 @@ def stamp_report(report: VerificationReport) -> VerificationReport:
     return replace(report, model=model, file_bytes=_file_bytes(model))
 
 
-def _times(model: ExportedModel, versus: str | os.PathLike[str] | None, settings: Settings) -> dict[str, Any]:
+def _times(
+    model: ExportedModel, versus: str | os.PathLike[str] | None, settings: Settings, progress: Callable[[str], object]
+) -> dict[str, Any]:
     """Everything that is measured with a clock or a counter, one after the other, by its name in the report."""
     path, batch, seconds, size = model.path, settings.batch, settings.seconds, model.input_size
     threads = physical_cores() if settings.threads is None else settings.threads
+    progress("latency")
     latency = measure_latency(path, threads=threads, batch=batch, repeats=settings.repeats, seconds=seconds, size=size)
+    progress("throughput")
     counts = thread_counts(settings.threads)
     throughput = measure_throughput(path, batch=model.batch, threads=counts, seconds=seconds / 6, size=size)
+    progress("energy")
     with open_alone(path, threads) as runtime:
         images = random_pixels(batch, size)
         energy = measure_energy(lambda: runtime.infer(images), images_a_run=batch, seconds=seconds / 3)
     ratio = None
     if versus is not None:
+        progress("ratio of times")
         ratio = measure_ratio(path, versus, threads=threads, batch=batch, rounds=settings.repeats, seconds=seconds)
+    progress("cold start and memory")
     startup, memory = measure_process(path, threads=threads, batch=batch, repeats=settings.starts, size=size)
     return {
         "latency": latency,

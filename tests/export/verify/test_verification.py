@@ -70,7 +70,7 @@ def correct_images(folder: Path) -> int:
 
 
 def verify_by_command(path: Path, folder: Path, target: Path) -> dict[str, Any]:
-    """The JSON report that ``alphanet-verify`` writes for a file."""
+    """The JSON report that ``alphanet verify`` writes for a file."""
     argv = [path, "--reference", folder / "tiny.safetensors", "--data", folder / "images", "--json", target]
     assert main([*map(str, argv), "--report", str(target.with_suffix(".html")), *FAST]) == 0
     figures: dict[str, Any] = json.loads(target.read_text("utf-8"))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alphanet_export.build import named_source
+from alphanet_export.build import open_source
 from alphanet_export.freeze import freeze
 from alphanet_export.metadata import describe
 from alphanet_export.writers.ort_web import ort_web_package
@@ -67,7 +67,7 @@ def package() -> Iterator[Path]:
 def exported(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A0 with random weights at the published input size, and test images of several kinds beside the page."""
     root = tmp_path_factory.mktemp("a0")
-    source = named_source("alphanet_a0", "random")
+    source = open_source("random", "alphanet_a0")
     frozen = freeze(source.net, img_size=224)
     (root / "a0.onnx").write_bytes(onnx_bytes(frozen, describe(frozen, source)))
     write_web(root / "a0.onnx", root / "page", package)

@@ -128,7 +128,7 @@ class TimingRatio:
         if self.ratio > max_ratio:
             low, high = self.ratio_interval
             raise TargetError(
-                f"it takes {self.ratio:.3f} of the time of {self.other} (95 % interval {low:.3f} to {high:.3f}), "
+                f"it takes {self.ratio:.3f}x as long as {self.other} (95 % interval {low:.3f}x to {high:.3f}x), "
                 f"above the target of {max_ratio:g}; export it again, or raise --max-ratio"
             )
         return self

@@ -23,6 +23,7 @@ MODULES = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "executorch": ("torch", "executorch.runtime"),
+    "pytorch": ("torch",),
     "exported-program": ("torch",),
     "aot-inductor": ("torch", "torch._inductor"),
 }

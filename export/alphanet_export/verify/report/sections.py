@@ -85,7 +85,11 @@ def _file_section(report: VerificationFigures) -> Section:
             ("Arch", f"resolution {arch.resolution}, width {sizes['width']}", ""),
             ("", f"depth {sizes['depth']}, kernel_size {sizes['kernel_size']}", ""),
             ("", f"expand_ratio {sizes['expand_ratio']}", ""),
-            ("MACs", in_thousands(metadata.get("macs")), "per image, at the arch's resolution"),
+            (
+                "MACs",
+                in_thousands(metadata.get("macs")),
+                "per image, at the arch's resolution; tools that count FLOPs report twice as many",
+            ),
             ("Parameters", in_thousands(metadata.get("params")), ""),
             ("Format", model.format, title if model.opset is None else f"{title}, opset {model.opset}"),
             ("Input", f"{batch} x 3 x {side} x {side}", sizes_allowed),

@@ -1,4 +1,4 @@
-"""NVIDIA's Triton itself, on the repository that ``alphanet-export --model-repository`` writes.
+"""NVIDIA's Triton itself, on the repository that ``alphanet export --model-repository`` writes.
 
 Its binary comes with the package nvidia-pytriton, without the backend for ONNX. Triton lets a backend be a file
 ``model.py``, so the one here loads what the entry holds into ONNX Runtime. Whether a configuration is valid, and how
