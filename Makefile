@@ -19,10 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m alphanet_zoo.cli.demo --output runs/demo
 
-# Two processes: the runtimes that tests/export loads keep threads and memory to the end of their process.
 test: install
-	$(BIN)/python -m pytest --quiet --ignore tests/export
-	$(BIN)/python -m pytest --quiet tests/export
+	$(BIN)/python -m pytest --quiet
 
 slow: install
 	$(BIN)/python -m pytest --quiet -m slow
