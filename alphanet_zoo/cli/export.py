@@ -53,24 +53,25 @@ def run(args: argparse.Namespace) -> int:
     files = output_files(args.output, name or args.arch.stem, wanted_formats(args), int8=args.quantize is not None)
 
     from alphanet_export.build import named_source, supernet_source
+    from alphanet_export.write import Written
 
     if name is None:
         source = supernet_source(args.arch, args.supernet, args.num_classes)
     else:
         source = named_source(name, args.weights, args.num_classes)
     resolution = (source.arch or source.net.arch).resolution
-    check_formats(files, dynamic_batch=args.dynamic_batch, resizes=args.img_size not in (None, resolution))
+    resizes = args.img_size not in (None, resolution)
+    check_formats(files, dynamic_batch=args.dynamic_batch, resizes=resizes, embeds=args.embed_preprocessing)
     frozen = _frozen(args, source)
-    if args.quantize is None:
-        written, sizes = _write(args, frozen, source, files)
+    written, sizes = _write(args, frozen, source, files)
+    if isinstance(written, Written):
         checked = {"parity": _parity(written)} | _accuracy(written)
     else:
-        int8 = _write_int8(args, frozen, source, files)
-        checked, sizes = _int8_rows(int8), int8.sizes
-        notes += [f"{each}: {text}" for each, log in int8.logs.items() for text in log.notes()[1:]]
+        checked = _int8_rows(written)
+        notes += [f"{each}: {text}" for each, log in written.logs.items() for text in log.notes()[1:]]
     for text in notes + _remarks(frozen):
         note(args.prog, f"note: {text}")
-    say(_summary(frozen, source, checked, sizes))
+    say(_summary(args, frozen, source, checked, sizes))
     return 0
 
 
@@ -114,20 +115,14 @@ def _evaluator(args: argparse.Namespace, validation: ImageSource | None, calibra
 
 def _write(
     args: argparse.Namespace, frozen: FrozenNet, source: Source, files: Mapping[str, Path]
-) -> tuple[Written, Mapping[Path, int]]:
+) -> tuple[Written | WrittenInt8, Mapping[Path, int]]:
     """Writes the files and folders; returns what was measured, and the sizes of what the user asked for."""
-    from alphanet_export.write import write_export
-    from alphanet_zoo.data.folder import FolderSource
-
     with contextlib.ExitStack() as stack:
         places, sizes = dict(files), dict[Path, int]()
         if folders_only(args):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alphanet-export-")))
             places = {name: folder / path.name for name, path in files.items()}
-        written = write_export(
-            frozen, source, **places, opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
-            data=None if args.data is None else FolderSource(args.data), labels_by_position=args.labels_by_position,
-        )  # fmt: skip
+        written = (_write_float if args.quantize is None else _write_int8)(args, frozen, source, places)
         if not folders_only(args):
             sizes.update(written.sizes)
         if args.web is not None:
@@ -142,6 +137,18 @@ def _write(
     return written, sizes
 
 
+def _write_float(args: argparse.Namespace, frozen: FrozenNet, source: Source, files: Mapping[str, Path]) -> Written:
+    """Writes float32 files."""
+    from alphanet_export.write import write_export
+    from alphanet_zoo.data.folder import FolderSource
+
+    return write_export(
+        frozen, source, **files, opset=args.opset or 18, embed_preprocessing=args.embed_preprocessing,
+        probabilities=args.softmax, verify=not args.skip_verify, seed=args.seed,
+        data=None if args.data is None else FolderSource(args.data), labels_by_position=args.labels_by_position,
+    )  # fmt: skip
+
+
 def _write_int8(args: argparse.Namespace, frozen: FrozenNet, source: Source, files: Mapping[str, Path]) -> WrittenInt8:
     """Quantizes and writes."""
     from alphanet_export.quantize.writing import write_int8
@@ -150,8 +157,8 @@ def _write_int8(args: argparse.Namespace, frozen: FrozenNet, source: Source, fil
     return write_int8(
         frozen, FolderSource(args.calib_data), source, **files,
         max_drop=DEFAULT_MAX_DROP if args.max_drop is None else args.max_drop, reduce_range=args.reduce_range,
-        opset=args.opset or 18, verify=not args.skip_verify, seed=args.seed,
-        labels_by_position=args.labels_by_position,
+        opset=args.opset or 18, embed_preprocessing=args.embed_preprocessing, probabilities=args.softmax,
+        verify=not args.skip_verify, seed=args.seed, labels_by_position=args.labels_by_position,
     )  # fmt: skip
 
 
@@ -165,7 +172,9 @@ def _remarks(frozen: FrozenNet) -> list[str]:
     return []
 
 
-def _summary(frozen: FrozenNet, source: Source, checked: Mapping[str, str], sizes: Mapping[Path, int]) -> str:
+def _summary(
+    args: argparse.Namespace, frozen: FrozenNet, source: Source, checked: Mapping[str, str], sizes: Mapping[Path, int]
+) -> str:
     """What was exported, as text."""
     from alphanet_export.metadata import facts
 
@@ -178,6 +187,10 @@ def _summary(frozen: FrozenNet, source: Source, checked: Mapping[str, str], size
         "input": f"pixel_values ({'N' if frozen.dynamic_batch else 1}, 3, {size}, {size}){inside}; short side "
                  f"{frozen.preprocessing.resize_size}, centre crop {size}",
     }  # fmt: skip
+    if args.embed_preprocessing:
+        short = frozen.preprocessing.resize_size
+        rows["input"] = f"image (1, H, W, 3), uint8 RGB; in the graph: short side {short}, centre crop {size}{inside}"
+        rows["output"] = "probabilities" if args.softmax else "logits"
     if values["published_top1"] is not None:
         rows["published"] = f"ImageNet top-1 {values['published_top1']:.2f} % (the authors' figure, not measured here)"
     rows |= checked

@@ -5,20 +5,28 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from alphanet_export.build import Source
+from alphanet_export.embedding import Embedding
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe, label_names, open_exported, write_sidecar
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.accuracy import BATCH, Accuracy, accuracy_of, answers_of_file
-from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
+from alphanet_export.verify.measure.parity import (
+    SYNTHETIC_IMAGES,
+    Parity,
+    measure_parity,
+    synthetic_images,
+    synthetic_photographs,
+    tolerance_of,
+)
 from alphanet_export.verify.report.figures import Data, Reference
 from alphanet_export.verify.report.report import VerificationReport
 from alphanet_zoo.data.sources import ImageSource
@@ -49,12 +57,15 @@ def write_export(
     source: Source | None = None,
     *,
     onnx: AnyPath | None = None,
+    ort: AnyPath | None = None,
     openvino: AnyPath | None = None,
     executorch: AnyPath | None = None,
     coreml: AnyPath | None = None,
     pt2: AnyPath | None = None,
     aoti: AnyPath | None = None,
     opset: int = 18,
+    embed_preprocessing: bool = False,
+    probabilities: bool = False,
     verify: bool = True,
     seed: int = 0,
     data: ImageSource | None = None,
@@ -68,12 +79,16 @@ def write_export(
         frozen: The result of `freeze`.
         source: Origin of the network, for the metadata. None: a network in memory.
         onnx: Path of the ONNX file; None to skip the format, as for all the others.
+        ort: Path of ONNX Runtime's ``.ort`` file.
         openvino: Path of OpenVINO's ``.xml`` file; the weights go to the ``.bin`` file beside it.
         executorch: Path of ExecuTorch's ``.pte`` file.
         coreml: Path of Core ML's ``.mlpackage`` folder.
         pt2: Path of the ExportedProgram.
         aoti: Path of AOTInductor's ``.aoti.pt2`` package.
         opset: Version of ONNX's standard operators.
+        embed_preprocessing: Include the preprocessing in the graphs, which then take uint8 RGB images
+            ``(1, H, W, 3)`` of any size.
+        probabilities: The output is the softmax of the logits; requires ``embed_preprocessing``.
         verify: Measure parity before anything is written.
         seed: Seed of the synthetic images for parity.
         data: Labelled images to measure the accuracy of each file on; None measures none. Requires ``verify``.
@@ -86,14 +101,17 @@ def write_export(
         ParityError: A file does not compute what the network computes; nothing is written.
         OSError: The disk is full or not writable; nothing is written.
     """
-    asked = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti}
+    asked = {"onnx": onnx, "ort": ort, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2,
+             "aoti": aoti}  # fmt: skip
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     if not targets:
         raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
-    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
+    if probabilities and not embed_preprocessing:
+        raise ValueError("probabilities requires embed_preprocessing")
+    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes, embeds=embed_preprocessing)
+    embedding = Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
     source = source or Source(frozen.net)
-    metadata = describe(frozen, source)
-    images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
+    metadata = describe(frozen, source, embedding)
     parities: dict[str, Parity] = {}
     accuracies: dict[str, Accuracy] = {}
     evaluator = None if data is None else Evaluator(data, batch_size=BATCH, labels_by_position=labels_by_position)
@@ -103,10 +121,10 @@ def write_export(
     with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
         for name, target in targets.items():
             staged = FORMATS[name].path(Path(folder) / "model")
-            _write(name, frozen, staged, metadata, opset)
+            _write(name, frozen, staged, metadata, opset, embedding)
             write_sidecar(FORMATS[name], staged, metadata)
             moves += moves_of(name, staged, target)
-            if images is not None and (parity := _parity(name, frozen, staged, images)) is not None:
+            if verify and (parity := _parity(name, frozen, staged, seed, embedding)) is not None:
                 parities[name] = parity.check()
                 if evaluator is not None:
                     accuracies[name] = accuracy_of(answers_of_file(open_exported(staged), evaluator))
@@ -117,17 +135,19 @@ def write_export(
     return Written(sizes, parities, unrun, accuracies)
 
 
-def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:
+def _write(
+    name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int, embedding: Embedding | None
+) -> None:
     """Writes one format. Only its own module, and the package that it requires, are imported."""
     match name:
-        case "onnx":
+        case "onnx" | "ort":
             from alphanet_export.writers.to_onnx import onnx_bytes
 
-            path.write_bytes(onnx_bytes(frozen, metadata, opset=opset))
+            write_onnx(name, onnx_bytes(frozen, metadata, opset=opset), path, embedding)
         case "openvino":
             from alphanet_export.writers.to_openvino import write_openvino
 
-            write_openvino(frozen, path, metadata)
+            write_openvino(frozen, path, metadata, embedding)
         case "executorch":
             from alphanet_export.writers.to_executorch import write_executorch
 
@@ -148,10 +168,30 @@ def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str]
             raise AssertionError(name)
 
 
-def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity | None:
-    """The parity of one file; None for Core ML, whose structure is checked instead."""
+def write_onnx(name: str, content: bytes, path: Path, embedding: Embedding | None) -> None:
+    """Writes an ONNX file, float32 or int8, as the format ``name`` (onnx or ort), with its preprocessing if asked."""
+    if embedding is not None:
+        from alphanet_export.writers.preprocessing_graph import embed_in_onnx
+
+        content = embed_in_onnx(content, embedding)
+    if name == "ort":
+        from alphanet_export.writers.to_ort import write_ort
+
+        write_ort(content, path)
+    else:
+        path.write_bytes(content)
+
+
+def _parity(name: str, frozen: FrozenNet, path: Path, seed: int, embedding: Embedding | None) -> Parity | None:
+    """The parity of one file on synthetic images; None for Core ML, whose structure is checked instead."""
     if FORMATS[name].runs_here:
-        return measure_parity(path, frozen.net, images, synthetic=True)
+        images: Tensor | Iterable[Tensor]
+        if embedding is None:
+            images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
+        else:
+            images = synthetic_photographs(frozen.preprocessing, seed)
+        tolerance = tolerance_of(name, embedding)
+        return measure_parity(path, frozen.net, images, synthetic=True, tolerance=tolerance, embedding=embedding)
     from alphanet_export.writers.to_coreml import check_coreml
 
     check_coreml(path, frozen)

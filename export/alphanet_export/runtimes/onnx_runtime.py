@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from alphanet_export.onnx_model import open_session, run_logits
-from alphanet_export.runtimes.runtime import FloatArray, Runtime, alphanet_entries
+from alphanet_export.onnx_model import IMAGE_NAME, open_session, run_logits
+from alphanet_export.runtimes.runtime import FloatArray, ImageArray, Runtime, alphanet_entries
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX file at full optimisation. Idle threads spin during a run.
+    """An ONNX or ``.ort`` file at full optimisation. Idle threads spin during a run.
 
     Args:
-        path: The ``.onnx`` file.
+        path: The file.
         threads: See `Runtime`.
         precision: See `Runtime`; the file itself defines the arithmetic.
         sleep_between: Let the threads sleep between runs, so that other sessions get the cores. Without it they spin
@@ -35,11 +35,12 @@ class OnnxRuntime(Runtime):
         """Loads the file."""
         super().__init__(str(path), threads, precision)
         self._engine = open_session(path, "all", self.threads, spin=True, sleep_between=sleep_between)
-        shape = self._engine.get_inputs()[0].shape
-        self.batch = shape[0] if isinstance(shape[0], int) else None
-        self.input_size = int(shape[2])
+        (given,) = self._engine.get_inputs()
+        self.batch = given.shape[0] if isinstance(given.shape[0], int) else None
+        self.embedded = given.name == IMAGE_NAME
+        self.input_size = None if self.embedded else int(given.shape[2])
         self.metadata = alphanet_entries(self._engine.get_modelmeta().custom_metadata_map)
 
-    def _run(self, images: FloatArray) -> FloatArray:
+    def _run(self, images: ImageArray) -> FloatArray:
         """Runs the session."""
         return run_logits(self._engine, images)

@@ -97,7 +97,7 @@ def answers_of_file(model: ExportedModel, evaluator: Evaluator, *, threads: int 
     with open_runtime(model.path, threads=threads) as runtime:
         return evaluator.answers(
             lambda pixels: torch.from_numpy(runtime.infer(pixels.numpy())),
-            model.preprocessing, model.num_classes, model.labels,
+            None if model.embedded else model.preprocessing, model.num_classes, model.labels,
         )  # fmt: skip
 
 
