@@ -113,6 +113,7 @@ def _write(
             source, places, calibration=args.calib_data, calibration_images=args.calib_images,
             calibration_augment=args.calib_augment, data=args.data, labels_by_position=args.labels_by_position,
             img_size=args.img_size, dynamic_batch=args.dynamic_batch, opset=args.opset or 18,
+            embed_preprocessing=args.embed_preprocessing, probabilities=args.softmax,
             verify=not args.skip_verify, seed=args.seed, quantize=args.quantize,
             max_drop=DEFAULT_MAX_DROP if args.max_drop is None else args.max_drop, reduce_range=args.reduce_range,
             bundle=wants_bundle(args),

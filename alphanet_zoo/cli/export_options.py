@@ -27,6 +27,7 @@ EPILOG = """examples:
   %(prog)s runs/mine --arch best.json --calib-data train/ --name mine -o build/
   %(prog)s --model alphanet_a4 --weights a4.safetensors --format onnx,openvino,executorch,coreml,pt2,aoti
   %(prog)s --model alphanet_a4 --weights a4.safetensors --quantize int8 --calib-data train/ -o a4.onnx
+  %(prog)s --model alphanet_a4 --weights a4.safetensors --embed-preprocessing --softmax    from pixels to probabilities
   %(prog)s --model alphanet_a4 --weights a4.safetensors --web page/ --model-repository models/
 """
 
@@ -34,8 +35,6 @@ MAX_IMAGE_SIZE = 4096
 """Maximum side of an exported input, in pixels; larger values are assumed to be typing errors."""
 DEFAULT_MAX_DROP = 0.5
 """Points of top-1 that int8 may lose."""
-INT8_FORMATS = ("onnx", "openvino")
-"""The formats that can be int8."""
 
 
 def make_parser(prog: str = "alphanet-export") -> CommandParser:
@@ -102,6 +101,11 @@ def _add_files(parser: CommandParser) -> None:
         help="side of the input; if it is not the arch's resolution, the graph resizes, as published with 224 "
              "(default: the resolution)")  # fmt: skip
     add("--dynamic-batch", action="store_true", help="accept any number of images (default: one)")
+    add("--embed-preprocessing", action="store_true",
+        help="include the preprocessing in the graph: the input is a uint8 RGB image (1, H, W, 3) of any "
+             "size")  # fmt: skip
+    add("--softmax", action="store_true",
+        help="with --embed-preprocessing: the output is probabilities (default: logits)")  # fmt: skip
     add("--opset", type=positive_int, metavar="N", help="ONNX opset, 18 to 24 (default: 18)")
     add("--skip-verify", action="store_true", help="do not compare the files with PyTorch")
     add("--seed", type=natural_int, default=0, metavar="N",
@@ -112,7 +116,7 @@ def _add_int8(parser: CommandParser) -> None:
     """Adds the options of int8."""
     add = parser.add_argument_group("int8 (docs/quantize.md)").add_argument
     add("--quantize", choices=("int8",),
-        help="write int8: QDQ for ONNX Runtime, or NNCF for OpenVINO. --calib-data is used for calibration and to "
+        help="write int8: QDQ for ONNX Runtime, NNCF for OpenVINO. --calib-data is used for calibration and to "
              "measure accuracy; nothing is written if accuracy drops too much")  # fmt: skip
     add("--max-drop", type=percentage, metavar="POINTS",
         help=f"points of top-1 that int8 may lose (default: {DEFAULT_MAX_DROP})")  # fmt: skip
@@ -229,11 +233,13 @@ def _check_files(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
     """Checks the options of the files, as far as possible without the arch."""
     if args.img_size is not None and args.img_size > MAX_IMAGE_SIZE:
         raise UsageError(f"--img-size {args.img_size} is too large; pass at most {MAX_IMAGE_SIZE}")
-    if args.opset is not None and "onnx" not in formats:
+    if args.opset is not None and not {"onnx", "ort"} & {*formats}:
         raise UsageError(f"--opset requires --format onnx; --format is {','.join(formats)}")
     if args.opset is not None and not 18 <= args.opset <= 24:
         raise UsageError(f"opset {args.opset} is not supported; pass 18 to 24")
-    check_formats(formats, dynamic_batch=args.dynamic_batch)
+    if args.softmax and not args.embed_preprocessing:
+        raise UsageError("--softmax requires --embed-preprocessing")
+    check_formats(formats, dynamic_batch=args.dynamic_batch, embeds=args.embed_preprocessing)
 
 
 def _check_folders(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
@@ -251,6 +257,8 @@ def _check_folders(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
             raise UsageError(f"{flag} requires the ONNX file; add onnx to --format, or leave --format out")
         if not folder:
             raise UsageError(f"{flag} is empty; pass a folder")
+        if args.embed_preprocessing:
+            raise UsageError(f"{flag} does not support --embed-preprocessing: its clients send normalised pixels")
         check_place(Path(folder), flag, folder=True)
     if args.web is not None:
         from alphanet_export.writers.ort_web import check_ort_web
@@ -266,11 +274,10 @@ def _check_int8(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
         return
     if args.calib_data is None:
         raise UsageError("--quantize int8 requires images for calibration and accuracy; pass --calib-data FOLDER")
-    others = [name for name in formats if name not in INT8_FORMATS]
+    others = [name for name in formats if not FORMATS[name].int8]
     if others:
-        raise UsageError(f"--quantize int8 supports --format {' and '.join(INT8_FORMATS)}, not {others[0]}")
-    if args.web is not None or args.model_repository is not None:
-        raise UsageError("--quantize int8 does not support --web and --model-repository; pass a file with -o")
+        able = ", ".join(name for name, form in FORMATS.items() if form.int8)
+        raise UsageError(f"--quantize int8 supports --format {able}, not {others[0]}")
     if "openvino" in formats:
         from alphanet_export.packages import require_package
 

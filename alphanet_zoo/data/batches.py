@@ -162,6 +162,19 @@ def evaluation_batches(
         raise AlphaNetError("; ".join(broken.messages.values()))
 
 
+def decoded_images(source: ImageSource, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every ``world_size``-th image of a source as it was decoded, from ``rank`` on, in order, with its label.
+
+    Yields:
+        An image ``(1, H, W, 3)`` uint8 and its label ``(1,)``.
+
+    Raises:
+        AlphaNetError: An image is broken.
+    """
+    for index in range(rank, len(source), world_size):
+        yield source.load(index).permute(1, 2, 0)[None].contiguous(), source.labels[[index]]
+
+
 class _Copied(NamedTuple):
     """A raw batch whose arrays a worker sends as bytes, without shared memory."""
 

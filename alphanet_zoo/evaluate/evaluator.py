@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alphanet_zoo.data.batches import evaluation_batches
+from alphanet_zoo.data.batches import decoded_images, evaluation_batches
 from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES
 from alphanet_zoo.data.classes import match_classes
 from alphanet_zoo.data.preprocess import Preprocessing
@@ -22,7 +22,8 @@ CACHE_LIMIT = 512 * 2**20
 """Maximum size of the preprocessed images that an evaluator keeps in memory, in bytes."""
 
 Predict = Callable[[Tensor], Tensor]
-"""Maps images ``(N, 3, S, S)`` to logits ``(N, classes)``: a network, or a file in its runtime."""
+"""Maps images to logits ``(N, classes)``: a network, or a file in its runtime. The images are ``(N, 3, S, S)``, or
+``(1, H, W, 3)`` as decoded if the file includes its preprocessing."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Evaluator:
     def answers(
         self,
         predict: Predict,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         num_classes: int,
         labels: Iterable[str] | None = None,
         *,
@@ -187,7 +188,7 @@ class Evaluator:
 
         Args:
             predict: The model.
-            preprocessing: Preprocessing of an image for the model.
+            preprocessing: Preprocessing of an image for the model; None if the model takes decoded images.
             num_classes: Number of classes of the model.
             labels: Names of the classes; None if they are unknown.
             stopped: Called before every batch; if it returns True, the remaining images are skipped.
@@ -220,9 +221,14 @@ class Evaluator:
             self.validation.classes, names, num_classes, by_position=self._by_position, where=self.validation.name
         )
 
-    def batches(self, preprocessing: Preprocessing) -> Iterable[tuple[Tensor, Tensor]]:
-        """Preprocessed validation images ``(N, 3, S, S)`` and their labels, in order; kept if they fit in memory."""
+    def batches(self, preprocessing: Preprocessing | None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Preprocessed validation images ``(N, 3, S, S)`` and their labels, in order; kept if they fit in memory.
+
+        Without a preprocessing, each image as it was decoded, see `decoded_images`; these are not kept.
+        """
         assert self.validation is not None
+        if preprocessing is None:
+            return decoded_images(self.validation, **self._share)
         if preprocessing in self._kept:
             return self._kept[preprocessing]
         batches = evaluation_batches(self.validation, preprocessing, self._batch_size, **self._share)

@@ -26,7 +26,7 @@ from alphanet_zoo.zoo.open import open_net
 
 BATCH_SIZE = 32
 """Default number of images per batch."""
-EXPORTED_ENDINGS = (".onnx", ".xml", ".pte", ".pt2")
+EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 """Endings of the files that `Classifier.load` opens."""
 
 

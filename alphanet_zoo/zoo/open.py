@@ -25,7 +25,7 @@ HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
 """Environment variable: the Hub organisation that publishes the models by name."""
 
 _PICKLES = (".pt", ".pth", ".tar")
-_EXPORTED = (".onnx", ".xml", ".pte", ".pt2")
+_EXPORTED = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 _FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", *_EXPORTED)
 
 Kind = Literal["model", "file", "folder", "run", "repository", "checkpoint"]

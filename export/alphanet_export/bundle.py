@@ -41,6 +41,10 @@ _SCRIPTS = {
         "onnxruntime", ("import onnxruntime",), "MODEL = onnxruntime.InferenceSession(PATH)",
         "MODEL.run([OUTPUT], {INPUT: preprocess(path)})[0]",
     ),
+    "ort": _Script(
+        "onnxruntime", ("import onnxruntime",), "MODEL = onnxruntime.InferenceSession(PATH)",
+        "MODEL.run([OUTPUT], {INPUT: preprocess(path)})[0]",
+    ),
     "openvino": _Script(
         "openvino", ("import openvino",),
         'MODEL = openvino.Core().compile_model(PATH, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',

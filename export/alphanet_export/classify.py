@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,14 @@ def open_model_file(
     recorded = read_sidecar(path, format_of(path))
     runtime = open_runtime(path, threads=threads)
     metadata = recorded or decoded_entries(path, runtime.metadata)
+    described: dict[str, Any] = {
+        "labels": tuple(metadata["labels"]) if metadata.get("labels") else None,
+        "multi_label": bool(metadata.get("multi_label")),
+        "random_weights": metadata.get("weights") == "random",
+    }
     spec = _preprocessing(path, metadata, preprocessing)
+    if runtime.embedded:
+        return ImageModel(lambda image: image, lambda images: _embedded_inference(runtime, images), **described)
     if runtime.input_size not in (None, spec.input_size):
         raise AlphaNetError(
             f"{path} takes images of {runtime.input_size} pixels, and its preprocessing gives {spec.input_size}; "
@@ -49,13 +56,7 @@ def open_model_file(
     def predict(images: Tensor) -> Tensor:
         return torch.from_numpy(_padded_inference(runtime, images.numpy()))
 
-    return preprocessed(
-        spec,
-        predict,
-        labels=metadata.get("labels"),
-        multi_label=bool(metadata.get("multi_label")),
-        random_weights=metadata.get("weights") == "random",
-    )
+    return preprocessed(spec, predict, **described)
 
 
 def _preprocessing(path: Path, metadata: Mapping[str, Any], given: Preprocessing | None) -> Preprocessing:
@@ -73,6 +74,12 @@ def _preprocessing(path: Path, metadata: Mapping[str, Any], given: Preprocessing
         return Preprocessing.from_dict(metadata["preprocessing"])
     except (ValueError, TypeError) as error:
         raise AlphaNetError(f"{path}: its metadata is not valid ({error}); export it again") from error
+
+
+def _embedded_inference(runtime: Runtime, images: Sequence[Tensor]) -> Tensor:
+    """Logits of decoded images ``(3, H, W)`` uint8 of any sizes, by a file that includes its preprocessing."""
+    batches = (np.ascontiguousarray(image.permute(1, 2, 0).numpy()[None]) for image in images)
+    return torch.from_numpy(np.concatenate([runtime.infer(batch) for batch in batches]))
 
 
 def _padded_inference(runtime: Runtime, images: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alphanet_export.build import Source, open_source
 from alphanet_export.bundle import check_bundle_folder
+from alphanet_export.embedding import Embedding
 from alphanet_export.formats import FORMATS, check_formats, format_by_ending, parse_formats
 from alphanet_export.freeze import FrozenNet, freeze
 from alphanet_export.metadata import facts
@@ -87,6 +88,7 @@ class ExportResult:
         calibration: Origin of the batch-norm statistics.
         preprocessing: How an image becomes the input.
         dynamic_batch: Whether the input has any number of images; otherwise one.
+        embedding: The preprocessing inside the files, and their output; None if their input is preprocessed.
         published_top1: Published ImageNet top-1 in percent; None if it is not known for these weights and this input.
         files: The exported files, one per format.
         sizes: Size in bytes of every file written, including sidecars and reports.
@@ -104,6 +106,7 @@ class ExportResult:
     calibration: Calibration
     preprocessing: Preprocessing
     dynamic_batch: bool
+    embedding: Embedding | None
     published_top1: float | None
     files: tuple[ExportedFile, ...]
     sizes: Mapping[Path, int] = field(repr=False)
@@ -138,6 +141,12 @@ class ExportResult:
             "input": f"pixel_values ({'N' if self.dynamic_batch else 1}, 3, {size}, {size}){inside}; short side "
                      f"{self.preprocessing.resize_size}, centre crop {size}",
         }  # fmt: skip
+        if self.embedding is not None:
+            short = self.preprocessing.resize_size
+            rows["input"] = (
+                f"image (1, H, W, 3), uint8 RGB; in the graph: short side {short}, centre crop {size}{inside}"
+            )
+            rows["output"] = "probabilities" if self.embedding.probabilities else "logits"
         if self.published_top1 is not None:
             rows["published"] = f"ImageNet top-1 {self.published_top1:.2f} % (the authors' figure, not measured here)"
         rows |= _int8_rows(self) if self.files[0].quantization else {"parity": _parity(self.files)} | _top1(self.files)
@@ -201,6 +210,8 @@ def export_source(
     img_size: int | None = None,
     dynamic_batch: bool = False,
     opset: int = 18,
+    embed_preprocessing: bool = False,
+    probabilities: bool = False,
     verify: bool = True,
     seed: int = 0,
     quantize: Literal["int8"] | None = None,
@@ -222,6 +233,9 @@ def export_source(
         img_size: Side of the input in pixels. None: the arch's resolution.
         dynamic_batch: Accept any number of images; otherwise one.
         opset: Version of ONNX's standard operators, 18 to 24.
+        embed_preprocessing: Include the preprocessing in the files, which then take uint8 RGB images ``(1, H, W, 3)``
+            of any size.
+        probabilities: The output is the softmax of the logits; requires ``embed_preprocessing``.
         verify: Compare each file with PyTorch before it is written.
         seed: Seed of the calibration images and of the synthetic images that parity is measured on.
         quantize: 'int8' writes int8, judged on ``calibration``, which must be a folder or a source.
@@ -238,7 +252,8 @@ def export_source(
     if quantize is not None and (data is not None or calibration is None):
         raise UsageError("quantize='int8' requires calibration=FOLDER, and cannot be used with data=")
     resolution = (source.arch or source.net.arch).resolution
-    check_formats(files, dynamic_batch=dynamic_batch, resizes=img_size not in (None, resolution))
+    resizes = img_size not in (None, resolution)
+    check_formats(files, dynamic_batch=dynamic_batch, resizes=resizes, embeds=embed_preprocessing)
     images = None if calibration is None else _source_of(calibration)
     if images is None or not _is_source(images):
         frozen = freeze(source.net, images, arch=source.arch, img_size=img_size, dynamic_batch=dynamic_batch)
@@ -247,9 +262,10 @@ def export_source(
                               augment=calibration_augment)  # fmt: skip
         net = evaluator.calibrated(source.net, source.arch, input_size=img_size)
         frozen = freeze(net, img_size=img_size, dynamic_batch=dynamic_batch)
+    embedding = Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
     common: dict[str, Any] = {
-        "opset": opset, "verify": verify, "seed": seed, "labels_by_position": labels_by_position,
-        "bundle": bundle, **files,
+        "opset": opset, "embed_preprocessing": embed_preprocessing, "probabilities": probabilities, "verify": verify,
+        "seed": seed, "labels_by_position": labels_by_position, "bundle": bundle, **files,
     }  # fmt: skip
     if quantize is None:
         found = None if data is None else _source_of(data)
@@ -265,7 +281,7 @@ def export_source(
             )
             for each, path in files.items()
         )
-        return _result(frozen, source, exported, written.sizes)
+        return _result(frozen, source, exported, written.sizes, embedding)
     if images is None or not _is_source(images):
         raise UsageError("quantize='int8' requires labelled images; pass a folder or an ImageSource as calibration")
     int8 = write_int8(frozen, images, source, **common, max_drop=max_drop, reduce_range=reduce_range)
@@ -273,7 +289,7 @@ def export_source(
         ExportedFile(each, path, _size(each, path), int8.parities.get(each), quantization=int8.logs[each])
         for each, path in files.items()
     )
-    return _result(frozen, source, exported, int8.sizes, int8.parity)
+    return _result(frozen, source, exported, int8.sizes, embedding, int8.parity)
 
 
 def _formats(output: str | os.PathLike[str] | None, format: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -305,6 +321,7 @@ def _result(
     source: Source,
     files: tuple[ExportedFile, ...],
     sizes: Mapping[Path, int],
+    embedding: Embedding | None,
     float_parity: Parity | None = None,
 ) -> ExportResult:
     """The result of an export."""
@@ -324,6 +341,7 @@ def _result(
         calibration=frozen.net.calibration,
         preprocessing=frozen.preprocessing,
         dynamic_batch=frozen.dynamic_batch,
+        embedding=embedding,
         published_top1=values["published_top1"],
         files=files,
         sizes=sizes,

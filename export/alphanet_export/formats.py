@@ -31,6 +31,8 @@ class Format:
         compiles: Whether the export requires a C++ compiler.
         dynamic_batch: Whether the batch size can be dynamic.
         resizes: Whether the graph can resize its input (bicubic).
+        embeds: Whether the graph can include the preprocessing.
+        int8: Whether int8 files can be written.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Format:
     compiles: bool = False
     dynamic_batch: bool = True
     resizes: bool = True
+    embeds: bool = False
+    int8: bool = False
 
     @property
     def runs_here(self) -> bool:
@@ -89,9 +93,11 @@ class Format:
 FORMATS = {
     each.name: each
     for each in (
-        Format("onnx", "ONNX Runtime", ".onnx", "onnxruntime", "onnxruntime"),
+        Format("onnx", "ONNX Runtime", ".onnx", "onnxruntime", "onnxruntime", embeds=True, int8=True),
+        Format("ort", "ONNX Runtime (ORT format)", ".ort", "onnxruntime", "onnxruntime", sidecar=True, embeds=True,
+               int8=True),
         Format("openvino", "OpenVINO", ".xml", "openvino", "openvino", companions=(".bin",), sidecar=True,
-               package="openvino", extra="openvino"),
+               package="openvino", extra="openvino", embeds=True, int8=True),
         Format("executorch", "ExecuTorch", ".pte", "executorch", "executorch", sidecar=True, package="executorch",
                extra="executorch", dynamic_batch=False),
         Format("coreml", "Core ML", ".mlpackage", None, "coremltools", package="coremltools", extra="coreml",
@@ -129,13 +135,14 @@ def format_by_ending(path: str | os.PathLike[str] | None) -> str | None:
                key=lambda each: len(FORMATS[each].ending), default=None)  # fmt: skip
 
 
-def check_formats(names: Iterable[str], *, dynamic_batch: bool, resizes: bool = False) -> None:
+def check_formats(names: Iterable[str], *, dynamic_batch: bool, resizes: bool = False, embeds: bool = False) -> None:
     """Checks that every format supports the options, and that its dependencies are installed.
 
     Args:
         names: Keys of `FORMATS`.
         dynamic_batch: Whether the batch size is dynamic.
         resizes: Whether the graph resizes its input.
+        embeds: Whether the graph includes the preprocessing.
 
     Raises:
         UsageError: A format does not support an option; the message names both.
@@ -143,9 +150,17 @@ def check_formats(names: Iterable[str], *, dynamic_batch: bool, resizes: bool = 
         MissingProgramError: A compiler is missing.
     """
     formats = [FORMATS[name] for name in names]
+    if embeds and dynamic_batch:
+        raise UsageError(
+            "--embed-preprocessing does not support --dynamic-batch: images differ in size, so the file takes one at a "
+            "time"
+        )
     for each in formats:
         if dynamic_batch and not each.dynamic_batch:
             raise UsageError(f"--format {each.name} does not support --dynamic-batch: it takes one image at a time")
+        if embeds and not each.embeds:
+            able = " and ".join(name for name, form in FORMATS.items() if form.embeds)
+            raise UsageError(f"--embed-preprocessing supports --format {able}, not {each.name}")
         if resizes and not each.resizes:
             raise UsageError(
                 f"--format {each.name} does not support --img-size: it has no bicubic resize; "

@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_export.build import Source, tensors_sha256
+from alphanet_export.embedding import Embedding
 from alphanet_export.formats import Format, format_of
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.onnx_model import graph_sha256, input_shape, load_proto
+from alphanet_export.onnx_model import (
+    IMAGE_NAME,
+    OUTPUT_NAME,
+    PROBABILITIES_NAME,
+    graph_sha256,
+    input_shape,
+    load_proto,
+)
 from alphanet_export.runtimes.runtime import PREFIX, open_runtime
 from alphanet_zoo import __version__
 from alphanet_zoo.data.preprocess import Preprocessing
@@ -44,7 +52,7 @@ class ExportedModel:
         format: Key of `alphanet_export.formats.FORMATS`.
         file_sha256: SHA-256 of the file.
         graph_sha256: SHA-256 of an ONNX model without metadata, equal for equal networks; None for other formats.
-        input_size: Side of the square input image, in pixels.
+        input_size: Side of the square that the network sees, in pixels; of the input image unless `embedded`.
         batch: The only batch size it accepts, or None if any is accepted.
         opset: Version of ONNX's standard operators; None for other formats.
         metadata: The ``alphanet.*`` entries, decoded from JSON, without that prefix.
@@ -75,6 +83,18 @@ class ExportedModel:
         return Preprocessing.from_dict(self.metadata["preprocessing"])
 
     @property
+    def embedded(self) -> bool:
+        """Whether the graph includes the preprocessing, so that the input is a uint8 image of any size."""
+        return self.embedding is not None
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """The preprocessing and the output of a file that includes its preprocessing; None for other files."""
+        if self.metadata.get("input", {}).get("preprocessing") != "embedded":
+            return None
+        return Embedding(self.preprocessing, probabilities=self.metadata.get("output") == PROBABILITIES_NAME)
+
+    @property
     def num_classes(self) -> int:
         """The number of logits."""
         return int(self.metadata["num_classes"])
@@ -86,10 +106,15 @@ class ExportedModel:
         return tuple(map(str, labels)) if labels else None
 
 
-def describe(frozen: FrozenNet, source: Source) -> dict[str, str]:
+def describe(frozen: FrozenNet, source: Source, embedding: Embedding | None = None) -> dict[str, str]:
     """The metadata of an export: ``alphanet.<key>`` to JSON. Equal for equal networks and tool versions."""
-    entries = facts(frozen, source)
+    entries = export_facts(frozen, source, embedding)
     return {PREFIX + key: json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in entries.items()}
+
+
+def export_facts(frozen: FrozenNet, source: Source, embedding: Embedding | None) -> dict[str, Any]:
+    """`facts`, and `embedded_facts` if the files include their preprocessing."""
+    return facts(frozen, source) | (embedded_facts(embedding) if embedding else {})
 
 
 def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
@@ -141,6 +166,16 @@ def network_facts(net: AlphaNet, preprocessing: Preprocessing) -> dict[str, Any]
     }
 
 
+def embedded_facts(embedding: Embedding) -> dict[str, Any]:
+    """The metadata that an export with its preprocessing inside has in addition.
+
+    ``input`` describes the input; a file without that entry takes normalised float32 pixels, NCHW, under the name
+    ``pixel_values``. ``output`` is the name of the output: ``logits`` or ``probabilities``.
+    """
+    taken = {"name": IMAGE_NAME, "dtype": "uint8", "layout": "NHWC", "channels": "RGB", "preprocessing": "embedded"}
+    return {"input": taken, "output": PROBABILITIES_NAME if embedding.probabilities else OUTPUT_NAME}
+
+
 def tool_versions() -> dict[str, str]:
     """Versions of the packages that write a file."""
     tools = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
@@ -174,33 +209,41 @@ def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | Non
     if form.name == "onnx":
         proto = load_proto(path)
         entries = {entry.key: entry.value for entry in proto.metadata_props}
-        batch, size = input_shape(path, proto)
+        batch, found = input_shape(path, proto)
+        embedded = found is None
         graph_digest = graph_sha256(proto)
         opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         metadata = _checked(path, decoded_entries(path, entries), assumed)
     else:
         recorded = read_sidecar(path, form)
         with open_runtime(path) as runtime:
-            batch, found = runtime.batch, runtime.input_size
+            batch, found, embedded = runtime.batch, runtime.input_size, runtime.embedded
             metadata = _checked(path, recorded or decoded_entries(path, runtime.metadata), assumed)
-        size = found or metadata["preprocessing"]["input_size"]
-    if metadata["preprocessing"]["input_size"] != size:
-        described = metadata["preprocessing"]["input_size"]
+    described = int(metadata["preprocessing"]["input_size"])
+    size = found or described
+    if described != size:
         raise AlphaNetError(f"{path} takes images of {size} pixels, and its preprocessing gives {described}; "
                             "export it again")  # fmt: skip
-    return ExportedModel(path, form.name, sha256_of(path), graph_digest, size, batch, opset, metadata)
+    model = ExportedModel(path, form.name, sha256_of(path), graph_digest, size, batch, opset, metadata)
+    if model.embedded != embedded:
+        raise AlphaNetError(f"{path}: its input is not that of its metadata alphanet.input; export it again")
+    return model
 
 
 def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
-    """`open_exported` for uses that require an ONNX file: servers, the web page, int8.
+    """`open_exported` for uses that require an ONNX file that takes normalised pixels: servers, the web page, int8.
 
     Raises:
-        UsageError: There is no such file, or its name does not end in ``.onnx``.
+        UsageError: There is no such file, its name does not end in ``.onnx``, or it includes its preprocessing.
         AlphaNetError: See `open_exported`.
     """
     if Path(path).suffix.lower() != ".onnx":
         raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
-    return open_exported(path)
+    model = open_exported(path)
+    if model.embedded:
+        raise UsageError(f"{path} includes its preprocessing, but normalised pixels are sent to it here; export it "
+                         "without --embed-preprocessing")  # fmt: skip
+    return model
 
 
 def write_sidecar(form: Format, path: Path, metadata: Mapping[str, str]) -> None:

@@ -16,8 +16,16 @@ import onnxruntime
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+"""Normalised pixels ``(N, 3, S, S)`` float32, or RGB images ``(N, H, W, 3)`` uint8."""
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+IMAGE_NAME, PROBABILITIES_NAME = "image", "probabilities"
+"""Input of a file with its preprocessing inside, and output of a file with a softmax."""
+PREPROCESSING_PREFIX = "preprocessing/"
+"""Start of the names of the nodes of embedded preprocessing."""
+LEAST_PROBABILITY = 1e-30
+"""Probabilities are raised to this before their logarithm is taken."""
 LEVELS: dict[str, onnxruntime.GraphOptimizationLevel] = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -90,12 +98,24 @@ def open_session(
         raise AlphaNetError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {error}") from error
 
 
-def run_logits(session: onnxruntime.InferenceSession, images: FloatArray) -> FloatArray:
-    """The first output, ``(N, classes)``, of images ``(N, 3, S, S)``, in parts if the batch size is fixed."""
-    source, fixed = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-    step = fixed if isinstance(fixed, int) else len(images)
+def run_logits(session: onnxruntime.InferenceSession, images: ImageArray) -> FloatArray:
+    """Logits ``(N, classes)`` of images, in parts if the batch size is fixed; of probabilities, their logarithms.
+
+    Args:
+        session: An exported file.
+        images: ``(N, 3, S, S)`` float32; ``(N, H, W, 3)`` uint8 if the file includes its preprocessing.
+    """
+    given, result = session.get_inputs()[0], session.get_outputs()[0]
+    step = given.shape[0] if isinstance(given.shape[0], int) else len(images)
     chunks = (np.ascontiguousarray(images[i : i + step]) for i in range(0, len(images), step))
-    return np.concatenate([session.run(None, {source: chunk})[0] for chunk in chunks])
+    outputs = np.concatenate([session.run(None, {given.name: chunk})[0] for chunk in chunks])
+    return log_probabilities(outputs) if result.name == PROBABILITIES_NAME else outputs
+
+
+def log_probabilities(probabilities: FloatArray) -> FloatArray:
+    """Natural logarithms of probabilities, which are logits too: their softmax is the probabilities."""
+    logarithms: FloatArray = np.log(np.maximum(probabilities, np.float32(LEAST_PROBABILITY)))
+    return logarithms
 
 
 def graph_sha256(proto: onnx.ModelProto) -> str:
@@ -150,8 +170,10 @@ def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[int | None, int]:
+def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[int | None, int | None]:
     """(Batch size, or None if dynamic; side in pixels) of the input ``(batch, 3, S, S)``.
+
+    A file that includes its preprocessing has the input ``(1, H, W, 3)``, for which the side is None.
 
     Raises:
         AlphaNetError: The model does not have the inputs and outputs of an exported classifier.
@@ -159,6 +181,8 @@ def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[i
     stored = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in stored]
     outputs = [value.name for value in proto.graph.output]
+    if [value.name for value in inputs] == [IMAGE_NAME] and outputs in ([OUTPUT_NAME], [PROBABILITIES_NAME]):
+        return 1, None
     if [value.name for value in inputs] != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
         raise AlphaNetError(
             f"{path} has the inputs {[v.name for v in inputs]} and the outputs {outputs}; pass a file that "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,21 @@ from torch import Tensor
 
 from alphanet_export.build import Source
 from alphanet_export.bundle import bundle_folder, bundle_moves
+from alphanet_export.embedding import Embedding
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.metadata import describe, facts, label_names, open_exported, write_sidecar
+from alphanet_export.metadata import describe, export_facts, label_names, open_exported, write_sidecar
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.accuracy import BATCH, Accuracy, accuracy_of, answers_of_file
-from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
+from alphanet_export.verify.measure.parity import (
+    SYNTHETIC_IMAGES,
+    Parity,
+    measure_parity,
+    synthetic_images,
+    synthetic_photographs,
+    tolerance_of,
+)
 from alphanet_export.verify.report.figures import Data, Reference
 from alphanet_export.verify.report.report import VerificationReport
 from alphanet_zoo.data.sources import ImageSource
@@ -51,6 +59,7 @@ def write_export(
     source: Source | None = None,
     *,
     onnx: AnyPath | None = None,
+    ort: AnyPath | None = None,
     openvino: AnyPath | None = None,
     executorch: AnyPath | None = None,
     coreml: AnyPath | None = None,
@@ -58,6 +67,8 @@ def write_export(
     aoti: AnyPath | None = None,
     safetensors: AnyPath | None = None,
     opset: int = 18,
+    embed_preprocessing: bool = False,
+    probabilities: bool = False,
     verify: bool = True,
     seed: int = 0,
     data: ImageSource | None = None,
@@ -72,6 +83,7 @@ def write_export(
         frozen: The result of `freeze`.
         source: Origin of the network, for the metadata. None: a network in memory.
         onnx: Path of the ONNX file; None to skip the format, as for all the others.
+        ort: Path of ONNX Runtime's ``.ort`` file.
         openvino: Path of OpenVINO's ``.xml`` file; the weights go to the ``.bin`` file beside it.
         executorch: Path of ExecuTorch's ``.pte`` file.
         coreml: Path of Core ML's ``.mlpackage`` folder.
@@ -79,6 +91,9 @@ def write_export(
         aoti: Path of AOTInductor's ``.aoti.pt2`` package.
         safetensors: Path of the weights file, which `alphanet_zoo.create_model` loads.
         opset: Version of ONNX's standard operators.
+        embed_preprocessing: Include the preprocessing in the graphs, which then take uint8 RGB images
+            ``(1, H, W, 3)`` of any size.
+        probabilities: The output is the softmax of the logits; requires ``embed_preprocessing``.
         verify: Measure parity before anything is written.
         seed: Seed of the synthetic images for parity.
         data: Labelled images to measure the accuracy of each file on; None measures none. Requires ``verify``.
@@ -95,18 +110,20 @@ def write_export(
         OSError: The disk is full or not writable; nothing is written.
     """
     asked = {
-        "onnx": onnx, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2, "aoti": aoti,
-        "safetensors": safetensors,
+        "onnx": onnx, "ort": ort, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2,
+        "aoti": aoti, "safetensors": safetensors,
     }  # fmt: skip
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     if not targets:
         raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
+    if probabilities and not embed_preprocessing:
+        raise ValueError("probabilities requires embed_preprocessing")
     if bundle:
         bundle_folder(targets)
-    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes)
+    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes, embeds=embed_preprocessing)
+    embedding = Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
     source = source or Source(frozen.net)
-    metadata = describe(frozen, source)
-    images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed) if verify else None
+    metadata = describe(frozen, source, embedding)
     parities: dict[str, Parity] = {}
     accuracies: dict[str, Accuracy] = {}
     evaluator = None if data is None else Evaluator(data, batch_size=BATCH, labels_by_position=labels_by_position)
@@ -116,10 +133,10 @@ def write_export(
     with tempfile.TemporaryDirectory(prefix="alphanet-export-") as folder:
         for name, target in targets.items():
             staged = FORMATS[name].path(Path(folder) / "model")
-            _write(name, frozen, staged, metadata, opset)
+            _write(name, frozen, staged, metadata, opset, embedding)
             write_sidecar(FORMATS[name], staged, metadata)
             moves += moves_of(name, staged, target)
-            if images is not None and (parity := _parity(name, frozen, staged, images)) is not None:
+            if verify and (parity := _parity(name, frozen, staged, seed, embedding)) is not None:
                 parities[name] = parity.check()
                 if evaluator is not None:
                     accuracies[name] = accuracy_of(answers_of_file(open_exported(staged), evaluator))
@@ -127,7 +144,7 @@ def write_export(
                 moves.append((record, FORMATS[name].report_path(target)))
         if bundle:
             lines = [accuracy_line(name, each, data) for name, each in accuracies.items()]
-            moves += bundle_of(Path(folder), targets, frozen, facts(frozen, source), lines)
+            moves += bundle_of(Path(folder), targets, frozen, export_facts(frozen, source, embedding), lines)
         sizes = place(moves)
     unrun = tuple(name for name in targets if verify and name not in parities)
     return Written(sizes, parities, unrun, accuracies)
@@ -149,17 +166,19 @@ def accuracy_line(name: str, accuracy: Accuracy, data: ImageSource | None) -> st
     return f"{FORMATS[name].title}: top-1 {accuracy.top1:.2f} % ({accuracy.correct} of {accuracy.images} images{where})"
 
 
-def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int) -> None:
+def _write(
+    name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str], opset: int, embedding: Embedding | None
+) -> None:
     """Writes one format. Only its own module, and the package that it requires, are imported."""
     match name:
-        case "onnx":
+        case "onnx" | "ort":
             from alphanet_export.writers.to_onnx import onnx_bytes
 
-            path.write_bytes(onnx_bytes(frozen, metadata, opset=opset))
+            write_onnx(name, onnx_bytes(frozen, metadata, opset=opset), path, embedding)
         case "openvino":
             from alphanet_export.writers.to_openvino import write_openvino
 
-            write_openvino(frozen, path, metadata)
+            write_openvino(frozen, path, metadata, embedding)
         case "executorch":
             from alphanet_export.writers.to_executorch import write_executorch
 
@@ -184,10 +203,30 @@ def _write(name: str, frozen: FrozenNet, path: Path, metadata: Mapping[str, str]
             raise AssertionError(name)
 
 
-def _parity(name: str, frozen: FrozenNet, path: Path, images: Tensor) -> Parity | None:
-    """The parity of one file; None for Core ML, whose structure is checked instead."""
+def write_onnx(name: str, content: bytes, path: Path, embedding: Embedding | None) -> None:
+    """Writes an ONNX file, float32 or int8, as the format ``name`` (onnx or ort), with its preprocessing if asked."""
+    if embedding is not None:
+        from alphanet_export.writers.preprocessing_graph import embed_in_onnx
+
+        content = embed_in_onnx(content, embedding)
+    if name == "ort":
+        from alphanet_export.writers.to_ort import write_ort
+
+        write_ort(content, path)
+    else:
+        path.write_bytes(content)
+
+
+def _parity(name: str, frozen: FrozenNet, path: Path, seed: int, embedding: Embedding | None) -> Parity | None:
+    """The parity of one file on synthetic images; None for Core ML, whose structure is checked instead."""
     if FORMATS[name].runs_here:
-        return measure_parity(path, frozen.net, images, synthetic=True)
+        images: Tensor | Iterable[Tensor]
+        if embedding is None:
+            images = synthetic_images(SYNTHETIC_IMAGES, frozen.preprocessing.input_size, seed)
+        else:
+            images = synthetic_photographs(frozen.preprocessing, seed)
+        tolerance = tolerance_of(name, embedding)
+        return measure_parity(path, frozen.net, images, synthetic=True, tolerance=tolerance, embedding=embedding)
     from alphanet_export.writers.to_coreml import check_coreml
 
     check_coreml(path, frozen)

@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_written_leaves_none(frozen: FrozenNet, tmp_path: 
 
 
 def test_nothing_to_write_is_refused(frozen: FrozenNet) -> None:
-    with pytest.raises(ValueError, match="pass onnx or openvino or"):
+    with pytest.raises(ValueError, match="pass onnx or ort or openvino or"):
         write_export(frozen)
 
 

@@ -71,12 +71,22 @@ def quant_images(
             "better some hundreds"
         )
     outputs, why = _outputs(model, source, labels_by_position)
-    rest, kept = split_hold_out(source, min(held_out, len(source) // 2))
+    rest, kept = split_hold_out(source, _number_held_out(source, held_out))
     pixels, _ = _read(model, spread_source(rest, calibration))
     judged, labels = _read(model, kept)
     if len(judged) < FEWEST_LABELLED:
         outputs, why = None, f"only {len(judged)} images are held out, fewer than {FEWEST_LABELLED}"
     return QuantImages(pixels, judged, None if outputs is None else outputs.numpy()[labels], why)
+
+
+def held_out(source: ImageSource) -> ImageSource:
+    """The images that `quant_images` holds out by default."""
+    return split_hold_out(source, _number_held_out(source, HELD_OUT_IMAGES))[1]
+
+
+def _number_held_out(source: ImageSource, most: int) -> int:
+    """The number of images to hold out."""
+    return min(most, len(source) // 2)
 
 
 def _outputs(model: ExportedModel, source: ImageSource, by_position: bool) -> tuple[torch.Tensor | None, str]:

@@ -110,13 +110,14 @@ def quantize_onnx(
     )
 
 
-def write_onnx_int8(model: bytes, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the content of an int8 file with its metadata."""
+def with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The content of an int8 file, with its metadata."""
     proto = onnx.load_model_from_string(model)
     lower_ir_version(proto)
     helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alphanet_export.onnx_model import IMAGE_NAME, PROBABILITIES_NAME, log_probabilities
 from alphanet_export.packages import require_package
-from alphanet_export.runtimes.runtime import PREFIX, FloatArray, Runtime
+from alphanet_export.runtimes.runtime import PREFIX, FloatArray, ImageArray, Runtime
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 _ELEMENTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -56,7 +57,9 @@ class OpenVino(Runtime):
                 model = openvino.Core().read_model(os.fspath(path))
                 compiled = openvino.compile_model(model, "CPU", settings)
             shape = model.inputs[0].get_partial_shape()
-            self.input_size = shape[2].get_length() if shape[2].is_static else None
+            self.embedded = model.inputs[0].any_name == IMAGE_NAME
+            self.input_size = shape[2].get_length() if shape[2].is_static and not self.embedded else None
+            self._takes_logarithm = model.outputs[0].any_name == PROBABILITIES_NAME
         except Exception as error:  # All its errors are RuntimeErrors.
             raise AlphaNetError(
                 f"OpenVINO {openvino.__version__} cannot load {path}: {error}; export it again"
@@ -68,9 +71,10 @@ class OpenVino(Runtime):
         self.metadata = _rt_info(model)
         self._engine = compiled.create_infer_request()
 
-    def _run(self, images: FloatArray) -> FloatArray:
+    def _run(self, images: ImageArray) -> FloatArray:
         """Runs the request and copies its output, which is in the request's memory."""
-        return np.array(self._engine.infer(images)[0], dtype=np.float32)
+        outputs = np.array(self._engine.infer(images)[0], dtype=np.float32)
+        return log_probabilities(outputs) if self._takes_logarithm else outputs
 
 
 class _SignalStack(ctypes.Structure):

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
+PHOTOGRAPH = (375, 500)
+"""Height and width of the image that a file with its preprocessing inside is timed on; common in ImageNet."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Arithmetic to request. ``fp32`` runs a file as it was written; int8 files stay int8."""
 PREFIX = "alphanet."
@@ -55,6 +58,7 @@ class Runtime(ABC):
         precisions: The `PRECISIONS` that it supports; whether this CPU supports one is checked on loading.
         input_size: Side of the square input in pixels; None if any size is accepted.
         batch: The only batch size it accepts; None if any is accepted.
+        embedded: Whether it includes the preprocessing, so that it takes uint8 images of any size.
         metadata: The ``alphanet.*`` entries in the file, each JSON, by their full key; empty for a network in memory.
 
     Raises:
@@ -76,13 +80,18 @@ class Runtime(ABC):
         self.precision = precision
         self.input_size: int | None = None
         self.batch: int | None = None
+        self.embedded = False
         self.metadata: Mapping[str, str] = {}
         self._engine: Any = None
 
-    def infer(self, images: FloatArray) -> FloatArray:
-        """Logits ``(N, classes)``, float32, of normalised images ``(N, 3, S, S)``, float32.
+    def infer(self, images: ImageArray) -> FloatArray:
+        """Logits ``(N, classes)``, float32, of images.
 
-        A model with a fixed batch size runs the images in several parts.
+        A model with a fixed batch size runs the images in several parts. If the output of a file is probabilities,
+        these are their natural logarithms, so that the softmax of the result is always the probabilities.
+
+        Args:
+            images: Normalised ``(N, 3, S, S)``, float32; or RGB ``(N, H, W, 3)``, uint8, if `embedded`.
 
         Raises:
             ValueError: The images have another shape or type, or the runtime is closed.
@@ -95,6 +104,19 @@ class Runtime(ABC):
         except Exception as error:  # Each runtime raises its own types, mostly plain RuntimeErrors.
             raise AlphaNetError(f"{self.title} cannot run {self.label}: {error}") from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def example(self, batch: int, size: int | None = None) -> ImageArray:
+        """Random images for timing, the same on every call.
+
+        Args:
+            batch: Number of images.
+            size: Side of the input in pixels, if the file does not contain it.
+        """
+        rng, side = np.random.default_rng(0), self.input_size or size
+        if self.embedded:
+            return rng.integers(0, 256, (batch, *PHOTOGRAPH, 3), np.uint8)
+        assert side is not None, "the file does not contain its input size"
+        return rng.standard_normal((batch, 3, side, side), dtype=np.float32)
 
     def close(self) -> None:
         """Releases the model. Closing twice has no effect."""
@@ -109,13 +131,18 @@ class Runtime(ABC):
         self.close()
 
     @abstractmethod
-    def _run(self, images: FloatArray) -> FloatArray:
+    def _run(self, images: Any) -> FloatArray:
         """Logits of one batch that the model accepts, in memory of their own."""
 
-    def _check(self, images: FloatArray) -> None:
+    def _check(self, images: ImageArray) -> None:
         """Raises ValueError if the model does not accept the images."""
         if self._engine is None:
             raise ValueError(f"{self.title} has closed {self.label}; open it again")
+        if self.embedded:
+            if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape:
+                raise ValueError(f"{self.label} takes uint8 RGB images of shape (N, H, W, 3), not {images.dtype} of "
+                                 f"shape {images.shape}")  # fmt: skip
+            return
         size = self.input_size
         if images.ndim != 4 or images.shape[1] != 3 or size not in (None, images.shape[2]) or size not in (
             None, images.shape[3]

@@ -26,16 +26,16 @@ from alphanet_export.verify.measure.latency import (
     measure_latency,
     measure_throughput,
     open_alone,
-    random_pixels,
     thread_counts,
 )
 from alphanet_export.verify.measure.mcnemar import McNemar, compare_right, recorded_classes
 from alphanet_export.verify.measure.parity import (
     SYNTHETIC_IMAGES,
-    TOLERANCE,
     measure_consistency,
     measure_parity,
     synthetic_images,
+    synthetic_photographs,
+    tolerance_of,
 )
 from alphanet_export.verify.measure.process import measure_process
 from alphanet_export.verify.measure.robustness import measure_robustness
@@ -62,8 +62,8 @@ class Settings:
         limit: Number of images of the data to use, spread evenly over it; None is all.
         parity_only: Use the data for parity only: its folders need not be the model's classes.
         labels_by_position: Class i of the data is output i of the model, whatever their names.
-        tolerance: Largest relative error of parity. None: `TOLERANCE`, or, for an int8 file,
-            `alphanet_export.verify.measure.parity.INT8_LEAST_DB`.
+        tolerance: Largest relative error of parity. None: `alphanet_export.verify.measure.parity.tolerance_of`,
+            or, for an int8 file, `alphanet_export.verify.measure.parity.INT8_LEAST_DB`.
         min_top1: Floor of top-1, in percent.
         max_latency_ms: Target of the median latency.
         threads: Threads within an operator; None is the number of physical cores.
@@ -148,7 +148,9 @@ def verify_model(
     onnx = model.format == "onnx"
     health = measure_health(model.path) if onnx else None
     int8 = health.precision == "int8" if health else bool(model.metadata.get("quantization"))
-    tolerance = TOLERANCE if settings.tolerance is None and not int8 else settings.tolerance
+    tolerance = settings.tolerance
+    if tolerance is None and not int8:
+        tolerance = tolerance_of(model.format, model.embedding)
     images = _images(model, evaluator)
     parity, consistency = None, None
     if net is not None or onnx:
@@ -157,7 +159,10 @@ def verify_model(
         if net is not None:
             with warnings.catch_warnings():  # A net without statistics gives meaningless outputs, but equal ones.
                 warnings.filterwarnings("ignore", message=".*batch-norm statistics", category=UserWarning)
-                parity = measure_parity(model.path, net, images, synthetic=folder is None, tolerance=tolerance)
+                parity = measure_parity(
+                    model.path, net, images, synthetic=folder is None, tolerance=tolerance,
+                    embedding=model.embedding,
+                )  # fmt: skip
         elif onnx:
             consistency = measure_consistency(model.path, images, synthetic=folder is None, tolerance=tolerance)
     if chosen is not None and labelled:
@@ -217,7 +222,7 @@ def _times(
     throughput = measure_throughput(path, batch=model.batch, threads=counts, seconds=seconds / 6, size=size)
     progress("energy")
     with open_alone(path, threads) as runtime:
-        images = random_pixels(batch, size)
+        images = runtime.example(batch, size)
         energy = measure_energy(lambda: runtime.infer(images), images_a_run=batch, seconds=seconds / 3)
     ratio = None
     if versus is not None:
@@ -265,9 +270,11 @@ def _mcnemar(reference: list[Tensor], file: Answers | None) -> McNemar | None:
 
 
 def _images(model: ExportedModel, evaluator: Evaluator) -> Iterator[Tensor]:
-    """Batches of normalised images at the file's input size."""
-    if evaluator.validation is None:
+    """Batches of normalised images at the file's input size, or decoded images if it includes its preprocessing."""
+    if evaluator.validation is None and model.embedded:
+        yield from synthetic_photographs(model.preprocessing)
+    elif evaluator.validation is None:
         yield synthetic_images(SYNTHETIC_IMAGES, model.input_size)
-        return
-    for images, _ in evaluator.batches(model.preprocessing):
-        yield images
+    else:
+        for images, _ in evaluator.batches(None if model.embedded else model.preprocessing):
+            yield images

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alphanet_export.embedding import Embedding
 from alphanet_export.freeze import FrozenNet
-from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME
+from alphanet_export.onnx_model import INPUT_NAME, OUTPUT_NAME, PROBABILITIES_NAME
 from alphanet_export.packages import require_package
 from alphanet_export.quiet import quiet
+from alphanet_export.writers.preprocessing_graph import check_embedding, preprocessing_model
 
 
-def write_openvino(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def write_openvino(
+    frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | None = None, embedding: Embedding | None = None
+) -> None:
     """Writes ``path``, an ``.xml`` file, and its weights beside it, in float32.
+
+    If ``embedding`` is not None, the graph includes the preprocessing, see `embed_in_openvino`.
 
     The metadata is stored in the model's ``rt_info``, each ``alphanet.<key>`` as ``<alphanet><key value=...>``.
 
@@ -24,9 +30,35 @@ def write_openvino(frozen: FrozenNet, path: Path, metadata: Mapping[str, str] | 
     import openvino
 
     model = openvino_model(frozen)
+    if embedding is not None:
+        model = embed_in_openvino(model, embedding)
     for key, value in (metadata or {}).items():
         model.set_rt_info(value, key.split(".", 1))
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def embed_in_openvino(model: Any, embedding: Embedding) -> Any:
+    """An ``openvino.Model`` with its preprocessing inside: uint8 ``(1, H, W, 3)`` to logits or probabilities.
+
+    The preprocessing is converted from its ONNX graph. OpenVINO's ``PrePostProcessor`` resizes to a fixed size, without
+    keeping the ratio of the sides; its Pillow filters take a hundred times as long if the size is dynamic. OpenVINO
+    computes the weights in float32 instead of float64, so that single pixels differ by one grey level.
+    """
+    import openvino
+    from openvino import opset13 as operators
+
+    check_embedding(embedding)
+    added = openvino.Core().read_model(preprocessing_model(embedding.preprocessing).SerializeToString())
+    pixels = added.outputs[0].get_node().input_value(0)
+    for user in model.inputs[0].get_target_inputs():
+        user.replace_source_output(pixels)
+    result = model.outputs[0].get_node().input_value(0)
+    if embedding.probabilities:
+        result = operators.softmax(result, 1).output(0)
+        result.get_tensor().set_names({PROBABILITIES_NAME})
+    combined = openvino.Model([operators.result(result)], added.get_parameters(), "alphanet")
+    combined.validate_nodes_and_infer_types()
+    return combined
 
 
 def openvino_model(frozen: FrozenNet) -> Any:

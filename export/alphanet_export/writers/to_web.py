@@ -73,6 +73,7 @@ def page_facts(model: ExportedModel, ort_web_version: str) -> dict[str, Any]:
         "macs": count_macs(model.arch, model.space, model.num_classes),
         "params": count_params(model.arch, model.space, model.num_classes),
         "input_size": model.input_size,
+        "precision": "int8" if model.metadata.get("quantization") else "float32",
         "file_bytes": model.path.stat().st_size,
         "file_sha256": model.file_sha256,
         "ort_web": ort_web_version,

@@ -233,7 +233,6 @@ def test_command_refuses_before_it_works(capsys: pytest.CaptureFixture[str], dig
         ([*model, "--max-drop", "1"], "go with --quantize int8"),
         ([*calibrated, "--format", "onnx,pt2"], "not pt2"),
         ([*calibrated, "--max-drop", "-1"], "not a percentage"),
-        ([*calibrated, "--model-repository", "models"], "does not support --web and --model-repository"),
     ):
         assert main(argv) == 2
         assert words.split()[-1] in capsys.readouterr().err

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from alphanet_export.formats import format_of
-from alphanet_export.onnx_model import load_proto, open_session
-from alphanet_export.runtimes.runtime import open_runtime
+from alphanet_export.onnx_model import IMAGE_NAME, load_proto, open_session
+from alphanet_export.runtimes.runtime import PHOTOGRAPH, open_runtime
 from alphanet_export.verify.environment import physical_cores
-from alphanet_export.verify.measure.latency import MOST_REPEATS, check_batch, random_pixels
+from alphanet_export.verify.measure.latency import MOST_REPEATS, check_batch
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
 from alphanet_zoo.evaluate.statistics import DoubleArray, median_ratio_interval
 from alphanet_zoo.files import sha256_of
@@ -192,9 +192,9 @@ def _runner(path: str | os.PathLike[str], threads: int, batch: int) -> Iterator[
         return
     with open_runtime(path, threads=threads) as runtime:
         check_batch(runtime.batch, batch, str(path))
-        if runtime.input_size is None:
+        if runtime.input_size is None and not runtime.embedded:
             raise UsageError(f"{path} does not contain its input size, so it cannot be timed beside another file")
-        yield partial(runtime.infer, random_pixels(batch, runtime.input_size))
+        yield partial(runtime.infer, runtime.example(batch))
 
 
 def _onnx_runner(path: str | os.PathLike[str], threads: int, batch: int) -> Callable[[], object]:
@@ -203,6 +203,10 @@ def _onnx_runner(path: str | os.PathLike[str], threads: int, batch: int) -> Call
     session = open_session(path, "all", threads, spin=True, sleep_between=True)
     inputs = session.get_inputs()
     shape = inputs[0].shape
+    if len(inputs) == 1 and inputs[0].name == IMAGE_NAME:
+        check_batch(1, batch, str(path))
+        photograph = np.random.default_rng(0).integers(0, 256, (1, *PHOTOGRAPH, 3), np.uint8)
+        return partial(session.run, None, {IMAGE_NAME: photograph})
     if len(inputs) != 1 or len(shape) != 4 or not all(isinstance(side, int) for side in shape[1:]):
         raise UsageError(f"{path} takes {[(i.name, i.shape) for i in inputs]}; pass a file with one input (N, 3, H, W)")
     check_batch(shape[0] if isinstance(shape[0], int) else None, batch, str(path))

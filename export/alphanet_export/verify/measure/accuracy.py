@@ -97,7 +97,8 @@ def measure_accuracy(
 def answers_of_file(model: ExportedModel, evaluator: Evaluator, *, threads: int | None = None) -> Answers:
     """The predictions of an exported file for an evaluator's images; arguments as `measure_accuracy`."""
     with file_predictor(model, threads) as predict:
-        return evaluator.answers(predict, model.preprocessing, model.num_classes, model.labels)
+        prepared = None if model.embedded else model.preprocessing
+        return evaluator.answers(predict, prepared, model.num_classes, model.labels)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from alphanet_export.onnx_model import graphs_of, load_proto, open_session
+from alphanet_export.onnx_model import PREPROCESSING_PREFIX, graphs_of, load_proto, open_session
 
 LEFTOVERS = ("BatchNormalization", "Cast", "Dropout", "Identity")
 """Operators that a clean export does not contain."""
@@ -28,6 +28,8 @@ _BLOCKED, _FUSED = "com.microsoft.nchwc", "com.microsoft"
 @dataclass(frozen=True)
 class GraphHealth:
     """Counts of nodes in the file, and in the graph that ONNX Runtime runs at full optimisation on this CPU.
+
+    Embedded preprocessing is not counted.
 
     Args:
         nodes: Nodes in the file.
@@ -88,8 +90,13 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
 
 
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Every node of a model except constants, which run once at load time."""
-    return [node for graph in graphs_of(proto) for node in graph.node if node.op_type != "Constant"]
+    """Every node of the network, without constants, which run once at load time, and embedded preprocessing."""
+    return [
+        node
+        for graph in graphs_of(proto)
+        for node in graph.node
+        if node.op_type != "Constant" and not node.name.startswith(PREPROCESSING_PREFIX)
+    ]
 
 
 def _precision(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alphanet_export.formats import format_of
-from alphanet_export.runtimes.runtime import FloatArray, Runtime, open_runtime
+from alphanet_export.runtimes.runtime import ImageArray, Runtime, open_runtime
 from alphanet_export.verify.environment import physical_cores
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval
@@ -118,7 +118,8 @@ def measure_latency(
     """Times a model in its runtime on the CPU, at full optimisation.
 
     After a warm-up, runs one batch after the other until both ``repeats`` runs and ``seconds`` have passed (10,000
-    runs at most). The pixels are random: the time of a convolutional network does not depend on them.
+    runs at most). The pixels are random: the time of a convolutional network does not depend on them. A file that
+    includes its preprocessing gets an image of `alphanet_export.runtimes.runtime.PHOTOGRAPH` pixels.
 
     Args:
         model_path: A file of any format that has a runtime here.
@@ -142,7 +143,7 @@ def measure_latency(
     with open_alone(model_path, threads) as runtime:
         load = time.perf_counter() - start
         check_batch(runtime.batch, batch)
-        images = random_pixels(batch, runtime.input_size or size)
+        images = runtime.example(batch, size)
         spent = _timed(runtime, images) + _timed(runtime, images)
         while spent < min(seconds, WARM_UP_SECONDS):
             spent += _timed(runtime, images)
@@ -183,7 +184,7 @@ def measure_throughput(
         with open_alone(model_path, count) as runtime:
             for number in BATCHES if batch is None else (batch,):
                 check_batch(runtime.batch, number)
-                images = random_pixels(number, runtime.input_size or size)
+                images = runtime.example(number, size)
                 times: list[float] = []
                 runtime.infer(images)
                 begin = time.perf_counter()
@@ -209,13 +210,7 @@ def open_alone(path: str | os.PathLike[str], threads: int) -> Runtime:
     return OnnxRuntime(path, threads, sleep_between=False)
 
 
-def random_pixels(batch: int, size: int | None) -> FloatArray:
-    """Normally distributed pixels ``(batch, 3, size, size)``, the same on every call."""
-    assert size is not None, "the file does not contain its input size"
-    return np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
-
-
-def _timed(runtime: Runtime, images: FloatArray) -> float:
+def _timed(runtime: Runtime, images: ImageArray) -> float:
     """Wall time of one run, in seconds."""
     begin = time.perf_counter()
     runtime.infer(images)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from onnxruntime import InferenceSession
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alphanet_export.embedding import Embedding
 from alphanet_export.formats import format_of
-from alphanet_export.onnx_model import FloatArray, open_session, run_logits
+from alphanet_export.onnx_model import LEAST_PROBABILITY, FloatArray, ImageArray, open_session, run_logits
 from alphanet_export.runtimes.runtime import Runtime, open_runtime
+from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, ParityError
 
 TOLERANCE = 2e-5
@@ -33,11 +36,14 @@ LOUDEST_DB = 150.0
 PARITY_LEVELS = ("basic", "all")
 """ONNX Runtime's optimisation levels at which parity must hold."""
 
+EMBEDDED_TOLERANCES = {"openvino": 1e-3}
+"""Tolerance for formats whose embedded preprocessing can differ from Pillow's by a grey level."""
+
 SYNTHETIC_IMAGES = 8
 """Number of synthetic images that parity is measured on if no images are passed."""
 
-Logits = Callable[[FloatArray], FloatArray]
-"""``(N, 3, S, S)`` pixels to ``(N, classes)`` logits, float32."""
+Logits = Callable[[Any], FloatArray]
+"""Images, `alphanet_export.onnx_model.ImageArray`, to ``(N, classes)`` logits, float32."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ def measure_parity(
     *,
     synthetic: bool = False,
     tolerance: float | None = TOLERANCE,
+    embedding: Embedding | None = None,
 ) -> Parity:
     """Compares an exported model with the PyTorch network that it was exported from.
 
@@ -131,9 +138,12 @@ def measure_parity(
         model: A file of any format that has a runtime here, or a runtime that `open_runtime` returned. An ONNX file is
             run at each of `PARITY_LEVELS`.
         net: The network in eval mode. It gets the same pixels, and resizes them itself if necessary.
-        images: ``(N, 3, S, S)`` normalised pixels at the model's input size, or an iterable of such batches.
+        images: ``(N, 3, S, S)`` normalised pixels at the model's input size, or an iterable of such batches. If the
+            model includes its preprocessing: ``(N, H, W, 3)`` uint8.
         synthetic: Whether the images are synthetic (for the record only).
         tolerance: Largest relative error for `Parity.check`; None for an int8 file. The default is for float32.
+        embedding: The preprocessing that the model includes, which is applied to the images before ``net``; None if it
+            takes normalised pixels. If its output is probabilities, their logarithms are compared with the network's.
 
     Returns:
         The figures. `Parity.check` raises if parity is broken.
@@ -142,7 +152,7 @@ def measure_parity(
         AlphaNetError: The model cannot be loaded or run.
         ValueError: ``net`` is in training mode, or there are no images.
     """
-    reference = torch_logits(net)
+    reference = torch_logits(net, embedding)
     with _opened(model) as runs:
         return compare_logits(runs, "PyTorch", reference, images, synthetic, tolerance)
 
@@ -162,6 +172,11 @@ def measure_consistency(
     session = open_session(model_path, "disabled")
     reference = partial(run_logits, session)
     return compare_logits(_levels(model_path), "the unoptimised graph", reference, images, synthetic, tolerance)
+
+
+def tolerance_of(name: str, embedding: Embedding | None) -> float:
+    """The tolerance of a float32 file of the format ``name``, a key of `alphanet_export.formats.FORMATS`."""
+    return TOLERANCE if embedding is None else EMBEDDED_TOLERANCES.get(name, TOLERANCE)
 
 
 def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
@@ -184,8 +199,35 @@ def synthetic_images(n: int, size: int, seed: int = 0) -> Tensor:
     return (images - mean) / images.std(dim=(1, 2, 3), keepdim=True)
 
 
-def torch_logits(net: nn.Module) -> Logits:
-    """The network as a function from float32 pixels to logits.
+def synthetic_photographs(preprocessing: Preprocessing, seed: int = 0) -> Iterator[Tensor]:
+    """`SYNTHETIC_IMAGES` uint8 RGB images ``(1, H, W, 3)`` of different sizes and shapes; deterministic.
+
+    Among them are a single pixel, images smaller than the crop, and one that needs no resize.
+    """
+    short = preprocessing.resize_size
+    sizes = (
+        (1, 1),
+        (3, 40),
+        (250, 61),
+        (225, 300),
+        (300, 225),
+        (short, short + 7),
+        (short + 29, short - 1),
+        (256, 300),
+    )
+    side = max(max(size) for size in sizes)
+    noise = synthetic_images(1, side, seed)[0].permute(1, 2, 0)
+    pixels = (noise * 64 + 128).clamp(0, 255).to(torch.uint8)
+    for height, width in sizes:
+        yield pixels[None, :height, :width].contiguous()
+
+
+def torch_logits(net: nn.Module, embedding: Embedding | None = None) -> Logits:
+    """The network as a function from images to logits.
+
+    Args:
+        net: The network in eval mode.
+        embedding: Preprocessing of uint8 images ``(N, H, W, 3)``; None: the images are normalised pixels, float32.
 
     Raises:
         ValueError: The network is in training mode.
@@ -193,10 +235,15 @@ def torch_logits(net: nn.Module) -> Logits:
     if net.training:
         raise ValueError("parity is measured against a network in eval mode; call net.eval() first")
 
-    def run(pixels: FloatArray) -> FloatArray:
+    def run(images: ImageArray) -> FloatArray:
+        pixels = torch.from_numpy(images)
+        if embedding is not None:
+            pixels = torch.stack([embedding.preprocessing(image.permute(2, 0, 1)) for image in pixels])
         with torch.inference_mode():
-            logits: Tensor = net(torch.from_numpy(pixels))
-        return logits.float().numpy()
+            logits: Tensor = net(pixels).float()
+            if embedding is not None and embedding.probabilities:
+                logits = F.log_softmax(logits, 1).clamp(min=math.log(LEAST_PROBABILITY))
+        return logits.numpy()
 
     return run
 
@@ -261,7 +308,7 @@ def _opened(model: str | os.PathLike[str] | Runtime) -> Iterator[dict[str, Logit
 def _levels(model_path: str | os.PathLike[str]) -> dict[str, Logits]:
     """A file in ONNX Runtime at each of `PARITY_LEVELS`."""
 
-    def run(session: InferenceSession, pixels: FloatArray) -> FloatArray:
+    def run(session: InferenceSession, pixels: ImageArray) -> FloatArray:
         try:
             return run_logits(session, pixels)
         except Exception as error:  # ONNX Runtime's errors derive from Exception directly.
@@ -270,12 +317,13 @@ def _levels(model_path: str | os.PathLike[str]) -> dict[str, Logits]:
     return {level: partial(run, open_session(model_path, level)) for level in PARITY_LEVELS}
 
 
-def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[FloatArray]:
-    """Float32 arrays of at most 16 images, from one tensor or many."""
+def _batches(images: Tensor | Iterable[Tensor]) -> Iterator[ImageArray]:
+    """Float32 or uint8 arrays of at most 16 images, from one tensor or many."""
     for tensor in [images] if isinstance(images, Tensor) else images:
         for part in tensor.split(16):
             if len(part):
-                yield np.ascontiguousarray(part.detach().cpu().float().numpy())
+                part = part.detach().cpu()
+                yield np.ascontiguousarray((part if part.dtype == torch.uint8 else part.float()).numpy())
 
 
 def level_parity(level: str, actual: FloatArray, expected: FloatArray, tolerance: float) -> LevelParity:

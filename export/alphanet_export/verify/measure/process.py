@@ -19,6 +19,8 @@ from typing import Any
 
 REPEATS = 3
 MEMORY_RUNS = 3
+PHOTOGRAPH = (375, 500)
+"""See `alphanet_export.runtimes.runtime`, which the process that measures an ONNX file does not import."""
 MODULES = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
@@ -133,9 +135,10 @@ def _measure(path: str, runtime: str, threads: int, batch: int, size: int) -> di
     imported, before = time.perf_counter(), _resident_and_peak()
     infer, side = _onnxruntime(path, threads) if runtime == "onnxruntime" else _other(path, threads)
     loaded = time.perf_counter()
-    infer(np.ones((1, 3, size or side, size or side), np.float32))
+    shape, kind = ((*PHOTOGRAPH, 3), np.uint8) if side is None else ((3, size or side, size or side), np.float32)
+    infer(np.ones((1, *shape), kind))
     first, end = time.perf_counter(), time.time()
-    images = np.ones((batch, 3, size or side, size or side), np.float32)
+    images = np.ones((batch, *shape), kind)
     for _ in range(MEMORY_RUNS):
         infer(images)
     after = _resident_and_peak()
@@ -149,24 +152,25 @@ def _measure(path: str, runtime: str, threads: int, batch: int, size: int) -> di
     }
 
 
-def _onnxruntime(path: str, threads: int) -> tuple[Callable[[Any], object], int]:
-    """A model in ONNX Runtime, imported without this package; and the side of its input."""
+def _onnxruntime(path: str, threads: int) -> tuple[Callable[[Any], object], int | None]:
+    """A model in ONNX Runtime, imported without this package; and the side of its input, None if it takes any size."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images}), session.get_inputs()[0].shape[2]
+    (given,) = session.get_inputs()
+    side = None if given.type == "tensor(uint8)" else given.shape[2]
+    return lambda images: session.run(None, {given.name: images}), side
 
 
-def _other(path: str, threads: int) -> tuple[Callable[[Any], object], int]:
-    """A model in another runtime, and the side of its input; 0 if the file does not contain it."""
+def _other(path: str, threads: int) -> tuple[Callable[[Any], object], int | None]:
+    """A model in another runtime; and the side of its input, 0 if it is not in the file, None if it takes any size."""
     from alphanet_export.runtimes.runtime import open_runtime
 
     runtime = open_runtime(path, threads=threads)
-    return runtime.infer, runtime.input_size or 0
+    return runtime.infer, None if runtime.embedded else runtime.input_size or 0
 
 
 def _resident_and_peak() -> tuple[int, int] | None:

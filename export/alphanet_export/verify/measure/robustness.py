@@ -10,6 +10,7 @@ from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.measure.accuracy import BATCH, file_predictor, percent
 from alphanet_zoo.data.corruptions import CORRUPTIONS
 from alphanet_zoo.data.sources import ImageSource
+from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.robustness import CorruptedHits, corrupted_hits
 
 SEED = 0
@@ -69,8 +70,12 @@ def measure_robustness(
         seed: Seed of the random corruptions.
 
     Raises:
+        UsageError: The file includes its preprocessing; the corruptions are defined after resize and crop.
         AlphaNetError: An image cannot be read, or the file cannot be run.
     """
+    if model.embedded:
+        raise UsageError(f"{model.path} includes its preprocessing; pass a file exported without --embed-preprocessing "
+                         "to --corruptions")  # fmt: skip
     with file_predictor(model, threads) as predict:
         clean, corrupted = corrupted_hits(source, predict, model.preprocessing, outputs, batch_size=BATCH, seed=seed)
     figures = tuple(map(_accuracy, corrupted))

@@ -92,7 +92,11 @@ def _file_section(report: VerificationFigures) -> Section:
             ),
             ("Parameters", in_thousands(metadata.get("params")), ""),
             ("Format", model.format, title if model.opset is None else f"{title}, opset {model.opset}"),
-            ("Input", f"{batch} x 3 x {side} x {side}", sizes_allowed),
+            (
+                "Input",
+                "1 x H x W x 3, uint8" if model.embedded else f"{batch} x 3 x {side} x {side}",
+                "RGB images of any size; the preprocessing is in the file" if model.embedded else sizes_allowed,
+            ),
             ("File size", in_bytes(report.file_bytes), ""),
             ("Weights", str(metadata.get("weights") or "unknown"), random),
             ("Calibration", _calibration(metadata.get("calibration")), "source of the batch-norm statistics"),

@@ -418,7 +418,7 @@ function showModel() {
     'Published': top1 === null ? 'no figure for this input size and these weights'
       : `ImageNet top-1 ${top1.toFixed(2)} % (published by the authors, not measured here)`,
     'Weights': `${model.weights}, SHA-256 ${model.weights_sha256}`,
-    'File': `${millions(model.file_bytes)}B, SHA-256 ${model.file_sha256}`,
+    'File': `${model.precision}, ${millions(model.file_bytes)}B, SHA-256 ${model.file_sha256}`,
     'Runtime': `ONNX Runtime Web ${model.ort_web}`,
   };
   byId('facts').replaceChildren(...Object.entries(rows).flatMap(([name, value]) =>
