@@ -20,7 +20,7 @@ from alphanet_export.quantize.judge import LEAST_INT8, accuracy_lost, judge
 from alphanet_export.quantize.log import QuantizationLog, measure_speed
 from alphanet_export.quantize.onnx_qdq import FLOAT_PART, saturates
 from alphanet_export.quiet import quiet
-from alphanet_export.runtimes.open_vino import kept_signal_stack
+from alphanet_export.runtimes.open_vino import compiled_for_cpu, kept_signal_stack
 
 if TYPE_CHECKING:
     from alphanet_export.freeze import FrozenNet
@@ -100,10 +100,8 @@ def openvino_runner(model: Any, threads: int = 0) -> Callable[[FloatArray], Floa
         model: An ``openvino.Model``.
         threads: Number of threads; 0 leaves the choice to OpenVINO.
     """
-    import openvino
-
     settings = {"NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+    request = compiled_for_cpu(model, settings).create_infer_request()
     batch = model.inputs[0].get_partial_shape()[0]
     step = batch.get_length() if batch.is_static else 8
 

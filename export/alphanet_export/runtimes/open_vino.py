@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,9 +54,8 @@ class OpenVino(Runtime):
             "INFERENCE_PRECISION_HINT": _ELEMENTS[precision],
         }
         try:
-            with kept_signal_stack():
-                model = openvino.Core().read_model(os.fspath(path))
-                compiled = openvino.compile_model(model, "CPU", settings)
+            model = openvino.Core().read_model(os.fspath(path))
+            compiled = compiled_for_cpu(model, settings)
             shape = model.inputs[0].get_partial_shape()
             self.embedded = model.inputs[0].any_name == IMAGE_NAME
             self.input_size = shape[2].get_length() if shape[2].is_static and not self.embedded else None
@@ -77,6 +77,14 @@ class OpenVino(Runtime):
         return log_probabilities(outputs) if self._takes_logarithm else outputs
 
 
+def compiled_for_cpu(model: Any, settings: Mapping[str, Any]) -> Any:
+    """``openvino.compile_model`` for the CPU, see `kept_signal_stack`."""
+    import openvino
+
+    with kept_signal_stack():
+        return openvino.compile_model(model, "CPU", dict(settings))
+
+
 class _SignalStack(ctypes.Structure):
     """``stack_t`` of sigaltstack(2)."""
 
@@ -85,7 +93,7 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Restores the alternate signal stack of this thread after the block.
+    """Restores the alternate signal stack of this thread after the block. Every use of the CPU plugin requires it.
 
     The CPU plugin of OpenVINO (2026.4) replaces it, and restores the previous one when it is destroyed. If two plugins
     are not destroyed in the reverse order of their creation, a freed stack remains, and the next signal with a Python
@@ -94,14 +102,19 @@ def kept_signal_stack() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    libc, before, after = ctypes.CDLL(None), _SignalStack(), _SignalStack()
-    libc.sigaltstack(None, ctypes.byref(before))
+    before = signal_stack()
     try:
         yield
     finally:
-        libc.sigaltstack(None, ctypes.byref(after))
-        if after.base != before.base:
-            libc.sigaltstack(ctypes.byref(before), None)
+        if signal_stack().base != before.base:
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
+
+
+def signal_stack() -> _SignalStack:
+    """The alternate signal stack of this thread, on Linux."""
+    stack = _SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack
 
 
 def _rt_info(model: object) -> dict[str, str]:
