@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TEXT_FORMATS = ("text", "jsonl", "csv")
 CSV_HEADER = ("path", "rank", "label", "index", "probability")
-_ENDINGS = tuple(each.ending for each in FORMATS.values() if each.runs_here)
+_ENDINGS = tuple(each.ending for each in FORMATS.values() if each.runs_here and each.name != "safetensors")
 
 EPILOG = """examples:
   %(prog)s cat.jpg --model alphanet_a4

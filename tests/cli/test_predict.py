@@ -171,7 +171,7 @@ def test_bad_usage(root: Path, tmp_path: Path, capsys: Output) -> None:
         (["none.jpg", *FILE], "'none.jpg' does not exist and matches no file"),
         (["none/*.jpg", *FILE], "'none/*.jpg' does not exist and matches no file"),
         (["pictures", "--file", "none.onnx"], "'none.onnx' does not exist"),
-        (["pictures", "--file", "net.safetensors"], "unknown file type"),
+        (["pictures", "--file", "pictures"], "unknown file type"),
         (["pictures", "--model", "tiny.onnx"], "--model tiny.onnx is an exported file; pass it with --file"),
         (["pictures", "--model", "alphanet_a9"], "alphanet_a9"),
         (["pictures", *NET, *FILE], "not allowed with argument"),
@@ -194,7 +194,7 @@ def test_bad_usage_loads_no_torch(root: Path) -> None:
     script = (
         "import sys\n"
         "from alphanet_zoo.cli.main import main\n"
-        "for argv in (['none.jpg'], ['pictures', '--model', 'tiny.onnx'], ['pictures', '--file', 'net.safetensors']):\n"
+        "for argv in (['none.jpg'], ['pictures', '--model', 'tiny.onnx'], ['pictures', '--file', 'pictures']):\n"
         "    assert main(['predict', *argv]) == 2\n"
         "assert not {'torch', 'numpy', 'PIL', 'onnxruntime', 'tqdm'} & set(sys.modules)\n"
     )

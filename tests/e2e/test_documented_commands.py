@@ -49,7 +49,8 @@ OTHER_PROGRAMS = {
     "python page/serve.py": "serves until it is stopped; tests/export/writers/test_web_page.py runs it",
     "python benchmarks/cifar_supernet.py": "trains on a GPU; tests/e2e/test_cifar_supernet.py runs it on few images",
     "python -m venv litert": "installs another PyTorch version",
-    "litert/bin/python": "runs in that environment",
+    "litert/bin/": "runs in that environment",
+    "python build/predict.py": "is written by an export; tests/export/test_bundle.py runs it",
     "cd CLONE": "is the user's own folder",
     "for size in": "is a loop over the commands that follow",
     "done": "ends that loop",
@@ -185,6 +186,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(Line("", "alphanet train digits"))
         run(Line("", "alphanet search --supernet runs/digits --data runs/digits-data/val --calib-data "
                      "runs/digits-data/train -o front.json --best best.json"))  # fmt: skip
+        for file in ("runs/demo/digits.onnx", "net.safetensors"):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            run(Line("", f"alphanet export runs/digits --arch best.json --calib-data runs/digits-data/train -o {file}"))
+        shutil.copytree("runs/digits-data/val", "runs/demo/data/test")
     for name in ("images", "my_images/train", "my_images/val"):
         write_images(root / name)
     for part in ("train", "val"):
