@@ -65,8 +65,12 @@ _SCRIPTS = {
 
 
 def script_names(formats: Sequence[str]) -> dict[str, str]:
-    """The name of each format's script: ``predict.py`` for the first, ``predict_<format>.py`` for the others."""
-    return {name: SCRIPT if i == 0 else f"predict_{name}.py" for i, name in enumerate(formats)}
+    """The name of each format's script: ``predict.py`` for the first, ``predict_<format>.py`` for the others.
+
+    Weights (``safetensors``) require this package, so they have no script.
+    """
+    scripted = [name for name in formats if name in _SCRIPTS]
+    return {name: SCRIPT if i == 0 else f"predict_{name}.py" for i, name in enumerate(scripted)}
 
 
 def check_bundle_folder(folder: Path, formats: Sequence[str]) -> None:
@@ -79,7 +83,8 @@ def check_bundle_folder(folder: Path, formats: Sequence[str]) -> None:
         own = MARKER in (folder / README).read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         own = False
-    names = (README, LABELS, PREPROCESSING, *script_names(formats).values())
+    scripts = script_names(formats)
+    names = (README, LABELS, PREPROCESSING, *scripts.values()) if scripts else ()
     foreign = [name for name in names if (folder / name).exists()]
     if foreign and not own:
         raise UsageError(
@@ -118,14 +123,19 @@ def bundle_moves(
         dynamic_batch: Whether the files take any number of images.
         license: License of the weights.
         accuracies: Lines about the measured accuracy.
+
+    Returns:
+        The files to move; none if every format is weights.
     """
-    folder = bundle_folder(targets)
+    folder, scripts = bundle_folder(targets), script_names(tuple(targets))
+    targets = {name: path for name, path in targets.items() if name in scripts}
+    if not targets:
+        return []
     labels = metadata["labels"] or [str(index) for index in range(metadata["num_classes"])]
     contents = {
         LABELS: "".join(f"{' '.join(str(label).splitlines())}\n" for label in labels),
         PREPROCESSING: json.dumps(metadata["preprocessing"], indent=1) + "\n",
     }
-    scripts = script_names(tuple(targets))
     for name, path in targets.items():
         contents[scripts[name]] = script_text(name, path.name, metadata, scripts[name])
     formats = [_described(name, path, scripts[name]) for name, path in targets.items()]

@@ -171,7 +171,7 @@ def test_bad_usage(root: Path, tmp_path: Path, capsys: Output) -> None:
         (["none.jpg", *FILE], "'none.jpg' does not exist and matches no file"),
         (["none/*.jpg", *FILE], "'none/*.jpg' does not exist and matches no file"),
         (["pictures", "--file", "none.onnx"], "'none.onnx' does not exist"),
-        (["pictures", "--file", "pictures"], "unknown file type"),
+        (["pictures", "--file", "pictures"], "is a folder"),
         (["pictures", "--model", "tiny.onnx"], "--model tiny.onnx is an exported file; pass it with --file"),
         (["pictures", "--model", "alphanet_a9"], "alphanet_a9"),
         (["pictures", *NET, *FILE], "not allowed with argument"),
