@@ -35,15 +35,17 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> Non
         folder: Whether ``path`` is a folder.
 
     Raises:
-        UsageError: ``path`` exists and is of another kind, its name is too long, or it lies below a file or in a
-            folder without write permission.
+        UsageError: ``path`` exists and is of another kind, its name is too long, or it lies below a file, in a folder
+            without write permission or on a drive that does not exist.
     """
     place = Path(path)
     if len(os.fsencode(place.name)) > _LONGEST_NAME:
         raise UsageError(f"the name of {place} is longer than {_LONGEST_NAME} bytes; pass a shorter name")
     _check_kind(place, folder=folder)
     real = Path(os.path.realpath(place))
-    nearest = real if folder and real.is_dir() else next(parent for parent in real.parents if parent.exists())
+    nearest = real if folder and real.is_dir() else next((parent for parent in real.parents if parent.exists()), None)
+    if nearest is None:  # Windows
+        raise UsageError(f"{place} lies on a drive that does not exist; pass another path")
     if not nearest.is_dir():
         raise UsageError(f"{place} lies below {nearest}, which is a file; pass another path")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import check_writable
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"alphanet_zoo": ROOT / "alphanet_zoo", "alphanet_export": ROOT / "export" / "alphanet_export"}
+if sys.platform == "win32":
+    pytest.skip("pretends to be Windows on another system", allow_module_level=True)
 sys.path.insert(0, str(ROOT / "tests"))
 import windows  # noqa: E402
 
@@ -106,6 +111,38 @@ def test_every_module_imports() -> None:
 
 def test_networks_checkpoints_locks_and_logs_are_stored(tmp_path: Path) -> None:
     python(f"import windows; windows.pretend()\n{USE}", tmp_path)
+
+
+WORKERS = """
+import multiprocessing, sys
+sys.path[:0] = {paths}
+import windows
+
+windows.pretend()  # Also in the workers, which import this file.
+if __name__ == "__main__":
+    from alphanet_zoo.cli.main import main
+
+    multiprocessing.set_start_method("spawn")
+    sys.exit(main(["train", "digits", "output={output}", "device=cpu", "data.workers=1", "max_steps=3"]))
+"""
+
+
+@pytest.mark.slow
+def test_training_with_data_workers_started_by_spawn(tmp_path: Path) -> None:
+    """Windows and macOS start processes by 'spawn', which pickles what a worker gets."""
+    script, output = tmp_path / "script.py", tmp_path / "run"
+    paths = [str(ROOT), str(ROOT / "export"), str(ROOT / "tests")]
+    script.write_text(WORKERS.format(paths=paths, output=output))
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (output / "final" / "model.safetensors").exists() and not (output / ".lock").exists()
+    assert (output / "run.html").exists()
+
+
+def test_a_drive_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with pytest.raises(UsageError, match="lies on a drive that does not exist"):
+        check_writable("/no/such/drive")
 
 
 def test_the_pretence_hides_what_windows_does_not_have(tmp_path: Path) -> None:
