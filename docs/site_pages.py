@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Changes the links between files of the repository to links between pages."""
+    """Changes the links between files of the repository to links between pages, and what GitHub's tables require."""
     here = page.file.src_uri
 
     def changed(link: re.Match[str]) -> str:
@@ -54,7 +54,13 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
         linked = OUTSIDE.get(file, file.removeprefix("docs/"))
         return f"]({posixpath.relpath(linked, posixpath.dirname(here) or '.')}{anchor})"
 
+    text = re.sub(r"^\|.*$", lambda row: _without_escapes(row[0]), text, flags=re.MULTILINE)
     return re.sub(r"\]\(([^)#\s]*)(#[^)\s]*)?\)", changed, text)
+
+
+def _without_escapes(row: str) -> str:
+    r"""A row of a table with plain ``|`` in its code: GitHub needs ``\|`` there, and Python-Markdown would show it."""
+    return re.sub(r"`[^`]*`", lambda code: code[0].replace("\\|", "|"), row)
 
 
 def notebook_page(path: Path) -> str:

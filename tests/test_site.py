@@ -46,6 +46,7 @@ def test_the_site_has_no_dead_links(tmp_path: Path) -> None:
     assert "results.html#int8" in (tmp_path / "quantize.html").read_text("utf-8")
     assert (tmp_path / "notebooks/quickstart.ipynb").exists() and (tmp_path / "benchmarks/runtimes.png").exists()
     assert not (tmp_path / "site_pages.py").exists()
+    assert "NAME|PATH" in (tmp_path / "verify.html").read_text("utf-8")
 
 
 @pytest.mark.slow
