@@ -1,11 +1,13 @@
 # make demo: train, search, export and verify a small model on real images; results in runs/demo/
+# make docs: write the documentation as a site to build/site/
 # make test: run the fast tests; make slow: run the slow tests; make lint: check style and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WITH_DOCS := $(VENV)/.installed-docs
 
-.PHONY: install demo test slow lint format clean
+.PHONY: install demo docs test slow lint format clean
 
 install: $(INSTALLED)
 
@@ -19,10 +21,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m alphanet_zoo.cli.demo --output runs/demo
 
+$(WITH_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+docs: $(WITH_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 test: install
 	$(BIN)/python -m pytest --quiet
 
-slow: install
+slow: $(WITH_DOCS)
 	$(BIN)/python -m pytest --quiet -m slow
 
 lint: install

@@ -7,7 +7,6 @@ with the size and SHA-256 of the other two. It is written under a temporary name
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import warnings
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.files import sha256_of
+from alphanet_zoo.files import sha256_of, sync_file, sync_folder
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -49,14 +48,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
               temporary / "tensors.safetensors")  # fmt: skip
     _write_json(temporary / "state.json", {"step": checkpoint.step, "state": checkpoint.state})
     names = ("tensors.safetensors", "state.json")
-    _sync(*(temporary / name for name in names))
+    for name in names:
+        sync_file(temporary / name)
     manifest = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256_of(temporary / n)} for n in names}
     _write_json(temporary / "manifest.json", {"files": manifest})
-    _sync(temporary / "manifest.json", temporary)
+    sync_file(temporary / "manifest.json")
+    sync_folder(temporary)
     if target.exists():
         target.rename(folder / f".step-{checkpoint.step}.old")
     temporary.rename(target)
-    _sync(folder)
+    sync_folder(folder)
     for old in (*list_checkpoints(folder)[:-keep], *folder.glob(".step-*")):
         shutil.rmtree(old)
     return target
@@ -120,13 +121,3 @@ def step_of(path: Path) -> int:
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON with sorted keys, so that equal values give equal bytes."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def _sync(*paths: Path) -> None:
-    """Flushes files or folders to the disk."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from alphanet_zoo.errors import UsageError
@@ -35,15 +35,17 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> Non
         folder: Whether ``path`` is a folder.
 
     Raises:
-        UsageError: ``path`` exists and is of another kind, its name is too long, or it lies below a file or in a
-            folder without write permission.
+        UsageError: ``path`` exists and is of another kind, its name is too long, or it lies below a file, in a folder
+            without write permission or on a drive that does not exist.
     """
     place = Path(path)
     if len(os.fsencode(place.name)) > _LONGEST_NAME:
         raise UsageError(f"the name of {place} is longer than {_LONGEST_NAME} bytes; pass a shorter name")
     _check_kind(place, folder=folder)
     real = Path(os.path.realpath(place))
-    nearest = real if folder and real.is_dir() else next(parent for parent in real.parents if parent.exists())
+    nearest = real if folder and real.is_dir() else next((parent for parent in real.parents if parent.exists()), None)
+    if nearest is None:  # Windows
+        raise UsageError(f"{place} lies on a drive that does not exist; pass another path")
     if not nearest.is_dir():
         raise UsageError(f"{place} lies below {nearest}, which is a file; pass another path")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -89,11 +91,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
-            _sync(temporary)
+            sync_file(temporary)
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             new.mkdir()
             yield new
             for file in (entry for entry in new.rglob("*") if entry.is_file()):
-                _sync(file)
+                sync_file(file)
             if target.exists():  # A rename does not replace a folder that is not empty.
                 target.replace(old)
             try:
@@ -128,7 +130,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _temporary_name(target: Path) -> tuple[str, str]:
@@ -158,17 +160,26 @@ def _concerns(error: OSError, temporary: Path) -> bool:
     return not names and error.errno in _DISK_ERRORS
 
 
-def _sync(file: Path) -> None:
+def sync_file(file: Path) -> None:
     """Flushes a file's content to disk."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to disk, if its file system and permissions allow that."""
-    with suppress(OSError):
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk, if the system, its file system and permissions allow that.
+
+    Raises:
+        OSError: The disk is full or fails.
+    """
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except OSError:  # Windows cannot open folders.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from alphanet_zoo.train.config import valid_keys
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/RESULTS.md"]
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 BANNED = (
     "is no", "goes with", "nowhere", "rooms", "the house", "made up", "made - up", "of ours", "told", "wholly", "wants",
@@ -36,12 +38,12 @@ def sources() -> list[Path]:
     folders = ("templates", "verify/templates", "writers/web")
     texts = [path for folder in folders for path in (ROOT / "export/alphanet_export" / folder).glob("*.*")]
     recipes = (ROOT / "alphanet_zoo/recipes").glob("*.yaml")
-    others = [ROOT / "hubconf.py", ROOT / "Makefile", ROOT / "pyproject.toml"]
+    others = [ROOT / name for name in ("hubconf.py", "Makefile", "pyproject.toml", "mkdocs.yml", "docs/site_pages.py")]
     kernels = (ROOT / "alphanet_zoo/nn/cpu_kernels").glob("*.cpp")
     return sorted({*python, *kernels, *texts, *recipes, *others})
 
 
-PLAIN = [*DOCUMENTS, *sources()]
+PLAIN = [*DOCUMENTS, *NOTEBOOKS, *sources()]
 """Files that must not contain banned phrases."""
 
 
@@ -75,19 +77,34 @@ def test_model_card_parses_as_hugging_face_parses_it() -> None:
     assert card.data.eval_results
 
 
+def prose(document: Path) -> str:
+    """The text of a document or notebook without its code blocks."""
+    text = document.read_text("utf-8")
+    if document.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def anchors(document: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a document."""
-    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTEBOOKS], ids=lambda p: p.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", prose(document)):
         if "://" not in target:
             linked = document.parent / target if target else document
             assert linked.exists(), target
             assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def test_comments_in_code_are_not_anchors(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n\n```sh\n# a comment\n```\n\n## Part: one\n")
+    assert anchors(page) == {"a-title", "part-one"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

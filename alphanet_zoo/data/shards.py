@@ -7,7 +7,6 @@ a batch is a function of the step, as for every source.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from alphanet_zoo.data.folder import is_image_name, is_skipped
 from alphanet_zoo.data.images import decode_image
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, MissingProgramError, UsageError
 from alphanet_zoo.files import replacing
+from alphanet_zoo.locks import locked_file
 
 SCHEMES = ("https", "http", "gs", "hf")
 """Schemes of the URLs that shards can have; `webdataset` downloads with curl, and with gsutil for ``gs``."""
@@ -89,7 +89,8 @@ class ShardSource:
         shard = self._shards[number]
         try:
             with open(shard, "rb", buffering=0) as file:
-                content = bytearray(os.pread(file.fileno(), size, offset))
+                file.seek(offset)
+                content = bytearray(file.read(size))
         except OSError as error:
             raise AlphaNetError(f"cannot read the shard {shard}: {error.strerror or error}") from error
         return decode_image(content, f"{shard} (at byte {offset})")
@@ -108,8 +109,7 @@ def _local_shard(address: str, cache: str | None, package: ModuleType) -> str:
         raise UsageError(f"shards at a URL ({address}) are downloaded into a folder; set data.cache to it")
     target = Path(cache) / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{Path(address).name}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{target}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_file(Path(f"{target}.lock"), wait=True):
         if not target.exists():
             _fetch(address, target, package)
     return str(target)

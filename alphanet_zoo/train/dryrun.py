@@ -51,7 +51,7 @@ class DryRun:
     Attributes:
         steps: Steps per phase; the first is a warm-up and not measured.
         phases: Measurements of each phase; a run without a resolution schedule has one phase.
-        memory_bytes: Peak memory of this process.
+        memory_bytes: Peak memory of this process; None on Windows without a GPU.
         processes: Number of processes.
         output: Output folder of the run, which was not written to.
         notes: Choices that `alphanet_zoo.train.prepare.prepare` made.
@@ -59,7 +59,7 @@ class DryRun:
 
     steps: int
     phases: tuple[Phase, ...]
-    memory_bytes: int
+    memory_bytes: int | None
     processes: int
     output: str
     notes: tuple[str, ...] = ()
@@ -78,12 +78,13 @@ class DryRun:
         """The measurements as lines of text."""
         timed = "" if len(self.phases) == 1 else " in each phase"
         processes = f"{self.processes} process{'' if self.processes == 1 else 'es'}"
+        memory = "unknown" if self.memory_bytes is None else f"{self.memory_bytes / 2**20:.0f} MiB"
         return "\n".join(
             (
                 *self.notes,
                 f"{self.steps} steps{timed}, the first not timed; nothing was written to {self.output}",
                 *map(str, self.phases),
-                f"peak memory per process: {self.memory_bytes / 2**20:.0f} MiB ({processes})",
+                f"peak memory per process: {memory} ({processes})",
                 f"whole run: {self.total_steps} steps, about {duration(self.total_seconds)} without validation",
             )
         )

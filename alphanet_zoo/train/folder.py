@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ import yaml
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
+from alphanet_zoo.locks import locked_folder
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.state import RunState
@@ -58,16 +57,12 @@ def locked(output: Path, ranks: Ranks) -> Iterator[None]:
             for made in [folder for folder in (*reversed(output.parents), output) if not folder.exists()]:
                 made.mkdir(exist_ok=True)
                 stack.callback(_remove_if_empty, made)
-            handle = os.open(output, os.O_RDONLY)
-            stack.callback(os.close, handle)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked_folder(output))
             except BlockingIOError as error:
                 raise UsageError(
                     f"another process is training in {output}; wait for it, stop it, or pass another output"
                 ) from error
-            except OSError:
-                return
 
         ranks.from_first(lock)
         yield

@@ -72,7 +72,8 @@ def _cards(steps: Lines, validations: Lines) -> Iterator[tuple[str, str]]:
     name, figures = next(iter(last["subnets"].items()))
     yield f"{figures['loss']:.3f}", f"training loss, {name}"
     yield f"{last['images_per_second']:.0f}", "images per second"
-    yield f"{last['memory_mib']:.0f} MiB", "peak memory of a process"
+    if last["memory_mib"] is not None:
+        yield f"{last['memory_mib']:.0f} MiB", "peak memory of a process"
 
 
 def _validation_plots(validations: Lines, shades: Mapping[str, int]) -> Iterator[Plot]:

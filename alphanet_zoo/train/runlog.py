@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,11 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
@@ -71,7 +75,7 @@ class RunLog:
                 for subnet, figures in value.items():
                     for figure, number in figures.items():
                         self._writer.add_scalar(f"{prefix}{figure}/{subnet}", number, step)
-            elif name != "step":
+            elif name != "step" and value is not None:
                 self._writer.add_scalar(name, value, step)
 
     def note(self, step: int, event: str, message: str) -> None:
@@ -145,24 +149,27 @@ class Meter:
         """Counts one step over ``images`` images."""
         self._steps, self._images = self._steps + 1, self._images + images
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float | None]:
         """Speed since the last call, and peak memory of this process since its start, in MiB.
 
-        ``data_seconds`` is the mean time per step spent waiting for data.
+        ``data_seconds`` is the mean time per step spent waiting for data. ``memory_mib``: see `peak_memory`.
         """
         steps = max(self._steps, 1)
+        memory = peak_memory(self._device)
         figures = {
             "images_per_second": self._images / (time.perf_counter() - self._began),
             "data_seconds": self._waited / steps,
-            "memory_mib": peak_memory(self._device) / 2**20,
+            "memory_mib": None if memory is None else memory / 2**20,
         }
         self._restart()
         return figures
 
 
-def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process in bytes: tensors only on a GPU, the whole process on a CPU."""
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory of this process in bytes: tensors only on a GPU, the whole process on a CPU (None on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

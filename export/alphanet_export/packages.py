@@ -26,7 +26,7 @@ def require_compiler() -> None:
     Raises:
         MissingProgramError: It is not installed.
     """
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         raise MissingProgramError(
             f"the C++ compiler {compiler} is not installed, which torch.compile and AOTInductor require; install it "

@@ -1,0 +1,85 @@
+"""Locks between processes, on POSIX systems and on Windows. The system releases them when a process ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_POLL_SECONDS = 0.2
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""Error numbers of a lock that another process has taken: EAGAIN from ``flock``, the others from ``msvcrt.locking``."""
+
+
+@contextmanager
+def locked_file(path: Path, *, wait: bool) -> Iterator[None]:
+    """Locks a file during the block, and creates it if it does not exist.
+
+    File systems without locks are not protected.
+
+    Args:
+        path: The file. It is not removed afterwards.
+        wait: Whether to wait for another process that has locked it.
+
+    Raises:
+        BlockingIOError: Another process has locked it, and ``wait`` is false.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(handle, wait=wait)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Locks an existing folder during the block; on Windows, which cannot lock folders, its file ``.lock``.
+
+    File systems without locks are not protected.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    if fcntl is None:
+        file = folder / ".lock"
+        try:
+            with locked_file(file, wait=False):
+                yield
+        finally:
+            with suppress(OSError):  # Windows does not remove a file that another process has opened.
+                file.unlink(missing_ok=True)
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, wait=False)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, wait: bool) -> None:
+    """Locks an open file; closing it releases the lock."""
+    while True:
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            return
+        except OSError as error:
+            if error.errno not in _HELD:
+                return
+            if not wait:
+                raise BlockingIOError(error.errno, error.strerror) from error
+        time.sleep(_POLL_SECONDS)
