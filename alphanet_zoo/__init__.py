@@ -22,17 +22,22 @@ _MODULES = {
     "AlphaNet": "nn.model",
     "build_supernet": "nn.model",
     "calibrate": "nn.calibration",
+    "SlimArch": "slim.arch",
+    "slimmable": "slim.supernet",
+    "SLIMMABLE_MOBILENET_V1": "slim.presets",
+    "SLIMMABLE_MOBILENET_V2": "slim.presets",
     "load_upstream": "zoo.convert",
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
-_SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "train", "search")
+_SUBPACKAGES = ("space", "nn", "slim", "data", "evaluate", "zoo", "train", "search")
 
 if TYPE_CHECKING:
     from alphanet_zoo import data as data
     from alphanet_zoo import evaluate as evaluate
     from alphanet_zoo import nn as nn
     from alphanet_zoo import search as search
+    from alphanet_zoo import slim as slim
     from alphanet_zoo import space as space
     from alphanet_zoo import train as train
     from alphanet_zoo import zoo as zoo
@@ -40,6 +45,10 @@ if TYPE_CHECKING:
     from alphanet_zoo.nn.calibration import calibrate as calibrate
     from alphanet_zoo.nn.model import AlphaNet as AlphaNet
     from alphanet_zoo.nn.model import build_supernet as build_supernet
+    from alphanet_zoo.slim.arch import SlimArch as SlimArch
+    from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V1 as SLIMMABLE_MOBILENET_V1
+    from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V2 as SLIMMABLE_MOBILENET_V2
+    from alphanet_zoo.slim.supernet import slimmable as slimmable
     from alphanet_zoo.space.arch import ArchSpec as ArchSpec
     from alphanet_zoo.space.choices import Stage as Stage
     from alphanet_zoo.space.cost import count_macs as count_macs

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from alphanet_zoo.slim.call import Product
+from alphanet_zoo.slim.choices import ChainSpec
 from alphanet_zoo.slim.cost import Length
 from alphanet_zoo.slim.labels import Conflict, FixedLabels, Labelling, Labels, restricted
-from alphanet_zoo.slim.rules import Product
-from alphanet_zoo.slim.space import ChainSpec
 from alphanet_zoo.slim.trace import Event, Trace, tensors_of, trace
 
 Mask = npt.NDArray[np.bool_]
@@ -146,7 +145,7 @@ def regroup(net: nn.Module, analysis: Analysis) -> None:
         arrays += [m for event in record.events for m in event.labellings]
     for number, array in enumerate(arrays):
         roots, counts = np.unique(labels.roots(array), return_counts=True)
-        mixed = np.uint64(number + 1) * np.uint64(0x9E3779B97F4A7C15) + counts.astype(np.uint64)
+        mixed = np.uint64((number + 1) * 0x9E3779B97F4A7C15 % 2**64) + counts.astype(np.uint64)
         signature[roots] = (signature[roots] ^ mixed) * np.uint64(0x100000001B3)
     analysis.groups = []
     done = np.zeros(len(labels), dtype=bool)

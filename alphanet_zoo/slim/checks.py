@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from alphanet_zoo.errors import UsageError
@@ -60,7 +60,7 @@ def check_network(net: nn.Module) -> None:
             raise UsageError(f"{where} is parametrized; call torch.nn.utils.parametrize.remove_parametrizations")
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             full = f"{name}.{key}" if name else key
-            if isinstance(parameter, UninitializedTensorMixin):
+            if is_lazy(parameter):
                 raise UsageError(f"{where} is not initialised; run the network once")
             if owners.setdefault(id(parameter), full) != full:
                 raise UsageError(f"{owners[id(parameter)]} and {full} are the same parameter; copy it for one of them")

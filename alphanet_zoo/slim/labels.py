@@ -71,7 +71,7 @@ class Labels:
 
     def reason(self, label: int) -> str:
         """Why a label is fixed; empty if it is not."""
-        return self._reasons[self._reason[label]]
+        return self._reasons[int(self._reason[label])]
 
     def unify(self, a: Labelling, b: Labelling, reason: str) -> None:
         """Equates two arrays of labels element by element (with broadcasting).
@@ -191,6 +191,9 @@ def restricted(labelling: Labelling, kept: npt.NDArray[np.bool_]) -> Labelling |
     mask = kept[labelling]
     if mask.all():
         return labelling
+    dims = varying(labelling)
+    if len(dims) == 1:
+        return along(labelling[mask], dims[0], labelling.ndim)
     index = [np.flatnonzero(mask.any(axis=tuple(d for d in range(mask.ndim) if d != dim))) for dim in range(mask.ndim)]
     return labelling[np.ix_(*index)] if mask[np.ix_(*index)].all() else None
 

@@ -211,7 +211,6 @@ def extracted(net: nn.Module, plan: Plan) -> nn.Module:
         copies[id(owner[key])] = nn.Parameter(part, owner[key].requires_grad) if is_parameter else part
     with _replaced(how.sizes):
         static = copy.deepcopy(net, copies)
-    if plan.features:
-        for i, channels in plan.features.items():
-            static.feature_info[i] = {**static.feature_info[i], "num_chs": channels}
+    for i, channels in plan.features.items():
+        vars(static)["feature_info"][i]["num_chs"] = channels
     return static

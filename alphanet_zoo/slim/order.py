@@ -89,9 +89,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a, b, 1e-4, 1e-5 * max(1.0, float(b.abs().max())), equal_nan=True))
 
 
-def _permute(
-    net: nn.Module, analysis: Analysis, permutations: list[tuple[Group, npt.NDArray[np.int64]]]
-) -> None:
+def _permute(net: nn.Module, analysis: Analysis, permutations: list[tuple[Group, npt.NDArray[np.int64]]]) -> None:
     """Puts atom ``order[i]`` of each group in the place of atom ``i``, in every tensor."""
     target = np.arange(len(analysis.labels))
     for group, order in permutations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +44,6 @@ class Report:
             counted.
         channels: All output channels of convolutions and linear layers, the classes not counted.
         fixed: The layers that keep channels although they are not the classifier.
-        unordered: Groups that were not reordered by importance, because their order matters.
         droppable: Names of the blocks that can be dropped.
     """
 
@@ -53,7 +51,6 @@ class Report:
     slimmable: int
     channels: int
     fixed: tuple[Fixed, ...]
-    unordered: tuple[str, ...]
     droppable: tuple[str, ...]
 
     @property
@@ -70,7 +67,7 @@ class Report:
         return "\n".join([head, *map(str, self.fixed)])
 
 
-def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace, unordered: Sequence[str]) -> Report:
+def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace) -> Report:
     """The report of an analysis."""
     removable = np.zeros(len(analysis.labels), dtype=bool)
     small = np.zeros(len(analysis.labels), dtype=bool)
@@ -92,7 +89,7 @@ def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace, unordered: S
             reason = "; ".join(reasons) or "it has one channel"
             fixed.append(Fixed(name, of - count, of, reason))
     droppable = tuple(block for chain in space.chains for block in chain.blocks)
-    return Report(len(space.groups), slim, total, tuple(fixed), tuple(unordered), droppable)
+    return Report(len(space.groups), slim, total, tuple(fixed), droppable)
 
 
 def _reasons(analysis: Analysis, labels: Labelling, small: np.typing.NDArray[np.bool_]) -> list[str]:

@@ -8,100 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alphanet_zoo.slim.labels import Labelling, Labellings, Labels, aligned, along, varying
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """The multiply-accumulates of one operator for one image: a constant times the lengths of some dimensions.
-
-    Attributes:
-        module: The module that runs it.
-        constant: The constant factor.
-        factors: Labels of the dimensions, ``(n,)`` each.
-    """
-
-    module: str
-    constant: int
-    factors: tuple[Labelling, ...]
-
-
-@dataclass
-class Call:
-    """One call of an operator.
-
-    Attributes:
-        name: Its name, such as ``convolution``.
-        arguments: Its arguments by name.
-        outputs: The tensors that it returned.
-        labels: The labels of the network.
-        known: Labellings of the tensors seen so far, by ``id``.
-        free: ``id`` of tensors filled with constants, which fit any label.
-        module: Name of the module that runs it.
-        products: Its multiply-accumulates are added here.
-        batch: Images in the batch.
-        ordered: Labels whose order matters are added here.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    outputs: list[Tensor]
-    labels: Labels
-    known: dict[int, Labellings]
-    free: set[int]
-    module: str
-    products: list[Product]
-    batch: int
-    ordered: list[Labelling] = field(default_factory=list)
-
-    def of(self, tensor: Tensor) -> Labellings:
-        """The labellings of a tensor, in canonical form."""
-        found = self.known.get(id(tensor))
-        if not found:
-            return []
-        return self.labels.canonical(found)
-
-    def axis(self, tensor: Tensor, dim: int) -> Labelling:
-        """The labels along one dimension, ``(n,)``: 0 if it is fixed."""
-        dim %= tensor.dim()
-        for labelling in self.of(tensor):
-            if varying(labelling) == (dim,):
-                return labelling.ravel()
-        return np.zeros(tensor.shape[dim], dtype=np.int64)
-
-    def only(self, tensor: Tensor, dims: Sequence[int]) -> None:
-        """Fixes the labels of a tensor that do not vary along exactly one of ``dims``."""
-        allowed = {(dim % tensor.dim(),) for dim in dims}
-        for labelling in self.of(tensor):
-            if varying(labelling) not in allowed:
-                self.labels.freeze(labelling, f"operator {self.name}")
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the arguments."""
-        return [tensor for value in self.arguments.values() for tensor in flat(value)]
-
-    def count(self, constant: int, *factors: Labelling) -> None:
-        """Records multiply-accumulates of the whole batch."""
-        dims = [self.labels.roots(factor) for factor in factors]
-        constant *= math.prod(len(factor) for factor in dims if not factor.any())
-        kept = tuple(factor for factor in dims if factor.any())
-        assert constant % self.batch == 0
-        self.products.append(Product(self.module, constant // self.batch, kept))
-
-
-def flat(value: Any) -> list[Tensor]:
-    """The tensors in an argument or a result."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for item in value for tensor in flat(item)] if isinstance(value, tuple | list) else []
-
+from alphanet_zoo.slim.call import Call, flat
+from alphanet_zoo.slim.labels import Labelling, Labellings, aligned, along, varying
 
 Rule = Callable[[Call], list[Labellings]]
 
@@ -165,7 +78,7 @@ def convolution(call: Call) -> list[Labellings]:
     slid = [labelling for labelling in call.of(x) if varying(labelling)[0] > 1]
     call.ordered += slid
     sides = (x if transposed else out).shape[2:]
-    places = math.prod(() if slid else sides) * math.prod(weight.shape[2:]) * call.batch
+    places = math.prod(() if slid else sides) * math.prod(weight.shape[2:]) * x.shape[0]
     if groups == 1:
         call.count(places, leaving, entering, *(labelling.ravel() for labelling in slid))
     else:
@@ -372,8 +285,9 @@ _RULES: dict[Rule, str] = {
     group_norm: "native_group_norm",
     reduction: "mean sum var std var_mean amax amin linalg_vector_norm norm logsumexp any all prod",
     constant_pad: "constant_pad_nd",
-    movement: "view _unsafe_view reshape _reshape_alias permute t transpose unsqueeze squeeze expand select slice split "
-    "split_with_sizes unbind flip roll repeat pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle",
+    movement: "view _unsafe_view reshape _reshape_alias permute t transpose unsqueeze squeeze expand select slice "
+    "split split_with_sizes unbind flip roll repeat pixel_shuffle pixel_unshuffle channel_shuffle "
+    "native_channel_shuffle",
     concatenation: "cat stack",
     same: "alias detach clone _to_copy lift_fresh contiguous dropout native_dropout bernoulli_ _softmax _log_softmax "
     "empty_like zeros_like ones_like full_like rand_like randn_like as_strided_ resize_ fill_ zero_",

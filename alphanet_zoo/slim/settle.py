@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from alphanet_zoo.slim.analysis import Analysis, Group, check, find_chains, regroup, within
+from alphanet_zoo.slim.choices import atom_choices
 from alphanet_zoo.slim.labels import Conflict, Labelling, varying
 from alphanet_zoo.slim.narrow import bound, extracted, narrowed, plan
-from alphanet_zoo.slim.space import atom_choices
 
 RANDOM_ARCHS = 3
 """Random archs at which each network is checked, beside the smallest."""
 
-_OF_LAYERS = ("in_channels", "out_channels", "groups", "num_features", "normalized_shape", "in_features", "out_features",
-              "num_channels", "num_groups", "num_parameters")  # fmt: skip
+_OF_LAYERS = ("in_channels", "out_channels", "groups", "num_features", "normalized_shape", "in_features",
+              "out_features", "num_channels", "num_groups", "num_parameters")  # fmt: skip
 """Attributes of torch's own layers, which `narrow.plan` sets."""
 
 _SIZES = ("num_features", "head_hidden_size", "embed_dim", "num_chs")
@@ -55,8 +55,9 @@ def settle(
         before = analysis.labels.changed
         archs = list(_archs(analysis, low, high, divisor))
         try:
-            for failed in [failed, *(i for i in range(len(archs)) if i != failed)]:
-                _check_arch(net, analysis, images, *archs[failed])
+            for number in sorted(range(len(archs)), key=lambda i, first=failed: i != first):
+                failed = number
+                _check_arch(net, analysis, images, *archs[number], training=number == 0)
         except Conflict as conflict:
             _resolve(net, analysis, conflict, tried)
         else:
@@ -66,9 +67,7 @@ def settle(
     net.train()
 
 
-def _archs(
-    analysis: Analysis, low: float, high: float, divisor: int
-) -> Iterator[tuple[list[int], list[str]]]:
+def _archs(analysis: Analysis, low: float, high: float, divisor: int) -> Iterator[tuple[list[int], list[str]]]:
     """Archs to check: the smallest, and random ones with every group drawn independently."""
     rng = np.random.default_rng(0)
     options = [choices(group, low, high, divisor) for group in analysis.groups]
@@ -82,15 +81,15 @@ def _archs(
 
 
 def _check_arch(
-    net: nn.Module, analysis: Analysis, images: Tensor, atoms: Sequence[int], dropped: Sequence[str]
+    net: nn.Module, analysis: Analysis, images: Tensor, atoms: Sequence[int], dropped: Sequence[str], *, training: bool
 ) -> None:
-    """Checks one arch in evaluation and training: its structure, and extraction against the sliced forward pass."""
+    """Checks one arch in evaluation (and training): its structure, and the extracted network against the slice."""
     kept = analysis.kept(atoms)
     how = plan(net, analysis, kept, dropped)
     static = extracted(net, how)
-    for training in (False, True):
-        static.train(training)
-        net.train(training)
+    for mode in (False, True) if training else (False,):
+        static.train(mode)
+        net.train(mode)
         check(analysis, static, images, kept, dropped)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), narrowed(bound(net, how)):
             torch.manual_seed(0)

@@ -1,163 +1,31 @@
-"""The search space of a slimmable network. Plain Python and NumPy; loads no torch."""
+"""The search space of a slimmable network: how to draw archs from it. Plain Python and NumPy; loads no torch."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.cost import Cost, FloatArray, Int64Array
-
-Tie = Literal["uniform", "stage"]
-Rows = npt.NDArray[Any]
-
-MIN_ATOMS = 2
-"""Least number of atoms that a group keeps."""
-
-WIDTH_STEPS = 40
-"""Steps per unit of width, if the widths are a range: 0.025."""
+from alphanet_zoo.slim.choices import CHUNK, Rows, SlimChoices
+from alphanet_zoo.slim.cost import Int64Array
 
 _ENUMERATED = 2**20
-_CHUNK = 4096
 _DRAWS = 2**22
 
 
-@dataclass(frozen=True)
-class GroupSpec:
-    """Channels that are kept or removed together.
-
-    Attributes:
-        name: The layer that computes them.
-        channels: Their number.
-        unit: Channels per atom, the smallest part that can be removed.
-        stage: Number of the stage.
-        choices: The numbers of channels that can be kept if the groups are not tied, ascending.
-    """
-
-    name: str
-    channels: int
-    unit: int
-    stage: int
-    choices: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ChainSpec:
-    """A container of modules of which the last residual blocks can be dropped.
-
-    Attributes:
-        container: Its name.
-        blocks: Names of the blocks that can be dropped, in order.
-        length: Number of modules in it.
-        least: Least number of modules that stay.
-    """
-
-    container: str
-    blocks: tuple[str, ...]
-    length: int
-    least: int
-
-
-def atoms_at(total: int, unit: int, width: float, divisor: int) -> int:
-    """The atoms that a group keeps at a width: the nearest multiple of ``divisor`` channels.
-
-    As in the MobileNets, never less than 90 % of the exact share.
-
-    Args:
-        total: Atoms of the group.
-        unit: Channels per atom.
-        width: Share of the channels.
-        divisor: Divisor of the number of channels.
-    """
-    if width >= 1:
-        return total
-    step, wanted = divisor // math.gcd(divisor, unit), width * total
-    count = max(step, int(wanted + step / 2) // step * step)
-    if count < 0.9 * wanted:
-        count += step
-    return min(total, max(count, MIN_ATOMS))
-
-
-def atom_choices(total: int, unit: int, low: float, high: float, divisor: int) -> tuple[int, ...]:
-    """The numbers of atoms that a group can keep, ascending; see `atoms_at` for the arguments."""
-    step = divisor // math.gcd(divisor, unit)
-    ends = {atoms_at(total, unit, width, divisor) for width in (low, high)}
-    inner = {count for count in range(step, total, step) if min(ends) <= count <= max(ends)}
-    return tuple(sorted(count for count in ends | inner if count >= min(MIN_ATOMS, total)))
-
-
-def width_choices(widths: Sequence[float]) -> tuple[float, ...]:
-    """Two widths stand for a range in steps of 1 / `WIDTH_STEPS`; more are the choices themselves."""
-    if len(widths) != 2:
-        return tuple(sorted(float(width) for width in widths))
-    low, high = widths
-    steps = range(math.ceil(low * WIDTH_STEPS - 1e-9), math.floor(high * WIDTH_STEPS + 1e-9) + 1)
-    return tuple(sorted({float(low), float(high), *(step / WIDTH_STEPS for step in steps)}))
-
-
 @dataclass(frozen=True, eq=False)
-class SlimSpace:
+class SlimSpace(SlimChoices):
     """All archs of one slimmable network.
 
-    The methods are those of `alphanet_zoo.space.space.SearchSpace`, and the cost is counted by the space itself.
-
-    Attributes:
-        name: Name of the network.
-        tie: 'uniform': one width for all groups; 'stage': one per stage; None: each group has its own.
-        resolution: Choices of the side of the input, in pixels.
-        widths: Choices of a tied width, as shares of the channels.
-        divisor: Divisor of the numbers of channels.
-        groups: The groups of channels.
-        chains: The blocks that can be dropped.
-        num_classes: Outputs of the network.
-        macs: Multiply-accumulates for one image, per resolution.
-        params: Parameters.
+    The methods are those of `alphanet_zoo.space.space.SearchSpace`; the space counts the cost itself. Attributes as
+    `SlimChoices`.
     """
-
-    name: str
-    tie: Tie | None
-    resolution: tuple[int, ...]
-    widths: tuple[float, ...]
-    divisor: int
-    groups: tuple[GroupSpec, ...]
-    chains: tuple[ChainSpec, ...]
-    num_classes: int
-    macs: tuple[Cost, ...]
-    params: Cost
-
-    @cached_property
-    def variables(self) -> tuple[tuple[str, tuple[float, ...], tuple[int, ...]], ...]:
-        """The independent widths: name, choices, and the groups that follow it."""
-        if self.tie is None:
-            return tuple((g.name, g.choices, (i,)) for i, g in enumerate(self.groups))
-        stages = sorted({g.stage for g in self.groups}) if self.tie == "stage" else [None]
-        members = [tuple(i for i, g in enumerate(self.groups) if s is None or g.stage == s) for s in stages]
-        return tuple((str(s), self.widths, m) for s, m in zip(stages, members, strict=True))
-
-    @cached_property
-    def entries(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
-        """Name and choices of each scalar of an arch, in the order of `SlimArch.scalars`."""
-        widths = [(f"width[{i}]", choices) for i, (_, choices, _) in enumerate(self.variables)]
-        depths = [(f"depth[{i}]", tuple(range(c.least, c.length + 1))) for i, c in enumerate(self.chains)]
-        return (("resolution", self.resolution), *widths, *depths)
-
-    @cached_property
-    def largest(self) -> SlimArch:
-        """The arch with the largest choice of every entry."""
-        return self._arch([choices[-1] for _, choices in self.entries])
-
-    @cached_property
-    def smallest(self) -> SlimArch:
-        """The arch with the smallest choice of every entry."""
-        return self._arch([choices[0] for _, choices in self.entries])
 
     def at(self, width: float, *, resolution: int | None = None) -> SlimArch:
         """The arch nearest to a width, with all blocks.
@@ -179,47 +47,6 @@ class SlimSpace:
             chosen.append(min(choices, key=lambda choice: abs(choice - wanted)))
         depths = [chain.length for chain in self.chains]
         return self.validate(SlimArch(resolution or self.resolution[-1], tuple(chosen), tuple(depths)))
-
-    def _arch(self, scalars: Sequence[float]) -> SlimArch:
-        """The arch with these scalars."""
-        end = 1 + len(self.variables)
-        return SlimArch(int(scalars[0]), tuple(scalars[1:end]), tuple(int(d) for d in scalars[end:]))
-
-    def __len__(self) -> int:
-        """The number of archs."""
-        return math.prod(len(choices) for _, choices in self.entries)
-
-    def __bool__(self) -> bool:
-        """Always true; ``len`` fails for spaces of more than 2**63 archs."""
-        return True
-
-    def __contains__(self, arch: object) -> bool:
-        """Whether every entry of ``arch`` is one of the choices."""
-        return isinstance(arch, SlimArch) and self._refusal(arch) is None
-
-    def validate(self, arch: SlimArch) -> SlimArch:
-        """Returns ``arch`` if it is in this space.
-
-        Raises:
-            ValueError: It is not; the message names the entry, its value and the choices.
-        """
-        refusal = self._refusal(arch)
-        if refusal is not None:
-            raise ValueError(refusal)
-        return arch
-
-    def _refusal(self, arch: SlimArch) -> str | None:
-        """Why ``arch`` is not in this space; None if it is."""
-        if not isinstance(arch, SlimArch):
-            return f"{type(arch).__name__} is not a SlimArch; pass one, such as space.at(0.5)"
-        for entry, count in (("width", len(self.variables)), ("depth", len(self.chains))):
-            if len(getattr(arch, entry)) != count:
-                return f"arch entry {entry} has {len(getattr(arch, entry))} values; the space {self.name} has {count}"
-        for (entry, choices), value in zip(self.entries, arch.scalars, strict=True):
-            if value not in choices:
-                shown = " ".join(map(str, choices))
-                return f"arch entry {entry} is {value}; the space {self.name} has the choices {shown}"
-        return None
 
     def sample(self, rng: np.random.Generator) -> SlimArch:
         """Draws an arch, each entry independently and uniformly."""
@@ -253,112 +80,6 @@ class SlimSpace:
         pairs = zip(self.validate(a).scalars, self.validate(b).scalars, strict=True)
         return self._arch([pair[rng.integers(2)] for pair in pairs])
 
-    def kept_atoms(self, arch: SlimArch) -> tuple[int, ...]:
-        """The atoms that each group keeps in an arch."""
-        atoms, _ = self._expanded(np.array([self.validate(arch).scalars], dtype=np.float64))
-        return tuple(int(count) for count in atoms[0])
-
-    def dropped_blocks(self, arch: SlimArch) -> tuple[str, ...]:
-        """The names of the blocks that an arch leaves out."""
-        pairs = zip(self.chains, self.validate(arch).depth, strict=True)
-        return tuple(b for c, depth in pairs for b in c.blocks[len(c.blocks) - (c.length - depth) :])
-
-    @overload
-    def count_macs(self, arch: SlimArch, num_classes: int | None = None) -> int: ...
-    @overload
-    def count_macs(self, arch: Rows, num_classes: int | None = None) -> Int64Array: ...
-    def count_macs(self, arch: SlimArch | Rows, num_classes: int | None = None) -> int | Int64Array:
-        """Multiply-accumulates (MACs) for one image at the arch's resolution: convolutions and matrix products.
-
-        Args:
-            arch: An arch, or many: ``(n, scalars)``, one `SlimArch.scalars` per row.
-            num_classes: Must be the outputs of the network, or None.
-
-        Raises:
-            ValueError: An arch is not in this space, or ``num_classes`` is another number.
-        """
-        return self._count(arch, num_classes, self.macs)
-
-    @overload
-    def count_params(self, arch: SlimArch, num_classes: int | None = None) -> int: ...
-    @overload
-    def count_params(self, arch: Rows, num_classes: int | None = None) -> Int64Array: ...
-    def count_params(self, arch: SlimArch | Rows, num_classes: int | None = None) -> int | Int64Array:
-        """Number of parameters of the extracted network; arguments and errors as `count_macs`."""
-        return self._count(arch, num_classes, (self.params,) * len(self.resolution))
-
-    def _count(
-        self, arch: SlimArch | Rows, num_classes: int | None, costs: Sequence[Cost]
-    ) -> int | Int64Array:
-        """Costs of an arch or of rows, with one polynomial per resolution."""
-        if num_classes not in (None, self.num_classes):
-            raise ValueError(f"num_classes is {num_classes}; the network {self.name} has {self.num_classes}")
-        if isinstance(arch, SlimArch):
-            return int(self._count_rows(np.array([self.validate(arch).scalars], dtype=np.float64), costs)[0])
-        if not isinstance(arch, np.ndarray) or arch.ndim != 2 or arch.shape[1] != len(self.entries):
-            raise ValueError(
-                f"cannot count a {type(arch).__name__}; pass a SlimArch, or an array (n, {len(self.entries)}) with one "
-                "SlimArch.scalars per row"
-            )
-        return self._count_rows(arch, costs)
-
-    def _count_rows(self, rows: Rows, costs: Sequence[Cost]) -> Int64Array:
-        """Costs ``(n,)`` of rows."""
-        result = np.empty(len(rows), dtype=np.int64)
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            atoms, present = self._expanded(chunk)
-            for resolution, cost in zip(self.resolution, costs, strict=True):
-                here = slice(None) if len(self.resolution) == 1 else chunk[:, 0] == resolution
-                result[start : start + _CHUNK][here] = cost.at(atoms[here], present[here])
-        return result
-
-    @cached_property
-    def _atom_tables(self) -> tuple[FloatArray, ...]:
-        """Kept atoms of the groups of each variable: ``(choices, groups)``."""
-        tables = []
-        for _, choices, members in self.variables:
-            groups = [self.groups[i] for i in members]
-            rows = [[self._atoms(group, choice) for group in groups] for choice in choices]
-            tables.append(np.array(rows, dtype=np.float64).reshape(len(choices), len(members)))
-        return tuple(tables)
-
-    def _atoms(self, group: GroupSpec, choice: float) -> int:
-        """The atoms that a group keeps for a choice of its variable."""
-        if self.tie is None:
-            return int(choice) // group.unit
-        return atoms_at(group.channels // group.unit, group.unit, choice, self.divisor)
-
-    def _expanded(self, rows: Rows) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Kept atoms ``(n, groups)`` of rows, and whether each block is there ``(n, blocks)``.
-
-        Raises:
-            ValueError: A value is not a choice.
-        """
-        atoms = np.empty((len(rows), len(self.groups)))
-        for i, (_, choices, members) in enumerate(self.variables):
-            atoms[:, list(members)] = self._atom_tables[i].take(self._choice(rows, i + 1, choices), axis=0)
-        self._choice(rows, 0, self.resolution)
-        present = []
-        for i, chain in enumerate(self.chains):
-            column = i + 1 + len(self.variables)
-            self._choice(rows, column, self.entries[column][1])
-            gone = chain.length - rows[:, column]
-            present += [gone < len(chain.blocks) - j for j in range(len(chain.blocks))]
-        return atoms, np.stack(present, axis=1) if present else np.ones((len(rows), 0), dtype=bool)
-
-    def _choice(self, rows: Rows, column: int, choices: Sequence[float]) -> Int64Array:
-        """The position of each value of a column among its choices."""
-        table = np.asarray(choices)
-        place: Int64Array = np.searchsorted(table, rows[:, column]).clip(max=len(table) - 1)
-        wrong = np.flatnonzero(table[place] != rows[:, column])
-        if len(wrong):
-            raise ValueError(
-                f"row {wrong[0]}: arch entry {self.entries[column][0]} is {rows[wrong[0], column]}; the space "
-                f"{self.name} has the choices {' '.join(map(str, choices))}"
-            )
-        return place
-
     @cached_property
     def _catalogue(self) -> tuple[Rows, Int64Array] | None:
         """All archs with their MACs, in ascending order of MACs; None if there are too many."""
@@ -366,7 +87,7 @@ class SlimSpace:
             return None
         axes = np.meshgrid(*(np.asarray(c, dtype=np.float64) for _, c in self.entries), indexing="ij")
         rows = np.stack([axis.ravel() for axis in axes], axis=1)
-        macs = self._count_rows(rows, self.macs)
+        macs = self.count_rows(rows, self.macs)
         order = np.argsort(macs, kind="stable")
         return rows[order], macs[order]
 
@@ -434,20 +155,8 @@ class SlimSpace:
                     f"{found} of {drawn} random archs of {self.name} cost {low:.0f} to {high:.0f} MACs "
                     f"(acceptance {found / drawn:.1e}), and {n} were asked for; pass a wider window, or tie widths"
                 )
-            rows = self.sample_array(16 * _CHUNK, rng)
-            macs = self._count_rows(rows, self.macs)
+            rows = self.sample_array(16 * CHUNK, rng)
+            macs = self.count_rows(rows, self.macs)
             inside = rows[(macs >= low) & (macs <= high)][: n - found]
             found, drawn = found + len(inside), drawn + len(rows)
             yield from inside
-
-    def to_dict(self) -> dict[str, Any]:
-        """The choices as plain values, ready for JSON; the cost is not included."""
-        return {
-            "name": self.name,
-            "tie": self.tie,
-            "resolution": list(self.resolution),
-            "widths": list(self.widths),
-            "divisor": self.divisor,
-            "groups": [{"name": g.name, "channels": g.channels, "unit": g.unit, "stage": g.stage} for g in self.groups],
-            "depth": {c.container: list(range(c.least, c.length + 1)) for c in self.chains},
-        }

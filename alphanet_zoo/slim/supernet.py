@@ -16,13 +16,14 @@ from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.analysis import Analysis, analyse, cost_terms
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.checks import check_arguments, check_network, copied
+from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
 from alphanet_zoo.slim.cost import cost_of
 from alphanet_zoo.slim.labels import Conflict
 from alphanet_zoo.slim.narrow import Bound, bound, extracted, narrowed, plan
 from alphanet_zoo.slim.order import Importance, reorder
 from alphanet_zoo.slim.report import Report, report_of
 from alphanet_zoo.slim.settle import choices, settle
-from alphanet_zoo.slim.space import GroupSpec, SlimSpace, Tie, width_choices
+from alphanet_zoo.slim.space import SlimSpace
 from alphanet_zoo.slim.trace import BATCH, Trace
 
 _KEPT_PLANS = 64
@@ -71,7 +72,7 @@ class Slimmable(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to copy or pickle; prepared plans refer to this network's own modules."""
-        return {**super().__getstate__(), "_bound": OrderedDict()}  # type: ignore[misc]
+        return {**vars(self), "_bound": OrderedDict()}
 
     def forward(self, x: Tensor, arch: SlimArch | None = None, *, resize: bool = True) -> Tensor:
         """Logits ``(N, num_classes)`` of normalised images ``(N, C, H, W)``.
@@ -120,6 +121,24 @@ class Slimmable(nn.Module):
             if name in self._tracked and isinstance(module, _NormBase):
                 module.track_running_stats = True
         return static
+
+    def reorder(self, by: Importance = "norm", images: Tensor | None = None) -> list[str]:
+        """Sorts the channels of every group by importance, the most important first; the full network stays the same.
+
+        Args:
+            by: 'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels.
+            images: ``(N, C, H, W)``, on which the outputs must stay the same; None is random images.
+
+        Returns:
+            Names of the groups that were left as they are, because their order matters.
+        """
+        if by not in ("norm", "l1"):
+            raise ValueError(f"by is {by!r}; pass 'norm' or 'l1'")
+        if images is None:
+            parameter = next(self.net.parameters())
+            shape = (BATCH, self.options.input_size[0], *(2 * [self.options.resolutions[-1]]))
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+        return reorder(self.net, self._analysis, by, images)
 
     def _prepared(self, arch: SlimArch) -> Bound:
         """The plan of an arch for this network; the most recent ones are kept."""
@@ -180,14 +199,16 @@ def slimmable(
     images = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
     analysis = _analysed(twin, images)
     settle(twin, analysis, images[-1], widths[0], widths[-1], divisor, depth)
-    unordered = reorder(twin, analysis, importance, images[-1]) if importance else []
     options = Options(
         (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides
     )
     space = _space(twin, analysis, options, name or type(net).__name__)
-    report = report_of(twin, analysis, space, unordered)
+    report = report_of(twin, analysis, space)
     analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
-    return Slimmable(twin, analysis, space, options, report, tracked)
+    supernet = Slimmable(twin, analysis, space, options, report, tracked)
+    if importance is not None:
+        supernet.reorder(importance, images[-1])
+    return supernet
 
 
 def _analysed(net: nn.Module, images: Sequence[Tensor]) -> Analysis:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.slim.call import Call, Product, flat
 from alphanet_zoo.slim.labels import Conflict, Labelling, Labellings, Labels
-from alphanet_zoo.slim.rules import Call, Product, flat, rule_of
+from alphanet_zoo.slim.rules import rule_of
 
 BATCH = 2
 """Images in a traced batch; batch norm requires two in training."""
@@ -66,7 +67,7 @@ class Trace:
     result: Any = None
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every operator that runs.
 
     Args:
@@ -79,7 +80,7 @@ class _Recorder(TorchDispatchMode):
         self, labels: Labels, tensors: list[tuple[Tensor, Labellings]], observe: Callable[[Event], None] | None
     ) -> None:
         """Nothing has run."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.observe = observe
         self.labels, self.trace = labels, Trace()
         self.known = {id(tensor): labellings for tensor, labellings in tensors}
@@ -88,7 +89,7 @@ class _Recorder(TorchDispatchMode):
         self.free: set[int] = set()
         self.stack: list[tuple[str, Any]] = []
         self.last: list[Labelling] = []
-        self.derived: set[int] = set()
+        self.of_images: set[int] = set()
 
     @property
     def module(self) -> str:
@@ -100,7 +101,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
         inputs = [t for value in (*args, *kwargs.values()) for t in flat(value)]
-        if name in _READS_VALUES and any(id(t) in self.derived for t in inputs):
+        if name in _READS_VALUES and any(id(t) in self.of_images for t in inputs):
             raise UsageError(
                 f"module {self.module or 'of the network itself'} reads the value of a tensor ({name}), so its "
                 "computation depends on the image; replace that branch"
@@ -112,14 +113,15 @@ class _Recorder(TorchDispatchMode):
         for tensor in inputs:
             if id(tensor) in self.own:
                 self.trace.first.setdefault(id(tensor), len(self.trace.first))
-        if any(id(t) in self.derived or id(t) in self.own for t in inputs):
-            self.derived.update(id(t) for t in outputs)
+        depends = any(id(t) in self.of_images for t in inputs)
+        self.of_images.update(id(t) for t in outputs if depends)
         parameters = zip(func._schema.arguments, args, strict=False)
         arguments = {argument.name: value for argument, value in parameters} | kwargs
         for argument in func._schema.arguments:
             arguments.setdefault(argument.name, argument.default_value)
         call = Call(
-            name, arguments, outputs, self.labels, self.known, self.free, self.module, self.trace.products, BATCH,
+            name, arguments, outputs, self.labels, self.known, self.free, self.module, self.trace.products,
+            BATCH if depends else 1,
             self.trace.ordered,
         )  # fmt: skip
         found = rule_of(name, torch.Tag.pointwise in func.tags)(call)
@@ -207,7 +209,7 @@ def trace(
         for name, tensor in named.items()
     ]  # fmt: skip
     recorder = _Recorder(labels, known, observe)
-    recorder.derived.add(id(images))
+    recorder.of_images.add(id(images))
     with torch.no_grad(), _watched(net, recorder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
