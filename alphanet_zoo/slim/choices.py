@@ -197,8 +197,9 @@ class SlimChoices:
 
     def kept_atoms(self, arch: SlimArch) -> tuple[int, ...]:
         """The atoms that each group keeps in an arch."""
-        atoms, _ = self._expanded(np.array([self.validate(arch).scalars], dtype=np.float64))
-        return tuple(int(count) for count in atoms[0])
+        widths = zip(self.validate(arch).width, self.variables, strict=True)
+        atoms = self._atoms([np.array([choices.index(width)]) for width, (_, choices, _) in widths])
+        return tuple(int(count) for count in atoms[:, 0])
 
     def dropped_blocks(self, arch: SlimArch) -> tuple[str, ...]:
         """The names of the blocks that an arch leaves out."""
@@ -243,61 +244,116 @@ class SlimChoices:
         return self.count_rows(arch, costs)
 
     def count_rows(self, rows: Rows, costs: Sequence[Cost]) -> Int64Array:
-        """Costs ``(n,)`` of rows."""
+        """Costs ``(n,)`` of rows, with one polynomial per resolution.
+
+        Raises:
+            ValueError: A value is not a choice; the message names the row and the entry.
+        """
         result = np.empty(len(rows), dtype=np.int64)
         for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            atoms, present = self._expanded(chunk)
-            for resolution, cost in zip(self.resolution, costs, strict=True):
-                here = slice(None) if len(self.resolution) == 1 else chunk[:, 0] == resolution
-                result[start : start + CHUNK][here] = cost.at(atoms[here], present[here])
+            columns = np.ascontiguousarray(rows[start : start + CHUNK].T)
+            places = [self._places(column, i, start) for i, column in enumerate(columns)]
+            widths, depths = places[1 : 1 + len(self.variables)], places[1 + len(self.variables) :]
+            if self.tie == "uniform":
+                found = self._from_tables(costs, places[0], widths[0], depths)
+            else:
+                atoms, present = self._atoms(widths), self._present(depths, len(places[0]))
+                found = costs[0].at(atoms, present)
+                for i, cost in enumerate(costs[1:], start=1):
+                    np.copyto(found, cost.at(atoms, present), where=places[0] == i)
+            result[start : start + CHUNK] = found
         return result
+
+    def _from_tables(
+        self, costs: Sequence[Cost], resolution: Int64Array, width: Int64Array, depths: Sequence[Int64Array]
+    ) -> FloatArray:
+        """Costs of archs with one width: a table per container of blocks."""
+        if tuple(costs) not in self._tables:
+            self._tables[tuple(costs)] = self._tabulated(costs)
+        always, chains = self._tables[tuple(costs)]
+        at = resolution * len(self.widths) + width
+        total = always.take(at)
+        for chain, depth in zip(chains, depths, strict=True):
+            total += chain.take(at * chain.shape[1] + depth)
+        return total
+
+    def _tabulated(self, costs: Sequence[Cost]) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+        """Costs per resolution and width ``(n,)``, and those of each container's blocks per depth ``(n, depths)``."""
+        atoms = self._atoms([np.arange(len(self.widths))])
+        always = np.concatenate([cost.always.at(atoms) for cost in costs])
+        chains, first = [], 0
+        for chain in self.chains:
+            numbers = range(first, first + len(chain.blocks))
+            blocks = np.stack([np.concatenate([cost.blocks[i].at(atoms) for cost in costs]) for i in numbers])
+            kept = range(len(chain.blocks) - (chain.length - chain.least), len(chain.blocks) + 1)
+            chains.append(np.stack([blocks[:count].sum(0) for count in kept], axis=1))
+            first += len(chain.blocks)
+        return always, tuple(chains)
+
+    @cached_property
+    def _tables(self) -> dict[tuple[Cost, ...], tuple[FloatArray, tuple[FloatArray, ...]]]:
+        """The tables of each cost that has been counted."""
+        return {}
 
     @cached_property
     def _atom_tables(self) -> tuple[FloatArray, ...]:
-        """Kept atoms of the groups of each variable: ``(choices, groups)``."""
-        tables = []
+        """Kept atoms of each group by the choice of its variable, ``(choices,)``."""
+        tables: dict[int, FloatArray] = {}
         for _, choices, members in self.variables:
-            groups = [self.groups[i] for i in members]
-            rows = [[self._atoms(group, choice) for group in groups] for choice in choices]
-            tables.append(np.array(rows, dtype=np.float64).reshape(len(choices), len(members)))
+            for i in members:
+                group = self.groups[i]
+                total = group.channels // group.unit
+                kept = (
+                    int(choice) // group.unit if self.tie is None else atoms_at(total, group.unit, choice, self.divisor)
+                    for choice in choices
+                )
+                tables[i] = np.array(list(kept), dtype=np.float64)
+        return tuple(tables[i] for i in range(len(self.groups)))
+
+    def _atoms(self, places: Sequence[Int64Array]) -> FloatArray:
+        """Kept atoms ``(groups, n)`` for the positions of the choices of each variable."""
+        atoms = np.empty((len(self.groups), len(places[0]) if places else 1))
+        for (_, _, members), place in zip(self.variables, places, strict=True):
+            for i in members:
+                self._atom_tables[i].take(place, out=atoms[i], mode="clip")
+        return atoms
+
+    def _present(self, places: Sequence[Int64Array], n: int) -> FloatArray:
+        """1 for each block that is there, ``(blocks, n)``, for the positions of the choices of each depth."""
+        rows = [np.ones((0, n))]
+        for chain, place in zip(self.chains, places, strict=True):
+            kept = place + len(chain.blocks) - (chain.length - chain.least)
+            rows.append((kept > np.arange(len(chain.blocks))[:, None]).astype(np.float64))
+        return np.concatenate(rows)
+
+    @cached_property
+    def _place_tables(self) -> tuple[tuple[npt.NDArray[Any], Int64Array | None], ...]:
+        """The choices of each entry, and (integers) the position of each value among them, or -1."""
+        tables = []
+        for _, choices in self.entries:
+            values, places = np.asarray(choices), None
+            if values.dtype.kind == "i":
+                places = np.full(int(values[-1]) + 2, -1)
+                places[values] = np.arange(len(values))
+            tables.append((values, places))
         return tuple(tables)
 
-    def _atoms(self, group: GroupSpec, choice: float) -> int:
-        """The atoms that a group keeps for a choice of its variable."""
-        if self.tie is None:
-            return int(choice) // group.unit
-        return atoms_at(group.channels // group.unit, group.unit, choice, self.divisor)
-
-    def _expanded(self, rows: Rows) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Kept atoms ``(n, groups)`` of rows, and whether each block is there ``(n, blocks)``.
-
-        Raises:
-            ValueError: A value is not a choice.
-        """
-        atoms = np.empty((len(rows), len(self.groups)))
-        for i, (_, choices, members) in enumerate(self.variables):
-            atoms[:, list(members)] = self._atom_tables[i].take(self._choice(rows, i + 1, choices), axis=0)
-        self._choice(rows, 0, self.resolution)
-        present = []
-        for i, chain in enumerate(self.chains):
-            column = i + 1 + len(self.variables)
-            self._choice(rows, column, self.entries[column][1])
-            gone = chain.length - rows[:, column]
-            present += [gone < len(chain.blocks) - j for j in range(len(chain.blocks))]
-        return atoms, np.stack(present, axis=1) if present else np.ones((len(rows), 0), dtype=bool)
-
-    def _choice(self, rows: Rows, column: int, choices: Sequence[float]) -> Int64Array:
-        """The position of each value of a column among its choices."""
-        table = np.asarray(choices)
-        place: Int64Array = np.searchsorted(table, rows[:, column]).clip(max=len(table) - 1)
-        wrong = np.flatnonzero(table[place] != rows[:, column])
-        if len(wrong):
+    def _places(self, column: Rows, entry: int, start: int) -> Int64Array:
+        """The position of each value of a column among the choices of an entry."""
+        values, places = self._place_tables[entry]
+        if places is not None and column.dtype.kind == "i":
+            found: Int64Array = places.take(column, mode="clip")
+            wrong = found < 0
+        else:
+            found = np.searchsorted(values, column).clip(max=len(values) - 1)
+            wrong = values[found] != column
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
             raise ValueError(
-                f"row {wrong[0]}: arch entry {self.entries[column][0]} is {rows[wrong[0], column]}; the space "
-                f"{self.name} has the choices {' '.join(map(str, choices))}"
+                f"row {start + row}: arch entry {self.entries[entry][0]} is {column[row]}; the space {self.name} has "
+                f"the choices {' '.join(map(str, values.tolist()))}"
             )
-        return place
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The choices as plain values, ready for JSON; the cost is not included."""

@@ -19,25 +19,41 @@ Int64Array = npt.NDArray[np.int64]
 _EXACT = 2**53
 """Integers up to this are exact in float64, in which matrix products are fast."""
 
+_SPARSE = 8
+"""A polynomial with less than this many terms per group is evaluated term by term."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A quadratic polynomial ``x @ quadratic @ x``, where ``x`` is 1 followed by the kept atoms of some groups.
+    """A quadratic polynomial of the atoms that some groups keep.
 
     Attributes:
         columns: The groups.
-        quadratic: ``(1 + columns, 1 + columns)``, upper triangular, integers.
+        constant: Its constant term.
+        linear: Coefficients of the atoms, ``(columns,)``.
+        quadratic: Coefficients of the products of two groups, ``(columns, columns)``, upper triangular.
     """
 
     columns: Int64Array
+    constant: float
+    linear: FloatArray
     quadratic: FloatArray
 
     def at(self, atoms: FloatArray) -> FloatArray:
-        """Its values ``(n,)`` for kept atoms ``(n, groups)``."""
-        chosen = atoms if len(self.columns) == atoms.shape[1] else atoms[:, self.columns]
-        x = np.concatenate([np.ones((len(atoms), 1)), chosen], axis=1)
-        result: FloatArray = np.einsum("ni,ni->n", x @ self.quadratic, x)
-        return result
+        """Its values ``(n,)`` for kept atoms ``(groups, n)``."""
+        kept = [atoms[i] for i in self.columns]
+        total = np.full(atoms.shape[1], self.constant)
+        if np.count_nonzero(self.quadratic) > _SPARSE * len(kept):
+            inner = self.quadratic @ atoms[self.columns]
+            inner += self.linear[:, None]
+            inner *= atoms[self.columns]
+            return total + inner.sum(0)
+        for i, own in enumerate(kept):
+            factor = np.full(atoms.shape[1], self.linear[i])
+            for j in np.flatnonzero(self.quadratic[i]):
+                factor += self.quadratic[i, j] * kept[j]
+            total += own * factor
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +68,17 @@ class Cost:
     always: Part
     blocks: tuple[Part, ...]
 
-    def at(self, atoms: FloatArray, present: npt.NDArray[np.bool_]) -> Int64Array:
-        """Costs ``(n,)`` of archs.
+    def at(self, atoms: FloatArray, present: FloatArray) -> FloatArray:
+        """Costs ``(n,)`` of archs, which are integers.
 
         Args:
-            atoms: Kept atoms, ``(n, groups)``.
-            present: Whether each block is there, ``(n, blocks)``.
+            atoms: Kept atoms, ``(groups, n)``.
+            present: 1 for each block that is there, else 0, ``(blocks, n)``.
         """
         total = self.always.at(atoms)
-        for block, there in zip(self.blocks, present.T, strict=True):
+        for block, there in zip(self.blocks, present, strict=True):
             total += block.at(atoms) * there
-        return total.astype(np.int64)
+        return total
 
 
 Length = tuple[int, dict[int, int]]
@@ -86,11 +102,12 @@ def cost_of(terms: Sequence[tuple[int, Sequence[Length], int]], groups: int, blo
             for j, b in factors[1].items():
                 sums[block + 1][min(i, j), max(i, j)] += constant * a * b
     assert all(total.sum() < _EXACT for total in sums)
-    parts = [_part(total, whole=number == 0) for number, total in enumerate(sums)]
+    parts = [_part(total) for total in sums]
     return Cost(parts[0], tuple(parts[1:]))
 
 
-def _part(quadratic: FloatArray, *, whole: bool) -> Part:
-    """The polynomial without the groups that it does not depend on, unless ``whole``."""
-    used = [i for i in range(1, len(quadratic)) if whole or quadratic[i].any() or quadratic[:, i].any()]
-    return Part(np.array(used, dtype=np.int64) - 1, quadratic[np.ix_([0, *used], [0, *used])])
+def _part(quadratic: FloatArray) -> Part:
+    """The polynomial ``x @ quadratic @ x`` with ``x`` 1 and the atoms, of the groups that it depends on."""
+    used = [i for i in range(1, len(quadratic)) if quadratic[i].any() or quadratic[:, i].any()]
+    columns = np.array(used, dtype=np.int64)
+    return Part(columns - 1, float(quadratic[0, 0]), quadratic[0, columns], quadratic[np.ix_(columns, columns)])
