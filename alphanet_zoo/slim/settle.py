@@ -21,6 +21,9 @@ _OF_LAYERS = ("in_channels", "out_channels", "groups", "num_features", "normaliz
               "out_features", "num_channels", "num_groups", "num_parameters")  # fmt: skip
 """Attributes of torch's own layers, which `narrow.plan` sets."""
 
+_CUTTING = ("split", "split_with_sizes", "slice", "view", "_unsafe_view", "narrow", "expand")
+"""Operators whose sizes a module often stores as an attribute."""
+
 _SIZES = ("num_features", "head_hidden_size", "embed_dim", "num_chs")
 
 
@@ -68,11 +71,13 @@ def settle(
 
 
 def _archs(analysis: Analysis, low: float, high: float, divisor: int) -> Iterator[tuple[list[int], list[str]]]:
-    """Archs to check: the smallest, and random ones with every group drawn independently."""
+    """Archs to check: the narrowest with and without all blocks, and random ones, every group drawn independently."""
     rng = np.random.default_rng(0)
     options = [choices(group, low, high, divisor) for group in analysis.groups]
     droppable = [(chain.blocks, len(chain.blocks) - (chain.length - chain.least)) for chain in analysis.chains]
-    yield [option[0] for option in options], [block for blocks, least in droppable for block in blocks[least:]]
+    yield [option[0] for option in options], []
+    if droppable:
+        yield [option[0] for option in options], [block for blocks, least in droppable for block in blocks[least:]]
     for _ in range(RANDOM_ARCHS):
         dropped = [
             block for blocks, least in droppable for block in blocks[rng.integers(least, len(blocks) + 1) :]
@@ -111,7 +116,7 @@ def _resolve(net: nn.Module, analysis: Analysis, conflict: Conflict, tried: dict
     """
     labels = np.concatenate([m.ravel() for m in conflict.labels]) if conflict.labels else np.zeros(0, dtype=np.int64)
     roots = analysis.labels.roots(np.unique(labels))
-    concerned = [g for g in analysis.groups if np.isin(g.atoms, roots).any()] or analysis.groups
+    concerned = [g for g in analysis.groups if np.isin(g.atoms, roots).any()]
     analysis.labels.place = ""
     path = conflict.module.split(".") if conflict.module else []
     for depth in range(len(path), -1, -1):
@@ -121,14 +126,52 @@ def _resolve(net: nn.Module, analysis: Analysis, conflict: Conflict, tried: dict
             tried[kind] = [key for name in names for key in _describe_module(net, analysis, name)]
             if tried[kind]:
                 return
+    if not concerned:
+        if _forget_attributes(net, analysis, path, tried):
+            return
+        concerned = _entering(analysis, path) or analysis.groups
     before = analysis.labels.changed
-    if len(concerned) < len(analysis.groups):
-        for group in concerned[1:]:
-            partner = next(g for g in concerned if len(g.atoms) == len(group.atoms))
-            analysis.labels.unify(partner.atoms, group.atoms, str(conflict))
+    for group in concerned[1:] if conflict.labels else []:
+        partner = next(g for g in concerned if len(g.atoms) == len(group.atoms))
+        analysis.labels.unify(partner.atoms, group.atoms, str(conflict))
     if analysis.labels.changed == before:
         for group in concerned:
             analysis.labels.freeze(group.atoms, str(conflict))
+
+
+def _forget_attributes(
+    net: nn.Module, analysis: Analysis, path: Sequence[str], tried: dict[type, list[tuple[str, str]]]
+) -> bool:
+    """Makes the attributes of the innermost described module keep their values.
+
+    A conflict without channels can be the fault of such an attribute.
+
+    Returns:
+        Whether there was any.
+    """
+    for depth in range(len(path), -1, -1):
+        wrong = tried.get(type(net.get_submodule(".".join(path[:depth]))), [])
+        if wrong:
+            for key in wrong:
+                del analysis.attributes[key]
+            wrong.clear()
+            analysis.labels.changed += 1
+            return True
+    return False
+
+
+def _entering(analysis: Analysis, path: Sequence[str]) -> list[Group]:
+    """The groups in the input of the innermost module whose input has any.
+
+    A module may take a size from its input and use it where channels are fixed, as attention does.
+    """
+    for depth in range(len(path), 0, -1):
+        _, labellings = analysis.evaluation.inputs.get(".".join(path[:depth]), ((), []))
+        roots = analysis.labels.roots(np.unique(np.concatenate([[0], *(m.ravel() for m in labellings)])))
+        groups = [group for group in analysis.groups if np.isin(group.atoms, roots).any()]
+        if groups:
+            return groups
+    return []
 
 
 def _describe_module(net: nn.Module, analysis: Analysis, name: str) -> list[tuple[str, str]]:
@@ -137,11 +180,12 @@ def _describe_module(net: nn.Module, analysis: Analysis, name: str) -> list[tupl
     Returns:
         The attributes that were not noted before.
     """
-    axes = [axis for event in (*analysis.evaluation.events, *analysis.training.events) if within(event.module, [name])
-            for m in (*event.inputs, *event.labellings) for axis in _axes(m)]  # fmt: skip
+    events = [e for e in (*analysis.evaluation.events, *analysis.training.events) if within(e.module, [name])]
+    events.sort(key=lambda event: event.module != name or event.operator not in _CUTTING)
     by_length: dict[int, Labelling] = {}
-    for axis in axes:
-        by_length.setdefault(len(axis), axis)
+    for event in events:
+        for axis in [axis for labelling in (*event.inputs, *event.labellings) for axis in _axes(labelling)]:
+            by_length.setdefault(len(axis), axis)
     found: dict[tuple[str, str], Any] = {}
     for key, value in vars(net.get_submodule(name)).items():
         if (name, key) in analysis.attributes or key in _OF_LAYERS:

@@ -121,7 +121,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             arguments.setdefault(argument.name, argument.default_value)
         call = Call(
             name, arguments, outputs, self.labels, self.known, self.free, self.module, self.trace.products,
-            BATCH if depends else 1,
+            BATCH if depends or (inputs and inputs[0].shape[:1] == (BATCH,)) else 1,
             self.trace.ordered,
         )  # fmt: skip
         found = rule_of(name, torch.Tag.pointwise in func.tags)(call)
