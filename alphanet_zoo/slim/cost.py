@@ -47,7 +47,8 @@ class Part:
             inner = self.quadratic @ atoms[self.columns]
             inner += self.linear[:, None]
             inner *= atoms[self.columns]
-            return total + inner.sum(0)
+            total += inner.sum(0)
+            return total
         for i, own in enumerate(kept):
             factor = np.full(atoms.shape[1], self.linear[i])
             for j in np.flatnonzero(self.quadratic[i]):

@@ -58,7 +58,7 @@ def settle(
         before = analysis.labels.changed
         archs = list(_archs(analysis, low, high, divisor))
         try:
-            for number in sorted(range(len(archs)), key=lambda i, first=failed: i != first):
+            for number in [failed, *range(failed), *range(failed + 1, len(archs))]:
                 failed = number
                 _check_arch(net, analysis, images, *archs[number], training=number == 0)
         except Conflict as conflict:

@@ -13,6 +13,7 @@ from torch import nn
 
 import alphanet_zoo as az
 from alphanet_zoo.errors import TargetError
+from alphanet_zoo.search.evolution import evolve, first_population
 from alphanet_zoo.slim.choices import atom_choices, atoms_at, width_choices
 from alphanet_zoo.slim.space import SlimSpace
 
@@ -162,3 +163,21 @@ def test_windows_without_archs(uniform: SlimSpace, free: SlimSpace, monkeypatch:
     least = free.count_macs(free.smallest)
     with pytest.raises(TargetError, match=r"of 131072 random archs .* \(acceptance"):
         replace(free).sample_within(least, least, 1000, rng)
+
+
+@pytest.mark.parametrize("tie", ["uniform", None])
+def test_the_search_runs_on_a_slimmable_space(tie: str | None) -> None:
+    """The strategies of `alphanet_zoo.search` take any space; the score prefers wide layers at the end."""
+    space = made(tie=tie)
+    rng = np.random.default_rng(0)
+    low, high = 0.2 * space.count_macs(space.largest), 0.9 * space.count_macs(space.largest)
+    initial = first_population(space, low, high, 6, rng, num_classes=5)
+    assert len(initial) >= 3 and all(arch in space for arch in initial)
+
+    def score(arch: az.SlimArch) -> float:
+        return float(np.dot(space.kept_atoms(arch), [1, 1, 1, 2, 3]))
+
+    found = evolve(space, space.count_macs, score, initial=initial, evaluations=20, rng=rng, low=low, high=high)
+    assert len({c.arch for c in found}) == len(found) > 10
+    assert all(low <= c.cost <= high and c.cost == space.count_macs(c.arch) for c in found)
+    assert max(c.score for c in found) >= max(map(score, initial))
