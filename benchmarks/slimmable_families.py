@@ -153,7 +153,7 @@ def _at(supernet: Slimmable, arch: Any, images: torch.Tensor) -> tuple[float, bo
         apart = static(images)
         counter = FlopCounterMode(display=False)
         with counter, sdpa_kernel(SDPBackend.MATH):
-            static.eval()(images[:1])
+            static.eval().requires_grad_(False)(images[:1])
     macs = counter.get_total_flops() // 2 == supernet.space.count_macs(arch)
     params = sum(p.numel() for p in static.parameters()) == supernet.space.count_params(arch)
     return float((sliced - apart).abs().max() / apart.abs().max()), macs, params

@@ -14,8 +14,11 @@ from alphanet_zoo.slim.choices import atom_choices
 from alphanet_zoo.slim.labels import Conflict, Labelling, varying
 from alphanet_zoo.slim.narrow import bound, extracted, narrowed, plan
 
-RANDOM_ARCHS = 3
-"""Random archs at which each network is checked, beside the smallest."""
+RANDOM_ARCHS = 6
+"""Random archs at which each network is checked, beside the narrowest ones."""
+
+_COMPARED = 3
+"""The first of these archs are also checked in training, and by comparing outputs."""
 
 _OF_LAYERS = ("in_channels", "out_channels", "groups", "num_features", "normalized_shape", "in_features",
               "out_features", "num_channels", "num_groups", "num_parameters")  # fmt: skip
@@ -60,7 +63,7 @@ def settle(
         try:
             for number in [failed, *range(failed), *range(failed + 1, len(archs))]:
                 failed = number
-                _check_arch(net, analysis, images, *archs[number], training=number == 0)
+                _check_arch(net, analysis, images, *archs[number], full=number < _COMPARED)
         except Conflict as conflict:
             _resolve(net, analysis, conflict, tried)
         else:
@@ -86,16 +89,18 @@ def _archs(analysis: Analysis, low: float, high: float, divisor: int) -> Iterato
 
 
 def _check_arch(
-    net: nn.Module, analysis: Analysis, images: Tensor, atoms: Sequence[int], dropped: Sequence[str], *, training: bool
+    net: nn.Module, analysis: Analysis, images: Tensor, atoms: Sequence[int], dropped: Sequence[str], *, full: bool
 ) -> None:
-    """Checks one arch in evaluation (and training): its structure, and the extracted network against the slice."""
+    """Checks the structure of one arch; if ``full``, also in training, and the extracted network against the slice."""
     kept = analysis.kept(atoms)
     how = plan(net, analysis, kept, dropped)
     static = extracted(net, how)
-    for mode in (False, True) if training else (False,):
+    for mode in (False, True) if full else (False,):
         static.train(mode)
         net.train(mode)
         check(analysis, static, images, kept, dropped)
+        if not full:
+            continue
         with torch.no_grad(), torch.random.fork_rng(devices=[]), narrowed(bound(net, how)):
             torch.manual_seed(0)
             sliced = net(images)

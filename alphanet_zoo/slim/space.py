@@ -12,19 +12,20 @@ import numpy as np
 
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.choices import CHUNK, Rows, SlimChoices
+from alphanet_zoo.slim.choices import Rows
 from alphanet_zoo.slim.cost import Int64Array
+from alphanet_zoo.slim.counts import CHUNK, SlimCounts
 
 _ENUMERATED = 2**20
 _DRAWS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class SlimSpace(SlimChoices):
+class SlimSpace(SlimCounts):
     """All archs of one slimmable network.
 
     The methods are those of `alphanet_zoo.space.space.SearchSpace`; the space counts the cost itself. Attributes as
-    `SlimChoices`.
+    `alphanet_zoo.slim.choices.SlimChoices`.
     """
 
     def at(self, width: float, *, resolution: int | None = None) -> SlimArch:

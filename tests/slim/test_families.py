@@ -20,7 +20,6 @@ FAST = {
 """Networks of the fast test, and the least share of their channels that must be found."""
 
 
-
 def load_script() -> ModuleType:
     pytest.importorskip("timm")
     if "slimmable_families" not in sys.modules:
