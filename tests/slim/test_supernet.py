@@ -358,3 +358,23 @@ def test_channels_whose_order_matters_stay_in_order() -> None:
     )
     images = torch.randn(2, *SIZE)
     torch.testing.assert_close(outputs(supernet.eval(), images), outputs(net.eval(), images), rtol=1e-5, atol=1e-5)
+
+
+def test_methods_of_timm_work_on_an_extracted_network() -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    supernet = az.slimmable(net, (3, 64, 64))
+    static, images = supernet.extract(supernet.space.at(0.5)).eval(), torch.randn(2, 3, 64, 64)
+    features = outputs(static.forward_features, images)  # type: ignore[arg-type]
+    assert static.num_features == features.shape[1] == 144 and net.num_features == 288
+    seen = {}
+    for info in static.feature_info:
+        static.get_submodule(info["module"]).register_forward_hook(
+            lambda _, args, out, name=info["module"]: seen.update({name: out.shape[1]})
+        )
+    outputs(static, images)
+    assert [info["num_chs"] for info in static.feature_info] == [seen[info["module"]] for info in static.feature_info]
+    assert [info["num_chs"] for info in net.feature_info] == [16, 8, 16, 24, 288] != list(seen.values())
+    static.reset_classifier(5)
+    assert outputs(static, images).shape == (2, 5)
+    assert type(static) is type(net) and static.pretrained_cfg == net.pretrained_cfg
