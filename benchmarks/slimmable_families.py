@@ -116,8 +116,11 @@ def build(name: str) -> nn.Module:
     return net
 
 
-def measure(name: str) -> Row:
-    """Makes a network slimmable, each group with its own width and with droppable blocks, and checks it."""
+def measure(name: str, *, explain: bool = False) -> Row:
+    """Makes a network slimmable, each group with its own width and with droppable blocks, and checks it.
+
+    If ``explain``, the layers that keep channels are printed with the reasons.
+    """
     torch.manual_seed(0)
     size = _SIZES.get(name, 64)
     net = build(name).eval()
@@ -138,6 +141,8 @@ def measure(name: str) -> Row:
     found = [_at(supernet, arch, images) for arch in (space.smallest, *(space.sample(rng) for _ in range(3)))]
     worst, macs, params = max(f[0] for f in found), all(f[1] for f in found), all(f[2] for f in found)
     report = supernet.report
+    if explain:
+        print(report)
     return Row(
         name, size, report.groups, report.share, len(report.droppable), full, reordered, worst, macs, params, seconds
     )
@@ -175,7 +180,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name in options.networks:
         try:
-            row = measure(name)
+            row = measure(name, explain=options.report)
         except Exception as error:
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
