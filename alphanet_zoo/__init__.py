@@ -24,12 +24,16 @@ _MODULES = {
     "build_supernet": "nn.model",
     "calibrate": "nn.calibration",
     "Classifier": "predict.classifier",
+    "SlimArch": "slim.arch",
+    "slimmable": "slim.supernet",
+    "SLIMMABLE_MOBILENET_V1": "slim.presets",
+    "SLIMMABLE_MOBILENET_V2": "slim.presets",
     "load_upstream": "zoo.convert",
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
 }
 _EXPORT = {"export": "alphanet_export.export"}
-_SUBPACKAGES = ("space", "nn", "data", "evaluate", "zoo", "predict", "train", "search")
+_SUBPACKAGES = ("space", "nn", "slim", "data", "evaluate", "zoo", "predict", "train", "search")
 
 if TYPE_CHECKING:
     from alphanet_export.export import export as export
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from alphanet_zoo import nn as nn
     from alphanet_zoo import predict as predict
     from alphanet_zoo import search as search
+    from alphanet_zoo import slim as slim
     from alphanet_zoo import space as space
     from alphanet_zoo import train as train
     from alphanet_zoo import zoo as zoo
@@ -47,6 +52,10 @@ if TYPE_CHECKING:
     from alphanet_zoo.nn.model import AlphaNet as AlphaNet
     from alphanet_zoo.nn.model import build_supernet as build_supernet
     from alphanet_zoo.predict.classifier import Classifier as Classifier
+    from alphanet_zoo.slim.arch import SlimArch as SlimArch
+    from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V1 as SLIMMABLE_MOBILENET_V1
+    from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V2 as SLIMMABLE_MOBILENET_V2
+    from alphanet_zoo.slim.supernet import slimmable as slimmable
     from alphanet_zoo.space.arch import ArchSpec as ArchSpec
     from alphanet_zoo.space.choices import Stage as Stage
     from alphanet_zoo.space.cost import count_macs as count_macs

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
+from alphanet_zoo.errors import TargetError
 from alphanet_zoo.search.pareto import pareto_front
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.space.sampling import count_within
-from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.space.family import A, Space
 
 ATTEMPTS = 200
 """Attempts to breed one new arch within the window before it is given up."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Generic[A]):
     """A scored arch."""
 
-    arch: ArchSpec
+    arch: A
     cost: float
     score: float
 
 
 def evolve(
-    space: SearchSpace,
-    cost: Callable[[ArchSpec], float],
-    score: Callable[[ArchSpec], float],
+    space: Space[A],
+    cost: Callable[[A], float],
+    score: Callable[[A], float],
     *,
-    initial: Sequence[ArchSpec],
+    initial: Sequence[A],
     evaluations: int,
     rng: np.random.Generator,
     low: float = 0.0,
@@ -40,7 +40,7 @@ def evolve(
     generation: int = 16,
     bins: int = 8,
     mutation_prob: float = 0.1,
-) -> list[Candidate]:
+) -> list[Candidate[A]]:
     """Scores the initial archs, then breeds archs around the front, one generation at a time.
 
     Parents are the archs of the front and the best arch of each of ``bins`` equal ranges of the cost seen so far, which
@@ -71,9 +71,9 @@ def evolve(
     """
     if evaluations < 1 or generation < 1 or bins < 1:
         raise ValueError(f"evaluations {evaluations}, generation {generation} and bins {bins} must be at least 1")
-    scored: dict[ArchSpec, Candidate] = {}
+    scored: dict[A, Candidate[A]] = {}
 
-    def add(archs: Sequence[ArchSpec]) -> None:
+    def add(archs: Sequence[A]) -> None:
         for arch in archs:
             if len(scored) < evaluations and arch not in scored and low <= cost(arch) <= high:
                 scored[arch] = Candidate(arch, cost(arch), score(arch))
@@ -83,7 +83,7 @@ def evolve(
         raise ValueError(f"no initial arch costs {low} to {high}; pass at least one that does")
     while len(scored) < evaluations:
         parents = _parents(list(scored.values()), bins)
-        children: dict[ArchSpec, None] = {}
+        children: dict[A, None] = {}
         for _ in range(generation):
             for attempt in range(ATTEMPTS):
                 child = _breed(space, parents, min(1.0, mutation_prob * (1 + attempt / 10)), rng)
@@ -96,12 +96,12 @@ def evolve(
     return list(scored.values())
 
 
-def _parents(candidates: Sequence[Candidate], bins: int) -> list[ArchSpec]:
+def _parents(candidates: Sequence[Candidate[A]], bins: int) -> list[A]:
     """The archs of the front and the best arch of each range of cost, without duplicates."""
     front = [candidates[i] for i in pareto_front([(c.cost, c.score) for c in candidates])]
     costs = [c.cost for c in candidates]
     width = (max(costs) - min(costs)) / bins or 1.0
-    best: dict[int, Candidate] = {}
+    best: dict[int, Candidate[A]] = {}
     for candidate in candidates:
         place = min(int((candidate.cost - min(costs)) / width), bins - 1)
         if place not in best or candidate.score > best[place].score:
@@ -109,7 +109,7 @@ def _parents(candidates: Sequence[Candidate], bins: int) -> list[ArchSpec]:
     return list(dict.fromkeys(c.arch for c in (*front, *best.values())))
 
 
-def _breed(space: SearchSpace, parents: Sequence[ArchSpec], prob: float, rng: np.random.Generator) -> ArchSpec:
+def _breed(space: Space[A], parents: Sequence[A], prob: float, rng: np.random.Generator) -> A:
     """A mutation of one parent or, with equal probability, a crossover of two."""
     one, other = (parents[i] for i in rng.integers(len(parents), size=2))
     if rng.random() < 0.5:
@@ -119,8 +119,8 @@ def _breed(space: SearchSpace, parents: Sequence[ArchSpec], prob: float, rng: np
 
 
 def first_population(
-    space: SearchSpace, low: float, high: float, n: int, rng: np.random.Generator, *, num_classes: int = 1000
-) -> list[ArchSpec]:
+    space: Space[A], low: float, high: float, n: int, rng: np.random.Generator, *, num_classes: int = 1000
+) -> list[A]:
     """About ``n`` archs spread over a window of MACs, with a uniform draw from each of ``n - 2`` equal slices.
 
     Args:
@@ -134,12 +134,12 @@ def first_population(
     Raises:
         TargetError: (a ValueError) The window is empty; the message names the nearest possible costs.
     """
-    least, most = (count_macs(arch, space, num_classes) for arch in (space.smallest, space.largest))
+    least, most = (space.count_macs(arch, num_classes) for arch in (space.smallest, space.largest))
     edges = np.linspace(max(low, least), min(high, most), max(n - 2, 1) + 1)
     archs = [arch for arch, macs in ((space.smallest, least), (space.largest, most)) if low <= macs <= high]
     for start, end in zip(edges, edges[1:], strict=False):
-        if start <= end and count_within(space, start, end, num_classes):
-            archs += space.sample_within(start, end, 1, rng, num_classes=num_classes)
+        with suppress(TargetError):
+            archs += space.sample_within(start, end, 1, rng, num_classes=num_classes) if start <= end else []
     if not archs:
         archs = space.sample_within(low, high, 1, rng, num_classes=num_classes)
     return list(dict.fromkeys(archs))

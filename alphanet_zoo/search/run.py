@@ -17,7 +17,6 @@ from alphanet_zoo.files import replacing
 from alphanet_zoo.search.evolution import evolve, first_population
 from alphanet_zoo.search.pareto import pareto_front
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs, count_params
 
 if TYPE_CHECKING:
     from alphanet_zoo.evaluate.evaluator import SubnetEvaluator
@@ -50,7 +49,7 @@ def search(evaluator: SubnetEvaluator, low: float, high: float, evaluations: int
             return evaluator(arch)
 
         found = evolve(
-            space, lambda arch: count_macs(arch, space, classes), score,
+            space, lambda arch: space.count_macs(arch, classes), score,
             initial=initial, evaluations=evaluations, rng=rng, low=low, high=high,
         )  # fmt: skip
     front = set(pareto_front([(c.cost, c.score) for c in found]))
@@ -58,7 +57,7 @@ def search(evaluator: SubnetEvaluator, low: float, high: float, evaluations: int
         {
             "arch": c.arch.to_dict(),
             "macs": int(c.cost),
-            "params": count_params(c.arch, space, classes),
+            "params": space.count_params(c.arch, classes),
             "accuracy": c.score,
             "correct": evaluator.results[c.arch].correct,
             "images": evaluator.results[c.arch].images,

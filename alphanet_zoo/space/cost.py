@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import overload
 
-import numpy as np
-import numpy.typing as npt
-
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
-from alphanet_zoo.space.shapes import net_macs, net_params, net_shape
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.space.tables import IntArray, count_rows
+from alphanet_zoo.space.tables import Int64Array, IntArray
 
 
 @overload
 def count_macs(arch: ArchSpec, space: SearchSpace = ALPHANET, num_classes: int = 1000) -> int: ...
 @overload
-def count_macs(arch: IntArray, space: SearchSpace = ALPHANET, num_classes: int = 1000) -> npt.NDArray[np.int64]: ...
-def count_macs(
-    arch: ArchSpec | IntArray, space: SearchSpace = ALPHANET, num_classes: int = 1000
-) -> int | npt.NDArray[np.int64]:
+def count_macs(arch: IntArray, space: SearchSpace = ALPHANET, num_classes: int = 1000) -> Int64Array: ...
+def count_macs(arch: ArchSpec | IntArray, space: SearchSpace = ALPHANET, num_classes: int = 1000) -> int | Int64Array:
     """Multiply-accumulates (MACs) of the net of ``arch`` for one image at its resolution.
 
     Counts convolutions and linear layers, including squeeze-and-excite, shortcuts and head. Does not count batch norm,
@@ -39,15 +33,7 @@ def count_macs(
 
     Source: docs/specification.md, section 3, "Cost".
     """
-    _check_classes(num_classes)
-    if isinstance(arch, ArchSpec):
-        return net_macs(net_shape(space, arch), num_classes)
-    if not isinstance(arch, np.ndarray):
-        raise ValueError(
-            f"cannot count the MACs of a {type(arch).__name__}; pass an ArchSpec (the arch of a net is net.arch) or an "
-            "integer array of many archs"
-        )
-    return count_rows(space, arch, num_classes)
+    return space.count_macs(arch, num_classes)
 
 
 def count_params(arch: ArchSpec, space: SearchSpace = ALPHANET, num_classes: int = 1000) -> int:
@@ -61,16 +47,7 @@ def count_params(arch: ArchSpec, space: SearchSpace = ALPHANET, num_classes: int
     Raises:
         ValueError: ``arch`` is not in ``space``, or ``num_classes`` is negative.
     """
-    _check_classes(num_classes)
-    return net_params(net_shape(space, arch), num_classes)
-
-
-def _check_classes(num_classes: int) -> None:
-    """Rejects a negative number of classes."""
-    if num_classes < 0:
-        raise ValueError(
-            f"num_classes is {num_classes}; pass the number of classes, or 0 for a net without a classifier"
-        )
+    return space.count_params(arch, num_classes)
 
 
 def macs_text(macs: float, *, flops: bool = False) -> str:

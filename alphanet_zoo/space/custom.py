@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_CIFAR, ALPHANET_TINY, SPACES
@@ -28,6 +26,8 @@ def find_space(value: str | Mapping[str, Any]) -> SearchSpace:
         UsageError: There is no such preset or file, the file is not YAML, the choices are not valid, or they have the
             name of a preset and differ from it.
     """
+    import yaml
+
     if not isinstance(value, str):
         return _space_of(value, "space")
     if value in SPACES:

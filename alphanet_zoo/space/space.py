@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.choices import SpaceChoices
 from alphanet_zoo.space.sampling import draw_within
-from alphanet_zoo.space.tables import IntArray
+from alphanet_zoo.space.shapes import net_macs, net_params, net_shape
+from alphanet_zoo.space.tables import Int64Array, IntArray, count_rows
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,32 @@ class SearchSpace(SpaceChoices):
                 space is too large to be sampled by cost.
         """
         return draw_within(self, low, high, n, rng, num_classes)
+
+    @overload
+    def count_macs(self, arch: ArchSpec, num_classes: int = 1000) -> int: ...
+    @overload
+    def count_macs(self, arch: IntArray, num_classes: int = 1000) -> Int64Array: ...
+    def count_macs(self, arch: ArchSpec | IntArray, num_classes: int = 1000) -> int | Int64Array:
+        """Multiply-accumulates of one arch or of many; see `alphanet_zoo.space.cost.count_macs`."""
+        _check_classes(num_classes)
+        if isinstance(arch, ArchSpec):
+            return net_macs(net_shape(self, arch), num_classes)
+        if not isinstance(arch, np.ndarray):
+            raise ValueError(
+                f"cannot count the MACs of a {type(arch).__name__}; pass an ArchSpec (the arch of a net is net.arch) "
+                "or an integer array of many archs"
+            )
+        return count_rows(self, arch, num_classes)
+
+    def count_params(self, arch: ArchSpec, num_classes: int = 1000) -> int:
+        """Number of parameters of the static net of an arch; see `alphanet_zoo.space.cost.count_params`."""
+        _check_classes(num_classes)
+        return net_params(net_shape(self, arch), num_classes)
+
+
+def _check_classes(num_classes: int) -> None:
+    """Rejects a negative number of classes."""
+    if num_classes < 0:
+        raise ValueError(
+            f"num_classes is {num_classes}; pass the number of classes, or 0 for a net without a classifier"
+        )

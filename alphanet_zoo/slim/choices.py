@@ -1,0 +1,204 @@
+"""The choices of a slimmable network, and what they cost. Plain Python and NumPy; loads no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.cost import Cost
+
+Tie = Literal["uniform", "stage"]
+Rows = npt.NDArray[Any]
+
+MIN_ATOMS = 2
+"""Least number of atoms that a group keeps."""
+
+WIDTH_STEPS = 40
+"""Steps per unit of width, if the widths are a range: 0.025."""
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """Channels that are kept or removed together.
+
+    Attributes:
+        name: The layer that computes them.
+        channels: Their number.
+        unit: Channels per atom, the smallest part that can be removed.
+        stage: Number of the stage.
+        choices: The numbers of channels that can be kept if the groups are not tied, ascending.
+    """
+
+    name: str
+    channels: int
+    unit: int
+    stage: int
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """A container of modules of which the last residual blocks can be dropped.
+
+    Attributes:
+        container: Its name.
+        blocks: Names of the blocks that can be dropped, in order.
+        length: Number of modules in it.
+        least: Least number of modules that stay.
+    """
+
+    container: str
+    blocks: tuple[str, ...]
+    length: int
+    least: int
+
+
+def atoms_at(total: int, unit: int, width: float, divisor: int) -> int:
+    """The atoms that a group keeps at a width: the nearest multiple of ``divisor`` channels.
+
+    As in the MobileNets, never less than 90 % of the exact share.
+
+    Args:
+        total: Atoms of the group.
+        unit: Channels per atom.
+        width: Share of the channels.
+        divisor: Divisor of the number of channels.
+    """
+    if width >= 1:
+        return total
+    step, wanted = divisor // math.gcd(divisor, unit), width * total
+    count = max(step, int(wanted + step / 2) // step * step)
+    if count < 0.9 * wanted:
+        count += step
+    return min(total, max(count, MIN_ATOMS))
+
+
+def atom_choices(total: int, unit: int, low: float, high: float, divisor: int) -> tuple[int, ...]:
+    """The numbers of atoms that a group can keep, ascending; see `atoms_at` for the arguments."""
+    step = divisor // math.gcd(divisor, unit)
+    ends = {atoms_at(total, unit, width, divisor) for width in (low, high)}
+    inner = {count for count in range(step, total, step) if min(ends) <= count <= max(ends)}
+    return tuple(sorted(count for count in ends | inner if count >= min(MIN_ATOMS, total)))
+
+
+def width_choices(widths: Sequence[float]) -> tuple[float, ...]:
+    """Two widths stand for a range in steps of 1 / `WIDTH_STEPS`; more are the choices themselves."""
+    if len(widths) != 2:
+        return tuple(sorted(float(width) for width in widths))
+    low, high = widths
+    steps = range(math.ceil(low * WIDTH_STEPS - 1e-9), math.floor(high * WIDTH_STEPS + 1e-9) + 1)
+    return tuple(sorted({float(low), float(high), *(step / WIDTH_STEPS for step in steps)}))
+
+
+@dataclass(frozen=True, eq=False)
+class SlimChoices:
+    """The choices of a slimmable network. Its archs are all combinations of one choice per entry.
+
+    Attributes:
+        name: Name of the network.
+        tie: 'uniform': one width for all groups; 'stage': one per stage; None: each group has its own.
+        resolution: Choices of the side of the input, in pixels.
+        widths: Choices of a tied width, as shares of the channels.
+        divisor: Divisor of the numbers of channels.
+        groups: The groups of channels.
+        chains: The blocks that can be dropped.
+        num_classes: Outputs of the network.
+        macs: Multiply-accumulates for one image, per resolution.
+        params: Parameters.
+    """
+
+    name: str
+    tie: Tie | None
+    resolution: tuple[int, ...]
+    widths: tuple[float, ...]
+    divisor: int
+    groups: tuple[GroupSpec, ...]
+    chains: tuple[ChainSpec, ...]
+    num_classes: int
+    macs: tuple[Cost, ...]
+    params: Cost
+
+    @cached_property
+    def variables(self) -> tuple[tuple[str, tuple[float, ...], tuple[int, ...]], ...]:
+        """The independent widths: name, choices, and the groups that follow it."""
+        if self.tie is None:
+            return tuple((g.name, g.choices, (i,)) for i, g in enumerate(self.groups))
+        stages = sorted({g.stage for g in self.groups}) if self.tie == "stage" else [None]
+        members = [tuple(i for i, g in enumerate(self.groups) if s is None or g.stage == s) for s in stages]
+        return tuple((str(s), self.widths, m) for s, m in zip(stages, members, strict=True))
+
+    @cached_property
+    def entries(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """Name and choices of each scalar of an arch, in the order of `SlimArch.scalars`."""
+        widths = [(f"width[{i}]", choices) for i, (_, choices, _) in enumerate(self.variables)]
+        depths = [(f"depth[{i}]", tuple(range(c.least, c.length + 1))) for i, c in enumerate(self.chains)]
+        return (("resolution", self.resolution), *widths, *depths)
+
+    @cached_property
+    def largest(self) -> SlimArch:
+        """The arch with the largest choice of every entry."""
+        return self._arch([choices[-1] for _, choices in self.entries])
+
+    @cached_property
+    def smallest(self) -> SlimArch:
+        """The arch with the smallest choice of every entry."""
+        return self._arch([choices[0] for _, choices in self.entries])
+
+    def _arch(self, scalars: Sequence[float]) -> SlimArch:
+        """The arch with these scalars."""
+        end = 1 + len(self.variables)
+        return SlimArch(int(scalars[0]), tuple(scalars[1:end]), tuple(int(d) for d in scalars[end:]))
+
+    def __len__(self) -> int:
+        """The number of archs."""
+        return math.prod(len(choices) for _, choices in self.entries)
+
+    def __bool__(self) -> bool:
+        """Always true; ``len`` fails for spaces of more than 2**63 archs."""
+        return True
+
+    def __contains__(self, arch: object) -> bool:
+        """Whether every entry of ``arch`` is one of the choices."""
+        return isinstance(arch, SlimArch) and self._refusal(arch) is None
+
+    def validate(self, arch: SlimArch) -> SlimArch:
+        """Returns ``arch`` if it is in this space.
+
+        Raises:
+            ValueError: It is not; the message names the entry, its value and the choices.
+        """
+        refusal = self._refusal(arch)
+        if refusal is not None:
+            raise ValueError(refusal)
+        return arch
+
+    def _refusal(self, arch: SlimArch) -> str | None:
+        """Why ``arch`` is not in this space; None if it is."""
+        if not isinstance(arch, SlimArch):
+            return f"{type(arch).__name__} is not a SlimArch; pass one, such as space.at(0.5)"
+        for entry, count in (("width", len(self.variables)), ("depth", len(self.chains))):
+            if len(getattr(arch, entry)) != count:
+                return f"arch entry {entry} has {len(getattr(arch, entry))} values; the space {self.name} has {count}"
+        for (entry, choices), value in zip(self.entries, arch.scalars, strict=True):
+            if value not in choices:
+                shown = " ".join(map(str, choices))
+                return f"arch entry {entry} is {value}; the space {self.name} has the choices {shown}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choices as plain values, ready for JSON; the cost is not included."""
+        return {
+            "name": self.name,
+            "tie": self.tie,
+            "resolution": list(self.resolution),
+            "widths": list(self.widths),
+            "divisor": self.divisor,
+            "groups": [{"name": g.name, "channels": g.channels, "unit": g.unit, "stage": g.stage} for g in self.groups],
+            "depth": {c.container: list(range(c.least, c.length + 1)) for c in self.chains},
+        }

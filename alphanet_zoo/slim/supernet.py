@@ -1,0 +1,255 @@
+"""Any convolutional classifier as a supernet whose subnets are narrower."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.nn.layers import resize_to
+from alphanet_zoo.slim.analysis import Analysis, analyse, cost_terms
+from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.checks import check_arguments, check_network, copied
+from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
+from alphanet_zoo.slim.cost import cost_of
+from alphanet_zoo.slim.labels import Conflict
+from alphanet_zoo.slim.narrow import Bound, bound, extracted, narrowed, plan
+from alphanet_zoo.slim.order import Importance, reorder
+from alphanet_zoo.slim.report import Report, report_of
+from alphanet_zoo.slim.settle import choices, settle
+from alphanet_zoo.slim.space import SlimSpace
+from alphanet_zoo.slim.trace import BATCH, Trace
+
+_KEPT_PLANS = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `slimmable` that define the space."""
+
+    input_size: tuple[int, int, int]
+    widths: tuple[float, ...]
+    divisor: int
+    tie: Tie | None
+    depth: bool
+    resolutions: tuple[int, ...]
+
+
+class Slimmable(nn.Module):
+    """A network of any class with all of its subnets. Made by `slimmable`.
+
+    In training mode it runs at any arch with the statistics of the batch, and keeps none. In evaluation it runs at its
+    largest arch only, with the statistics that the network came with; extract other archs and calibrate them.
+
+    Attributes:
+        net: The network at full width, with the shared weights.
+        space: The search space.
+        arch: The largest arch.
+        options: The arguments from which the space was derived.
+        report: What can be slimmed, and the reasons for what cannot.
+        num_classes: Outputs of the network.
+    """
+
+    supernet = True
+
+    def __init__(
+        self, net: nn.Module, analysis: Analysis, space: SlimSpace, options: Options, report: Report,
+        tracked: Sequence[str],
+    ) -> None:  # fmt: skip
+        """Use `slimmable`."""
+        super().__init__()
+        self.net, self.space, self.arch, self.options, self.report = net, space, space.largest, options, report
+        self.num_classes = space.num_classes
+        self._analysis = analysis
+        self._tracked = frozenset(tracked)
+        self._bound: OrderedDict[tuple[SlimArch, torch.device], Bound] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to copy or pickle; prepared plans refer to this network's own modules."""
+        return {**vars(self), "_bound": OrderedDict()}
+
+    def forward(self, x: Tensor, arch: SlimArch | None = None, *, resize: bool = True) -> Tensor:
+        """Logits ``(N, num_classes)`` of normalised images ``(N, C, H, W)``.
+
+        Args:
+            x: Images; those of another size than the arch's resolution are resized (bicubic).
+            arch: The arch to run at. None: the largest.
+            resize: Resize the images to the arch's resolution; False runs at the size they have.
+
+        Raises:
+            ValueError: The space does not contain ``arch``; or the network is in evaluation and ``arch`` is not the
+                largest.
+        """
+        arch = self.arch if arch is None else arch
+        if resize:
+            x = resize_to(x, arch.resolution)
+        if arch.width == self.arch.width and arch.depth == self.arch.depth:
+            self.space.validate(arch)
+            full: Tensor = self.net(x)
+            return full
+        if not self.training:
+            raise ValueError(
+                f"in evaluation the network runs at its largest arch only, not at {arch}: extract and calibrate it"
+            )
+        with narrowed(self._prepared(arch)):
+            logits: Tensor = self.net(x)
+        return logits
+
+    def contains(self, arch: SlimArch) -> bool:
+        """Whether this network has all weights of ``arch``."""
+        return arch in self.space
+
+    def extract(self, arch: SlimArch) -> nn.Module:
+        """A network of the class of `net` with smaller layers and a copy of their weights, in this network's mode.
+
+        It is an ordinary module without a reference to this one. Running statistics are sliced like any tensor, and
+        are wrong for the subnet until it is calibrated. It takes images of any size that its class takes; it does not
+        resize them.
+
+        Raises:
+            ValueError: The space does not contain ``arch``.
+        """
+        kept = self._analysis.kept(self.space.kept_atoms(arch))
+        static = extracted(self.net, plan(self.net, self._analysis, kept, self.space.dropped_blocks(arch)))
+        for name, module in static.named_modules():
+            if name in self._tracked and isinstance(module, _NormBase):
+                module.track_running_stats = True
+        return static
+
+    def reorder(self, by: Importance = "norm", images: Tensor | None = None) -> list[str]:
+        """Sorts the channels of every group by importance, the most important first; the full network stays the same.
+
+        Args:
+            by: 'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels.
+            images: ``(N, C, H, W)``, on which the outputs must stay the same; None is random images.
+
+        Returns:
+            Names of the groups that were left as they are, because their order matters.
+        """
+        if by not in ("norm", "l1"):
+            raise ValueError(f"by is {by!r}; pass 'norm' or 'l1'")
+        if images is None:
+            parameter = next(self.net.parameters())
+            shape = (BATCH, self.options.input_size[0], *(2 * [self.options.resolutions[-1]]))
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+        return reorder(self.net, self._analysis, by, images)
+
+    def _prepared(self, arch: SlimArch) -> Bound:
+        """The plan of an arch for this network; the most recent ones are kept."""
+        key = (arch, next(self.net.parameters()).device)
+        if key not in self._bound:
+            kept = self._analysis.kept(self.space.kept_atoms(arch))
+            self._bound[key] = bound(self.net, plan(self.net, self._analysis, kept, self.space.dropped_blocks(arch)))
+            if len(self._bound) > _KEPT_PLANS:
+                self._bound.popitem(last=False)
+        self._bound.move_to_end(key)
+        return self._bound[key]
+
+
+def slimmable(
+    net: nn.Module,
+    input_size: Sequence[int] = (3, 96, 96),
+    widths: Sequence[float] = (0.25, 1.0),
+    divisor: int = 8,
+    tie: Tie | None = "uniform",
+    depth: bool = False,
+    *,
+    resolutions: Sequence[int] | None = None,
+    importance: Importance | None = "norm",
+    name: str | None = None,
+) -> Slimmable:
+    """Makes a supernet of any convolutional classifier; its subnets keep the leading channels of every layer.
+
+    The network is run once with labelled channels, which shows what has to be cut together. Several narrowed networks
+    are then compared with it. What cannot be narrowed keeps its size, and ``supernet.report`` states the reason.
+
+    Args:
+        net: The network; it is copied. Its weights become the shared weights.
+        input_size: Channels, height and width of the images; a square.
+        widths: Least and greatest share of the channels, or (more than two) the choices of a tied width.
+        divisor: Channels are kept in multiples of this.
+        tie: 'uniform': one width for the whole network; 'stage': one per stage; None: each group of channels has its
+            own.
+        depth: Whether residual blocks that keep the shape of their input can be dropped, up to half of each stage.
+        resolutions: Choices of the side of the input; None is that of ``input_size`` alone.
+        importance: Order of the channels before training: by the weights of the batch norms ('norm') or the L1 norms
+            of the weights ('l1'), the most important first. None keeps the order of ``net``.
+        name: Name of the space; None is the name of the class.
+
+    Raises:
+        UsageError: (a ValueError) The network or an argument is not suitable; the message names the module.
+
+    Source: Yu & Huang, 2019, arXiv:1903.05134 (universally slimmable networks).
+    """
+    sides = tuple(resolutions) if resolutions is not None else (input_size[-1],)
+    check_arguments(input_size, widths, divisor, tie, sides)
+    check_network(net)
+    twin = copied(net)
+    parameter = next(twin.parameters())
+    tracked = [n for n, m in twin.named_modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    for module_name in tracked:
+        twin.get_submodule(module_name).track_running_stats = False  # type: ignore[assignment]
+    draws = torch.Generator().manual_seed(0)
+    images = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
+    analysis = _analysed(twin, images)
+    settle(twin, analysis, images[-1], widths[0], widths[-1], divisor, depth)
+    options = Options(
+        (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides
+    )
+    space = _space(twin, analysis, options, name or type(net).__name__)
+    report = report_of(twin, analysis, space)
+    analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
+    supernet = Slimmable(twin, analysis, space, options, report, tracked)
+    if importance is not None:
+        supernet.reorder(importance, images[-1])
+    return supernet
+
+
+def _analysed(net: nn.Module, images: Sequence[Tensor]) -> Analysis:
+    """The analysis of a network.
+
+    Raises:
+        UsageError: It fails, or is not a classifier.
+    """
+    try:
+        analysis = analyse(net, images)
+    except Conflict as failure:
+        raise UsageError(f"the network fails on images of shape {tuple(images[-1].shape)}: {failure}") from failure
+    for mode, record in (("evaluation", analysis.evaluation), ("training", analysis.training)):
+        result = record.result
+        if not isinstance(result, Tensor) or result.dim() != 2:
+            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise UsageError(
+                f"the network ({type(net).__name__}) returns {found} in {mode}; a classifier must return logits "
+                f"(N, classes), without auxiliary outputs"
+            )
+    return analysis
+
+
+def _space(net: nn.Module, analysis: Analysis, options: Options, name: str) -> SlimSpace:
+    """The search space of an analysis."""
+    low, high, divisor = options.widths[0], options.widths[-1], options.divisor
+    groups = tuple(
+        GroupSpec(g.name, g.channels, g.unit, g.stage, tuple(c * g.unit for c in choices(g, low, high, divisor)))
+        for g in analysis.groups
+    )
+    macs, params = cost_terms(net, analysis)
+    blocks = sum(len(chain.blocks) for chain in analysis.chains)
+    return SlimSpace(
+        name=name,
+        tie=options.tie,
+        resolution=options.resolutions,
+        widths=width_choices(options.widths),
+        divisor=divisor,
+        groups=groups,
+        chains=tuple(analysis.chains),
+        num_classes=int(analysis.evaluation.result.shape[1]),
+        macs=tuple(cost_of(terms, len(groups), blocks) for terms in macs),
+        params=cost_of(params, len(groups), blocks),
+    )

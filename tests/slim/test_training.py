@@ -1,0 +1,49 @@
+"""The sandwich step of the trainer, with a slimmable network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+import alphanet_zoo as az
+from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, LabelSmoothedCrossEntropy
+from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.gradients import Gradients
+from alphanet_zoo.train.sandwich import Losses, SandwichStep, draw_archs
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels, out in ((3, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv2d(channels, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+
+
+def test_a_slimmable_network_learns_at_every_width() -> None:
+    """Four classes of coloured noise; all widths are trained at once and evaluated after calibration."""
+    supernet = az.slimmable(network(), (3, 16, 16)).train()
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
+    losses = Losses(LabelSmoothedCrossEntropy(0.0), AdaptiveAlphaDivergence())
+    step = SandwichStep(supernet, optimizer, Gradients(supernet), losses, Ranks(0, 1, torch.device("cpu")), 1.0)
+    colours = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+
+    def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(seed)
+        labels = torch.randint(4, (32,), generator=draws)
+        return colours[labels] + 0.7 * torch.randn(32, 3, 16, 16, generator=draws), labels
+
+    visited = set()
+    for number in range(40):
+        archs = draw_archs(supernet.space, 0, number)
+        visited |= set(archs.values())
+        assert step([batch(number)], archs).finite
+    assert len(visited) > 10
+    images, labels = batch(1000)
+    for arch in (supernet.space.largest, supernet.space.at(0.5), supernet.space.smallest):
+        static = supernet.extract(arch)
+        update_bn([batch(number) for number in range(4)], static)
+        with torch.no_grad():
+            accuracy = (static.eval()(images).argmax(1) == labels).float().mean()
+        assert accuracy > 0.9, (arch, accuracy)
