@@ -129,8 +129,12 @@ def run(line: Line) -> None:
         outputs = [word.partition("=")[2] for word in arguments if word.startswith("output=")]
         shutil.rmtree(outputs[0] if outputs else f"runs/{Path(arguments[0]).stem}", ignore_errors=True)
     expected = next((codes for flag, codes in EXIT_CODES.items() if flag in arguments), (0,))
+    quick = QUICK.get(command, [])
+    if "--dry-run" in arguments:
+        arguments[arguments.index("--dry-run")] = "--dry-run=2"
+        quick = [word for word in quick if not word.startswith("max_steps")]
     with redirect_stdout(StringIO()) as out:
-        code = main([command, *arguments, *QUICK.get(command, [])])
+        code = main([command, *arguments, *quick])
     assert code in expected, f"{line.page}: {line.text}: exit code {code}"
     if line.redirect is not None:
         Path(line.redirect).write_text(out.getvalue(), "utf-8")
@@ -189,7 +193,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("runs/demo/digits.onnx", "net.safetensors"):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             run(Line("", f"alphanet export runs/digits --arch best.json --calib-data runs/digits-data/train -o {file}"))
-        shutil.copytree("runs/digits-data/val", "runs/demo/data/test")
+        for source, target in (
+            ("digits-data/val", "data/test"),
+            ("digits-data/train", "data/train"),
+            ("digits", "training"),
+        ):
+            shutil.copytree(f"runs/{source}", f"runs/demo/{target}")
+        shutil.copy("best.json", "runs/demo/digits.json")
     for name in ("images", "my_images/train", "my_images/val"):
         write_images(root / name)
     for part in ("train", "val"):
