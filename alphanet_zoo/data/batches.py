@@ -168,11 +168,19 @@ def decoded_images(source: ImageSource, *, rank: int = 0, world_size: int = 1) -
     Yields:
         An image ``(1, H, W, 3)`` uint8 and its label ``(1,)``.
 
+    Broken images are left out.
+
     Raises:
-        AlphaNetError: An image is broken.
+        AlphaNetError: Too many images are broken, see `BrokenImages`.
     """
+    broken = BrokenImages(source.name, len(source), "it is left out of the evaluation")
     for index in range(rank, len(source), world_size):
-        yield source.load(index).permute(1, 2, 0)[None].contiguous(), source.labels[[index]]
+        try:
+            image = source.load(index)
+        except AlphaNetError as error:
+            broken.add(index, str(error))
+        else:
+            yield image.permute(1, 2, 0)[None].contiguous(), source.labels[[index]]
 
 
 class _Copied(NamedTuple):

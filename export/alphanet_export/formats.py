@@ -104,7 +104,7 @@ FORMATS = {
                dynamic_batch=False, resizes=False),
         Format("pt2", "PyTorch ExportedProgram", ".pt2", "exported-program", "torch"),
         Format("aoti", "AOTInductor", ".aoti.pt2", "aot-inductor", "torch", sidecar=True, compiles=True),
-        Format("safetensors", "PyTorch", ".safetensors", "pytorch", "torch"),
+        Format("safetensors", "PyTorch", ".safetensors", "pytorch", "torch", resizes=False),
     )
 }  # fmt: skip
 """The formats by name, in the order in which they are written."""

@@ -155,7 +155,7 @@ def test_the_files(bundle: Path, net: AlphaNet, paths: list[Path]) -> None:
     for word in (
         "10 classes: ", "python predict.py photo.jpg    # ONNX Runtime", "pip install openvino numpy pillow",
         "python predict_pt2.py", "| `tiny.xml`, `tiny.bin`, `tiny.xml.json` | the model for OpenVINO |",
-        "(1, 3, 12, 12)", "short side to 14 pixels", "0.485, 0.456, 0.406", "(1, 10)", "softmax", "test-licence",
+        "(1, 3, 12, 12)", "short side to 13 pixels", "0.485, 0.456, 0.406", "(1, 10)", "softmax", "test-licence",
     ):  # fmt: skip
         assert word in text, word
     found = az.Classifier.load(bundle / "tiny.onnx", threads=1).predict(paths[0])

@@ -74,9 +74,11 @@ def test_a_subnet_is_calibrated_on_a_folder_or_on_batches(images: Path, tmp_path
 
 def test_weights_run_in_pytorch_with_their_name_and_preprocessing(tmp_path: Path) -> None:
     net = tiny_net()
-    result = net.export(tmp_path / "w.safetensors", name="mine", img_size=14)
-    assert load_net(result.path).pretrained_cfg["input_size"] == (3, 14, 14)
-    pixels = torch.randn(2, 3, 14, 14)
+    with pytest.raises(UsageError, match="safetensors does not support --img-size"):
+        net.export(tmp_path / "w.safetensors", img_size=14)
+    result = net.export(tmp_path / "w.safetensors", name="mine")
+    assert load_net(result.path).pretrained_cfg["input_size"] == (3, 12, 12)
+    pixels = torch.randn(2, 3, 12, 12)
     with open_runtime(result.path) as runtime, torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(runtime.infer(pixels.numpy())), net(pixels))
         assert runtime.metadata["alphanet.name"] == '"mine"'

@@ -15,11 +15,11 @@ from alphanet_zoo.zoo.names import is_name
 def write_weights(frozen: FrozenNet, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a ``.safetensors`` file: the static network with its batch-norm statistics, before folding.
 
-    The name in ``metadata`` and the side of the input are stored in ``pretrained_cfg``.
+    The name in ``metadata`` is stored in ``pretrained_cfg``. The side of the input is the arch's resolution.
     """
-    net, size = frozen.net.extract(frozen.net.arch), frozen.preprocessing.input_size
+    net = frozen.net.extract(frozen.net.arch)
     name = json.loads(metadata[PREFIX + "name"])
-    net.pretrained_cfg |= {"name": name, "input_size": (3, size, size)}
+    net.pretrained_cfg["name"] = name
     if is_name(name):
         net.pretrained_cfg["architecture"] = name
     save_net(net, path)
