@@ -132,7 +132,7 @@ def test_the_summary_describes_input_and_output(inputs: Path, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     exported(inputs, tmp_path / "net.onnx", "--embed-preprocessing", "--skip-verify")
     out = capsys.readouterr().out
-    assert "input:     image (1, H, W, 3), uint8 RGB; in the graph: short side 14, centre crop 12" in out
+    assert "input:     image (1, H, W, 3), uint8 RGB; in the graph: short side 13, centre crop 12" in out
     assert "output:    logits" in out
 
 
