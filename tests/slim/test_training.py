@@ -24,7 +24,7 @@ def network() -> nn.Module:
 def test_a_slimmable_network_learns_at_every_width() -> None:
     """Four classes of coloured noise; all widths are trained at once and evaluated after calibration."""
     supernet = az.slimmable(network(), (3, 16, 16)).train()
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9, fused=True)
     losses = Losses(LabelSmoothedCrossEntropy(0.0), AdaptiveAlphaDivergence())
     step = SandwichStep(supernet, optimizer, Gradients(supernet), losses, Ranks(0, 1, torch.device("cpu")), 1.0)
     colours = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(1))

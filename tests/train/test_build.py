@@ -55,7 +55,7 @@ def test_archs_have_names():
     assert named_arch("alphanet_a5_small", ALPHANET) == named_arch("alphanet_a5", ALPHANET)
     with pytest.raises(UsageError, match="alphanet_a0 is not an arch of the space alphanet_tiny"):
         named_arch("alphanet_a0", ALPHANET_TINY)
-    with pytest.raises(UsageError, match=r"^finetune.arch: smalest is not an arch .*; pass smallest, largest, a model"):
+    with pytest.raises(UsageError, match=r"^finetune.arch: no such file or model: 'smalest'; pass a JSON file"):
         named_arch("smalest", ALPHANET_TINY, "finetune.arch")
 
 
@@ -66,7 +66,7 @@ def test_an_arch_may_come_from_the_file_that_a_search_writes(tmp_path):
     with pytest.raises(UsageError, match=r"validation.archs: .*the space alphanet has"):
         named_arch(str(tmp_path / "best.json"), ALPHANET, "validation.archs")
     write_front(tmp_path / "front.json", [{"arch": ALPHANET_TINY.smallest.to_dict()}] * 2)
-    for name, reason in (("none.json", "cannot read the arch in"), ("front.json", "has 2 archs")):
+    for name, reason in (("none.json", "no such file or model"), ("front.json", "Pareto front of 2 archs")):
         with pytest.raises(UsageError, match=reason):
             named_arch(str(tmp_path / name), ALPHANET_TINY)
 

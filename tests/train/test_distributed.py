@@ -155,6 +155,7 @@ def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_one_process_spoils_a_step_and_another_must_stop(pair, settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
