@@ -41,7 +41,7 @@ class DataConfig(Section):
     without `autoaugment`). `dali`: NVIDIA DALI decodes and augments on the training device (the `dali` extra; source
     `folder` and transform `imagenet` only)."""
     image_size: Annotated[int, Field(ge=0)] = 0
-    """Side of the training images in pixels, within the resolutions of the space; 0 uses its largest resolution, or
+    """Side of the training images in pixels, at least the smallest resolution of the space; 0 uses its largest, or
     that of the fine-tuned net. Each subnet resizes the images to its own resolution."""
     batch_size: Count
     """Images per step, over all processes."""

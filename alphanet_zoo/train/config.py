@@ -253,10 +253,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _image_size_fits_the_space(self) -> TrainConfig:
-        """The training images must have a resolution of the space."""
+        """The training images must not be smaller than the space's resolutions; networks resize larger ones."""
         if self.space not in (AUTO, NET) and self.data.image_size:
             low, high = (pick(self.search_space.resolution) for pick in (min, max))
-            if not low <= self.data.image_size <= high:
+            if self.data.image_size < low:
                 raise ValueError(
                     f"data.image_size is {self.data.image_size}, and the space {self.search_space.name} has "
                     f"resolutions from {low} to {high}; pass data.image_size=0 to use {high}, or another space"

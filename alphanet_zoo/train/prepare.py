@@ -122,6 +122,12 @@ def warn_of_large_images(config: TrainConfig, source: ImageSource) -> None:
     if config.finetune.net is not None:
         return
     side, largest = typical_side(source), max(config.search_space.resolution)
+    if config.data.image_size > largest:
+        _LOG.warning(
+            "data.image_size is %d, and the largest resolution of the space %s is %d: the network resizes the images; "
+            "data.image_size=0 decodes them at %d pixels, and the recipe own_images selects a space that fits",
+            config.data.image_size, config.search_space.name, largest, largest,
+        )  # fmt: skip
     if side >= _MUCH_LARGER * largest:
         _LOG.warning(
             "the images have a median short side of %d pixels, and the largest resolution of the space %s is %d; the "

@@ -88,8 +88,10 @@ def test_the_last_override_of_a_key_counts():
         ("optim.warmup_epochs=5000", "pass less than epochs (14)"),
         ("space=alphabet", "alphanet_tiny"),
         ("space=nowhere.yaml", "no such file: nowhere.yaml"),
-        ("data.image_size=224", "the space alphanet_tiny has resolutions from 12 to 16"),
-        ("data.image_size=8", "pass data.image_size=0 to use 16"),
+        (
+            "data.image_size=8",
+            "the space alphanet_tiny has resolutions from 12 to 16; pass data.image_size=0 to use 16",
+        ),
         ("budget=much", "budget"),
         ("checkpoints_kept=1", "checkpoints_kept"),
         ("data.batch_size=null", "data.batch_size"),

@@ -92,6 +92,9 @@ def test_images_much_larger_than_the_space_cause_a_warning(tmp_path, caplog):
     warn_of_large_images(config, FolderSource(write_classes(tmp_path / "large", side=32)))
     assert "median short side of 32 pixels" in caplog.text and "own_images" in caplog.text
     caplog.clear()
+    warn_of_large_images(load_config("digits", ["data.image_size=224"]), FolderSource(tmp_path / "small"))
+    assert "data.image_size is 224, and the largest resolution of the space alphanet_tiny is 16" in caplog.text
+    caplog.clear()
     finetune = load_config("digits", ["finetune.weights=x"])
     warn_of_large_images(finetune, FolderSource(tmp_path / "large"))
     assert not caplog.records
