@@ -7,10 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from alphanet_export.freeze import freeze
 from alphanet_export.metadata import ExportedModel, open_exported
 from alphanet_export.verify.measure.graph_health import GraphHealth, measure_health
 from alphanet_export.verify.measure.graph_rules import graph_rules
+from alphanet_export.write import write_export
 from alphanet_zoo.errors import TargetError
+from alphanet_zoo.nn.init import fill_live
+from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.presets import ALPHANET_TINY
 from tests.export.exported import tiny_onnx, with_broken_fusion
 
 
@@ -30,6 +35,16 @@ def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None
         "additions outside convolutions": 1,  # The pool of 8 channels may leave a layout of blocks of 16.
         "nodes that only convert layouts": 1 + 3 + 2,
     }
+
+
+@pytest.mark.parametrize("depth", [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
+def test_narrow_blocks_keep_every_rule(tmp_path: Path, depth: tuple[int, ...]) -> None:
+    """Convolutions of 8 channels take the plain layout if a block has 16."""
+    arch = dataclasses.replace(ALPHANET_TINY.smallest, depth=depth)
+    net = fill_live(AlphaNet(arch, ALPHANET_TINY, 10)).eval()
+    write_export(freeze(net), onnx=tmp_path / "m.onnx", verify=False)
+    rules = graph_rules(*opened(tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()), machine="x86_64")
+    assert rules.holds, rules
 
 
 def test_a_lost_fusion_is_reported(tmp_path: Path) -> None:
