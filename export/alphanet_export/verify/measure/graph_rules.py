@@ -104,8 +104,8 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
     silus = 3 + sum(1 + block.expand for block in blocks)  # The stem, both head convolutions; each block's own.
     excites = sum(block.se_channels > 0 for block in blocks)
     loose = sum(block.stride == 2 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
-    # A convolution of fewer channels than a block takes the plain layout; the first such block is in the base of 1.
-    narrow = sum(block.stride == 1 and block.in_channels < WIDEST_BLOCK for block in blocks)
+    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1.
+    narrow = sum(block.stride == 1 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
     reorders = 1 + 3 * excites + 2 * loose + max(narrow - 1, 0)
     ran = health.optimized_operators
     return GraphRules(

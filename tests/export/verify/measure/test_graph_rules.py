@@ -39,7 +39,7 @@ def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None
 
 @pytest.mark.parametrize("depth", [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
 def test_narrow_blocks_keep_every_rule(tmp_path: Path, depth: tuple[int, ...]) -> None:
-    """Convolutions of 8 channels take the plain layout if a block has 16."""
+    """Convolutions of 8 or 24 channels may take the plain layout if a block has 16."""
     arch = dataclasses.replace(ALPHANET_TINY.smallest, depth=depth)
     net = fill_live(AlphaNet(arch, ALPHANET_TINY, 10)).eval()
     write_export(freeze(net), onnx=tmp_path / "m.onnx", verify=False)
