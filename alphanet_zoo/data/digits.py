@@ -82,7 +82,7 @@ class DigitsSource:
         split: 'train', 'val' or 'test'.
 
     Raises:
-        UsageError: There is no such split.
+        UsageError: The split does not exist.
         MissingDependencyError: scikit-learn is not installed.
     """
 

@@ -58,7 +58,7 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = BINS) -> Reliabil
         bins: Number of bins.
 
     Raises:
-        ValueError: There are no images or no bins, or the numbers of values differ.
+        ValueError: The number of images or of bins is 0, or the numbers of values differ.
     """
     if len(confidence) != len(right) or len(right) < 1 or bins < 1:
         raise ValueError(f"{len(confidence)} confidences, {len(right)} images, {bins} bins: pass one confidence per "

@@ -196,7 +196,7 @@ def level_indices(levels: int, indices: int | Sequence[int] | None) -> list[int]
         indices: Positions, where negative ones count from the end; an integer n for the last n; None for all.
 
     Raises:
-        ValueError: There are no indices, or one is out of range.
+        ValueError: The list of indices is empty, or an index is out of range.
     """
     if isinstance(indices, int):
         found = list(range(levels - indices, levels)) if 0 < indices <= levels else []

@@ -101,8 +101,8 @@ class Classifier:
         labels: Names of the classes; None if they are unknown.
 
     Raises:
-        UsageError: There is no such source, it is a supernet and ``arch`` is None, or its batch-norm statistics are not
-            valid.
+        UsageError: The source does not exist, it is a supernet and ``arch`` is None, or its batch-norm statistics are
+            not valid.
         ValueError: The network is in training mode, or has no classifier.
         AlphaNetError: The source cannot be read or downloaded.
     """
@@ -154,7 +154,7 @@ class Classifier:
             threads: Threads within an operator; None is the number of physical cores.
 
         Raises:
-            UsageError: There is no such file, it has an unknown format, or both the file and the caller have a
+            UsageError: The file does not exist, it has an unknown format, or both the file and the caller have a
                 preprocessing, or neither has one.
             MissingDependencyError: The runtime is not installed.
             AlphaNetError: The file is corrupt or has changed since the export.

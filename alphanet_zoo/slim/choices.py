@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.cost import Cost
+from alphanet_zoo.space.family import ProductSpace
 
 Tie = Literal["uniform", "stage"]
 Rows = npt.NDArray[Any]
@@ -97,7 +98,7 @@ def width_choices(widths: Sequence[float]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class SlimChoices:
+class SlimChoices(ProductSpace[SlimArch]):
     """The choices of a slimmable network. Its archs are all combinations of one choice per entry.
 
     Attributes:
@@ -140,55 +141,21 @@ class SlimChoices:
         depths = [(f"depth[{i}]", tuple(range(c.least, c.length + 1))) for i, c in enumerate(self.chains)]
         return (("resolution", self.resolution), *widths, *depths)
 
-    @cached_property
-    def largest(self) -> SlimArch:
-        """The arch with the largest choice of every entry."""
-        return self._arch([choices[-1] for _, choices in self.entries])
-
-    @cached_property
-    def smallest(self) -> SlimArch:
-        """The arch with the smallest choice of every entry."""
-        return self._arch([choices[0] for _, choices in self.entries])
-
-    def _arch(self, scalars: Sequence[float]) -> SlimArch:
+    def arch_of(self, scalars: Sequence[float]) -> SlimArch:
         """The arch with these scalars."""
         end = 1 + len(self.variables)
         return SlimArch(int(scalars[0]), tuple(scalars[1:end]), tuple(int(d) for d in scalars[end:]))
 
-    def __len__(self) -> int:
-        """The number of archs."""
-        return math.prod(len(choices) for _, choices in self.entries)
-
-    def __bool__(self) -> bool:
-        """Always true; ``len`` fails for spaces of more than 2**63 archs."""
-        return True
-
-    def __contains__(self, arch: object) -> bool:
-        """Whether every entry of ``arch`` is one of the choices."""
-        return isinstance(arch, SlimArch) and self._refusal(arch) is None
-
-    def validate(self, arch: SlimArch) -> SlimArch:
-        """Returns ``arch`` if it is in this space.
-
-        Raises:
-            ValueError: It is not; the message names the entry, its value and the choices.
-        """
-        refusal = self._refusal(arch)
-        if refusal is not None:
-            raise ValueError(refusal)
-        return arch
-
-    def _refusal(self, arch: SlimArch) -> str | None:
+    def _refusal(self, arch: object) -> str | None:
         """Why ``arch`` is not in this space; None if it is."""
         if not isinstance(arch, SlimArch):
             return f"{type(arch).__name__} is not a SlimArch; pass one, such as space.at(0.5)"
         for entry, count in (("width", len(self.variables)), ("depth", len(self.chains))):
             if len(getattr(arch, entry)) != count:
                 return f"arch entry {entry} has {len(getattr(arch, entry))} values; the space {self.name} has {count}"
-        for (entry, choices), value in zip(self.entries, arch.scalars, strict=True):
+        for i, ((_, choices), value) in enumerate(zip(self.entries, arch.scalars, strict=True)):
             if value not in choices:
-                shown = " ".join(map(str, choices))
-                return f"arch entry {entry} is {value}; the space {self.name} has the choices {shown}"
+                return self.refusal(i, value)
         return None
 
     def to_dict(self) -> dict[str, Any]:

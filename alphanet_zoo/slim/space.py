@@ -49,42 +49,10 @@ class SlimSpace(SlimCounts):
         depths = [chain.length for chain in self.chains]
         return self.validate(SlimArch(resolution or self.resolution[-1], tuple(chosen), tuple(depths)))
 
-    def sample(self, rng: np.random.Generator) -> SlimArch:
-        """Draws an arch, each entry independently and uniformly."""
-        return self._arch([choices[rng.integers(len(choices))] for _, choices in self.entries])
-
-    def sample_array(self, n: int, rng: np.random.Generator) -> Rows:
-        """Draws ``n`` archs like `sample`: ``(n, scalars)``, one `SlimArch.scalars` per row."""
-        return np.stack([np.asarray(c)[rng.integers(len(c), size=n)] for _, c in self.entries], axis=1)
-
-    def mutate(self, arch: SlimArch, prob: float, rng: np.random.Generator) -> SlimArch:
-        """Redraws each scalar with probability ``prob``, to a different value if there is more than one choice.
-
-        Raises:
-            ValueError: ``arch`` is not in this space, or ``prob`` is not in [0, 1].
-        """
-        if not 0.0 <= prob <= 1.0:
-            raise ValueError(f"mutation probability is {prob}; pass a value from 0 to 1")
-        scalars = list(self.validate(arch).scalars)
-        for i, (_, choices) in enumerate(self.entries):
-            others = [c for c in choices if c != scalars[i]]
-            if rng.random() < prob and others:
-                scalars[i] = others[rng.integers(len(others))]
-        return self._arch(scalars)
-
-    def crossover(self, a: SlimArch, b: SlimArch, rng: np.random.Generator) -> SlimArch:
-        """Takes each scalar from either parent with probability 1/2.
-
-        Raises:
-            ValueError: A parent is not in this space.
-        """
-        pairs = zip(self.validate(a).scalars, self.validate(b).scalars, strict=True)
-        return self._arch([pair[rng.integers(2)] for pair in pairs])
-
     @cached_property
     def _catalogue(self) -> tuple[Rows, Int64Array] | None:
         """All archs with their MACs, in ascending order of MACs; None if there are too many."""
-        if math.prod(len(choices) for _, choices in self.entries) > _ENUMERATED:
+        if self.size > _ENUMERATED:
             return None
         axes = np.meshgrid(*(np.asarray(c, dtype=np.float64) for _, c in self.entries), indexing="ij")
         rows = np.stack([axis.ravel() for axis in axes], axis=1)
@@ -129,7 +97,7 @@ class SlimSpace(SlimCounts):
                 f"no arch of {self.name} costs {low:.0f} to {high:.0f} MACs; its archs cost {least} to {most}"
             )
         rows = list(self._enumerated(low, high, n, rng) if self._catalogue else self._rejected(low, high, n, rng))
-        return [self._arch(self._plain(row)) for row in rows]
+        return [self.arch_of(self._plain(row)) for row in rows]
 
     def _plain(self, row: Rows) -> list[float]:
         """A row as the Python numbers of the choices."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.family import ProductSpace
 
 
 def _as_choices(entry: str, values: object) -> tuple[int, ...]:
@@ -58,7 +59,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class SpaceChoices:
+class SpaceChoices(ProductSpace[ArchSpec]):
     """The choices of a search space. Its archs are all combinations of one choice per entry.
 
     The cost model and the samplers take this class; users work with `alphanet_zoo.space.space.SearchSpace`.
@@ -133,43 +134,11 @@ class SpaceChoices:
         named = tuple((f"{name}[{i}]", c) for name, column in columns for i, c in enumerate(column))
         return (("resolution", self.resolution), *named)
 
-    @cached_property
-    def largest(self) -> ArchSpec:
-        """The arch with the largest choice of every entry; its weights contain those of all other archs."""
-        return ArchSpec.from_scalars([choices[-1] for _, choices in self.entries])
+    def arch_of(self, scalars: Sequence[int]) -> ArchSpec:
+        """The arch with these scalars."""
+        return ArchSpec.from_scalars(scalars)
 
-    @cached_property
-    def smallest(self) -> ArchSpec:
-        """The arch with the smallest choice of every entry."""
-        return ArchSpec.from_scalars([choices[0] for _, choices in self.entries])
-
-    def __len__(self) -> int:
-        """The number of archs."""
-        count = 1
-        for _, choices in self.entries:
-            count *= len(choices)
-        return count
-
-    def __bool__(self) -> bool:
-        """Always true: a space is never empty, and ``len`` fails for spaces of more than 2**63 archs."""
-        return True
-
-    def __contains__(self, arch: object) -> bool:
-        """Whether every entry of ``arch`` is one of the choices."""
-        return isinstance(arch, ArchSpec) and self._refusal(arch) is None
-
-    def validate(self, arch: ArchSpec) -> ArchSpec:
-        """Returns ``arch`` if it is in this space.
-
-        Raises:
-            ValueError: It is not; the message names the entry, its value and the choices.
-        """
-        refusal = self._refusal(arch)
-        if refusal is not None:
-            raise ValueError(refusal)
-        return arch
-
-    def _refusal(self, arch: ArchSpec) -> str | None:
+    def _refusal(self, arch: object) -> str | None:
         """Why ``arch`` is not in this space; None if it is."""
         if not isinstance(arch, ArchSpec):
             return f"{type(arch).__name__} is not an ArchSpec; pass one (the arch of a net is net.arch)"
@@ -179,8 +148,3 @@ class SpaceChoices:
             if value not in choices:
                 return self.refusal(i, value)
         return None
-
-    def refusal(self, column: int, value: int) -> str:
-        """Error message: ``value`` is not a choice of entry number ``column``."""
-        entry, choices = self.entries[column]
-        return f"arch entry {entry} is {value}; the space {self.name} has the choices {' '.join(map(str, choices))}"

@@ -23,7 +23,7 @@ def find_space(value: str | Mapping[str, Any]) -> SearchSpace:
     """The search space of a config: a preset's name, the path of a YAML file, or the choices as a mapping.
 
     Raises:
-        UsageError: There is no such preset or file, the file is not YAML, the choices are not valid, or they have the
+        UsageError: The preset or file does not exist, the file is not YAML, the choices are not valid, or they have the
             name of a preset and differ from it.
     """
     import yaml

@@ -23,39 +23,6 @@ class SearchSpace(SpaceChoices):
     Source: docs/specification.md, section 2.
     """
 
-    def sample(self, rng: np.random.Generator) -> ArchSpec:
-        """Draws an arch, each entry independently and uniformly."""
-        return ArchSpec.from_scalars([choices[rng.integers(len(choices))] for _, choices in self.entries])
-
-    def sample_array(self, n: int, rng: np.random.Generator) -> IntArray:
-        """Draws ``n`` archs like `sample`: ``(n, scalars)`` int64, one `ArchSpec.scalars` per row."""
-        return np.stack([np.asarray(c)[rng.integers(len(c), size=n)] for _, c in self.entries], axis=1)
-
-    def mutate(self, arch: ArchSpec, prob: float, rng: np.random.Generator) -> ArchSpec:
-        """Redraws each scalar with probability ``prob``, to a different value if there is more than one choice.
-
-        Raises:
-            ValueError: ``arch`` is not in this space, or ``prob`` is not in [0, 1].
-        """
-        if not 0.0 <= prob <= 1.0:
-            raise ValueError(f"mutation probability is {prob}; pass a value from 0 to 1")
-        self.validate(arch)
-        scalars = list(arch.scalars)
-        for i, (_, choices) in enumerate(self.entries):
-            others = [c for c in choices if c != scalars[i]]
-            if rng.random() < prob and others:
-                scalars[i] = others[rng.integers(len(others))]
-        return ArchSpec.from_scalars(scalars)
-
-    def crossover(self, a: ArchSpec, b: ArchSpec, rng: np.random.Generator) -> ArchSpec:
-        """Takes each scalar from either parent with probability 1/2.
-
-        Raises:
-            ValueError: A parent is not in this space.
-        """
-        pairs = zip(self.validate(a).scalars, self.validate(b).scalars, strict=True)
-        return ArchSpec.from_scalars([pair[rng.integers(2)] for pair in pairs])
-
     def sample_within(
         self, low: float, high: float, n: int, rng: np.random.Generator, *, num_classes: int = 1000
     ) -> list[ArchSpec]:

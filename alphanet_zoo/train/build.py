@@ -89,7 +89,7 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
     """The static net to fine-tune.
 
     Raises:
-        UsageError: There is no such net, or it is a supernet without the subnet of the config.
+        UsageError: The net does not exist, or it is a supernet without the subnet of the config.
         AlphaNetError: It cannot be read or downloaded.
     """
     assert finetune.net is not None

@@ -18,7 +18,7 @@ from alphanet_zoo.train.build import finetuned_net
 from alphanet_zoo.train.config import AUTO, NET, TrainConfig
 
 HELD_OUT_SHARE = 0.2
-"""Share of the images that is held out for validation if there is no validation folder."""
+"""Share of the images used for validation if the data has no validation folder."""
 _SMALL = 40
 """Largest resolution, in pixels, that transform `auto` treats as small."""
 _SAMPLE = 48

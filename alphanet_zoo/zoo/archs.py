@@ -54,7 +54,7 @@ def find_arch(source: str | os.PathLike[str], space: SearchSpace | None = None) 
         space: The search space of the network that contains the arch; required for ``smallest`` and ``largest``.
 
     Raises:
-        UsageError: There is no such name, file or entry, or the file has several archs.
+        UsageError: The name, file or entry does not exist, or the file has several archs.
         AlphaNetError: The file cannot be read.
         ValueError: The file does not contain an arch.
     """

@@ -20,7 +20,7 @@ def list_models(filter: str = "*", *, family: str | None = None, pretrained: boo
         pretrained: Only models whose weights are published or included in the package.
 
     Raises:
-        UsageError: There is no such family.
+        UsageError: The family does not exist.
     """
     chosen = list(families()) if family is None else [family]
     members = [member for name in chosen for member in family_members(name)]
@@ -38,7 +38,7 @@ def family_members(family: str) -> tuple[FamilyMember, ...]:
     """The models of a family, in ascending order of cost.
 
     Raises:
-        UsageError: There is no such family.
+        UsageError: The family does not exist.
     """
     known = families()
     if family not in known:
@@ -55,7 +55,7 @@ def resolve_name(name: str) -> str:
     """The name of a model in `list_models`: the target of an alias, or ``name`` itself.
 
     Raises:
-        UsageError: There is no such model; the message suggests the nearest name, if one is near.
+        UsageError: The model does not exist; the message suggests the nearest name, if one is near.
     """
     names = list_models()
     if name in ALIASES:
@@ -76,7 +76,7 @@ def find_member(name: str) -> FamilyMember:
     """The family member of a model's name or alias.
 
     Raises:
-        UsageError: There is no such model.
+        UsageError: The model does not exist.
     """
     resolved = resolve_name(name)
     return next(member for members in families().values() for member in members if member.name == resolved)

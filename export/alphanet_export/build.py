@@ -56,7 +56,7 @@ def open_source(
         name: Name of the export. None: that of the model or arch, else of the file or folder.
 
     Raises:
-        UsageError: There is no such network or arch, ``network`` is a supernet and ``arch`` is None, ``network`` does
+        UsageError: The network or arch does not exist, ``network`` is a supernet and ``arch`` is None, ``network`` does
             not contain ``arch``, or the weights have another number of classes.
         AlphaNetError: The weights are not published or cannot be read, or are those of another model.
         ValueError: The arch is not valid.

@@ -36,15 +36,13 @@ class _Script:
 
 
 _TORCH_RUN = "MODEL(torch.from_numpy(preprocess(path))).detach().numpy()"
+_ONNX_RUNTIME = _Script(
+    "onnxruntime", ("import onnxruntime",), "MODEL = onnxruntime.InferenceSession(PATH)",
+    "MODEL.run([OUTPUT], {INPUT: preprocess(path)})[0]",
+)  # fmt: skip
 _SCRIPTS = {
-    "onnx": _Script(
-        "onnxruntime", ("import onnxruntime",), "MODEL = onnxruntime.InferenceSession(PATH)",
-        "MODEL.run([OUTPUT], {INPUT: preprocess(path)})[0]",
-    ),
-    "ort": _Script(
-        "onnxruntime", ("import onnxruntime",), "MODEL = onnxruntime.InferenceSession(PATH)",
-        "MODEL.run([OUTPUT], {INPUT: preprocess(path)})[0]",
-    ),
+    "onnx": _ONNX_RUNTIME,
+    "ort": _ONNX_RUNTIME,
     "openvino": _Script(
         "openvino", ("import openvino",),
         'MODEL = openvino.Core().compile_model(PATH, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',

@@ -30,7 +30,7 @@ def open_model_file(
         threads: Threads within an operator; None is the number of physical cores.
 
     Raises:
-        UsageError: There is no such file, it has an unknown format, or the file and the caller have a preprocessing
+        UsageError: The file does not exist, it has an unknown format, or the file and the caller have a preprocessing
             each, or neither has one.
         MissingDependencyError: The runtime is not installed.
         AlphaNetError: The file is corrupt or has changed, or its metadata does not fit its input.

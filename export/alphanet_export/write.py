@@ -113,15 +113,7 @@ def write_export(
         "onnx": onnx, "ort": ort, "openvino": openvino, "executorch": executorch, "coreml": coreml, "pt2": pt2,
         "aoti": aoti, "safetensors": safetensors,
     }  # fmt: skip
-    targets = {name: Path(path) for name, path in asked.items() if path is not None}
-    if not targets:
-        raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
-    if probabilities and not embed_preprocessing:
-        raise ValueError("probabilities requires embed_preprocessing")
-    if bundle:
-        bundle_folder(targets)
-    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes, embeds=embed_preprocessing)
-    embedding = Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
+    targets, embedding = checked_targets(frozen, asked, embed_preprocessing, probabilities, bundle=bundle)
     source = source or Source(frozen.net)
     metadata = describe(frozen, source, embedding)
     parities: dict[str, Parity] = {}
@@ -148,6 +140,26 @@ def write_export(
         sizes = place(moves)
     unrun = tuple(name for name in targets if verify and name not in parities)
     return Written(sizes, parities, unrun, accuracies)
+
+
+def checked_targets(
+    frozen: FrozenNet,
+    asked: Mapping[str, AnyPath | None],
+    embed_preprocessing: bool,
+    probabilities: bool,
+    *,
+    bundle: bool,
+) -> tuple[dict[str, Path], Embedding | None]:
+    """The paths that are asked for, and what their graphs include; arguments and errors as `write_export`."""
+    targets = {name: Path(path) for name, path in asked.items() if path is not None}
+    if not targets:
+        raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
+    if probabilities and not embed_preprocessing:
+        raise ValueError("probabilities requires embed_preprocessing")
+    if bundle:
+        bundle_folder(targets)
+    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes, embeds=embed_preprocessing)
+    return targets, Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
 
 
 def bundle_of(

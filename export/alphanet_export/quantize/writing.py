@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from alphanet_export.build import Source
-from alphanet_export.bundle import bundle_folder
-from alphanet_export.embedding import Embedding
-from alphanet_export.formats import FORMATS, INT8_LOG_ENDING, check_formats
+from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe, export_facts, open_onnx, write_sidecar
 from alphanet_export.packages import require_package
@@ -27,7 +25,7 @@ from alphanet_export.quantize.nncf_openvino import quantize_openvino, write_open
 from alphanet_export.quantize.onnx_qdq import quantize_onnx, with_metadata
 from alphanet_export.runtimes.runtime import PREFIX
 from alphanet_export.verify.measure.parity import SYNTHETIC_IMAGES, Parity, measure_parity, synthetic_images
-from alphanet_export.write import bundle_of, write_onnx, write_record
+from alphanet_export.write import bundle_of, checked_targets, write_onnx, write_record
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import embed_in_openvino
 from alphanet_zoo.data.batches import decoded_images
@@ -104,17 +102,9 @@ def write_int8(
         AccuracyError: A file would lose more than ``max_drop``; nothing is written.
     """
     asked = {"onnx": onnx, "ort": ort, "openvino": openvino}
-    targets = {name: Path(path) for name, path in asked.items() if path is not None}
-    if not targets:
-        raise ValueError(f"nothing to write; pass {' or '.join(asked)}")
+    targets, embedding = checked_targets(frozen, asked, embed_preprocessing, probabilities, bundle=bundle)
     if not 0 <= max_drop <= 100:
         raise UsageError(f"max_drop is {max_drop}; pass points of top-1, from 0 to 100")
-    if probabilities and not embed_preprocessing:
-        raise ValueError("probabilities requires embed_preprocessing")
-    if bundle:
-        bundle_folder(targets)
-    check_formats(targets, dynamic_batch=frozen.dynamic_batch, resizes=frozen.resizes, embeds=embed_preprocessing)
-    embedding = Embedding(frozen.preprocessing, probabilities) if embed_preprocessing else None
     if "openvino" in targets:
         for package in ("openvino", "nncf"):
             require_package(package, "openvino")
