@@ -20,6 +20,9 @@ _LONGEST_PART = 24
 """Characters of a name that a temporary name repeats, at up to 4 bytes each."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
+EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
+"""Endings of exported files, which a runtime runs; they are not networks."""
+
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphanet_export.formats import FORMATS, format_of
+from alphanet_export.formats import format_of
 from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, note, positive_int, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import EXPORTED_ENDINGS
 
 if TYPE_CHECKING:
     from alphanet_zoo.predict.classifier import Classifier, Prediction
 
 TEXT_FORMATS = ("text", "jsonl", "csv")
 CSV_HEADER = ("path", "rank", "label", "index", "probability")
-_ENDINGS = tuple(each.ending for each in FORMATS.values() if each.runs_here and each.name != "safetensors")
 
 EPILOG = """examples:
   %(prog)s cat.jpg --model alphanet_a4
@@ -61,7 +61,7 @@ def _add_model(parser: CommandParser) -> None:
     add("--model", metavar="NAME|PATH",
         help="a model by name, a .safetensors file, a save_pretrained folder, the folder of a training run, or a Hub "
              "repository (default: the middle model of the family that the package includes)")  # fmt: skip
-    add("--file", type=existing_path, metavar="FILE", help=f"an exported file: {', '.join(_ENDINGS)}")
+    add("--file", type=existing_path, metavar="FILE", help=f"an exported file: {', '.join(EXPORTED_ENDINGS)}")
     add = group.add_argument
     add("--arch", metavar="JSON|NAME", help="the subnet to use, if --model is a supernet")
     add("--calib-data", type=existing_path, metavar="FOLDER",
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         format_of(args.file)
     if args.model is None and args.file is None:
         args.model = _default_model()
-    if args.model is not None and args.model.lower().endswith(_ENDINGS):
+    if args.model is not None and args.model.lower().endswith(EXPORTED_ENDINGS):
         raise UsageError(f"--model {args.model} is an exported file; pass it with --file")
     for flag in ("arch", "calib_data"):
         if getattr(args, flag) is not None and args.file is not None:

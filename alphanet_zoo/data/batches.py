@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,17 +149,12 @@ def evaluation_batches(
     own = range(rank, len(source), world_size)
     broken = BrokenImages(source.name, len(source), "it is left out of the evaluation")
     for start in range(0, len(own), batch_size):
-        pixels, chosen = [], []
-        for index in own[start : start + batch_size]:
-            try:
-                pixels.append(preprocessing.pixels(source.load(index)))
-                chosen.append(index)
-            except AlphaNetError as error:
-                broken.add(index, str(error))
-        if pixels:
-            yield preprocessing.normalise(torch.stack(pixels)), source.labels[chosen]
-    if len(source) and len(broken.messages) == len(source):
-        raise AlphaNetError("; ".join(broken.messages.values()))
+        loaded = _loaded(source, own[start : start + batch_size], broken)
+        read = [(index, preprocessing.pixels(image)) for index, image in loaded]
+        if read:
+            indices, pixels = zip(*read, strict=True)
+            yield preprocessing.normalise(torch.stack(pixels)), source.labels[list(indices)]
+    broken.check_some_left()
 
 
 def decoded_images(source: ImageSource, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -174,13 +169,20 @@ def decoded_images(source: ImageSource, *, rank: int = 0, world_size: int = 1) -
         AlphaNetError: Too many images are broken, see `BrokenImages`.
     """
     broken = BrokenImages(source.name, len(source), "it is left out of the evaluation")
-    for index in range(rank, len(source), world_size):
+    for index, image in _loaded(source, range(rank, len(source), world_size), broken):
+        yield image.permute(1, 2, 0)[None].contiguous(), source.labels[[index]]
+    broken.check_some_left()
+
+
+def _loaded(source: ImageSource, indices: Iterable[int], broken: BrokenImages) -> Iterator[tuple[int, Tensor]]:
+    """Indices and images, without the broken ones, which are added to ``broken``."""
+    for index in indices:
         try:
             image = source.load(index)
         except AlphaNetError as error:
             broken.add(index, str(error))
         else:
-            yield image.permute(1, 2, 0)[None].contiguous(), source.labels[[index]]
+            yield index, image
 
 
 class _Copied(NamedTuple):

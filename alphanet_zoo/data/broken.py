@@ -36,6 +36,15 @@ class BrokenImages:
         self.messages: dict[int, str] = {}
         self._name, self._total, self._consequence = name, total, consequence
 
+    def check_some_left(self) -> None:
+        """Checks that not every image is broken.
+
+        Raises:
+            AlphaNetError: Every image is broken; lists them.
+        """
+        if self._total and len(self.messages) == self._total:
+            raise AlphaNetError("; ".join(self.messages.values()))
+
     def add(self, index: int, message: str) -> None:
         """Adds a broken image.
 

@@ -18,6 +18,7 @@ from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
+from alphanet_zoo.files import EXPORTED_ENDINGS
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.predict.images import AnyImage, decoded, single_images
 from alphanet_zoo.predict.model import ImageModel, preprocessed
@@ -26,8 +27,6 @@ from alphanet_zoo.zoo.open import open_net
 
 BATCH_SIZE = 32
 """Default number of images per batch."""
-EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
-"""Endings of the files that `Classifier.load` opens."""
 
 
 @dataclass(frozen=True)

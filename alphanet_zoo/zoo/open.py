@@ -11,7 +11,7 @@ import torch
 
 from alphanet_zoo.checkpoint import latest_checkpoint
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import sha256_of
+from alphanet_zoo.files import EXPORTED_ENDINGS, sha256_of
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
@@ -25,8 +25,7 @@ HUB_ORG_VARIABLE = "ALPHANET_HUB_ORG"
 """Environment variable: the Hub organisation that publishes the models by name."""
 
 _PICKLES = (".pt", ".pth", ".tar")
-_EXPORTED = (".onnx", ".ort", ".xml", ".pte", ".pt2")
-_FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", *_EXPORTED)
+_FILE_ENDINGS = (".safetensors", *_PICKLES, ".ckpt", ".bin", *EXPORTED_ENDINGS)
 
 Kind = Literal["model", "file", "folder", "run", "repository", "checkpoint"]
 
@@ -116,7 +115,7 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     if path.is_dir():
         file, net = weights_file(path), AlphaNet.from_pretrained(path)
         return OpenedNet(net, "folder", str(path), file, sha256_of(file))
-    if path.suffix.lower() in _EXPORTED and path.is_file():
+    if path.suffix.lower() in EXPORTED_ENDINGS and path.is_file():
         raise UsageError(
             f"{path} is an exported file. Pass the network that it was exported from, such as a .safetensors file."
         )

@@ -17,9 +17,9 @@ from alphanet_zoo.data.images import read_image
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of
+from alphanet_zoo.files import EXPORTED_ENDINGS
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
-from alphanet_zoo.predict.classifier import EXPORTED_ENDINGS
 from alphanet_zoo.predict.model import ImageModel
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
