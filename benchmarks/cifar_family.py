@@ -1,4 +1,4 @@
-"""The stages of `cifar_supernet.py` after training: search, evaluation, ablation, and the files of the package."""
+"""The stages of `cifar_supernet.py` after training: search, evaluation, and the files of the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar_report import ablation_table, evaluation_table
-from cifar_work import LOSSES, Work, open_work, resume_me
+from cifar_report import evaluation_table
+from cifar_work import Work, open_work, resume_me
 
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import ImageSource, split_hold_out
@@ -26,10 +26,8 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.folder import stored_config
-from alphanet_zoo.train.loop import train
 from alphanet_zoo.zoo import families
 from alphanet_zoo.zoo.files import load_net
-from alphanet_zoo.zoo.open import open_net
 from alphanet_zoo.zoo.shipped import load_member, write_family
 
 FAMILY, SIZES = "cifar10", ("xs", "s", "m", "l", "xl")
@@ -125,35 +123,6 @@ def described(work: Work, held_out: int, test_images: int) -> str:
         f"on {images} training images of CIFAR-10, recompressed as JPEG; archs selected on {held_out} more; top-1 "
         f"measured on the {test_images} test images, recompressed in the same way."
     )
-
-
-def ablation_piece(arguments: argparse.Namespace) -> int:
-    """Trains with each loss and seed, and measures test top-1 of five subnets of each run."""
-    work = open_work(arguments)
-    path, evaluator = work.results / "ablation.json", test_evaluator(work, arguments.calib_images)
-    records = json.loads(path.read_text("utf-8")) if path.exists() else []
-    done = {(record["loss"], record["seed"], record["epochs"]) for record in records}
-    for seed in arguments.seeds:
-        for loss, recipe in LOSSES.items():
-            if (loss, seed, arguments.epochs) in done:
-                continue
-            output = work.folder / "ablation" / f"{recipe}-{arguments.epochs}-{seed}"
-            settings = (f"seed={seed}", f"optim.epochs={arguments.epochs}", "validation.every_epochs=0")
-            result = train(work.config(recipe, output, *settings), time_limit=work.seconds_left)
-            if result.model is None or work.seconds_left == 0.0:
-                return resume_me(f"{len(records)} runs are complete; {output.name} is at step {result.step}")
-            supernet = open_net(output).net.to(device_of(arguments.device))
-            rows = []
-            for name, arch in probes(supernet.space).items():
-                net = evaluator.calibrated(supernet, arch)
-                rows.append(figures(name, net, evaluator.answers_of(net).hits))
-            records.append({"loss": loss, "seed": seed, "epochs": arguments.epochs, "subnets": rows})
-            work.write("ablation.json", records)
-            print(loss, seed, ", ".join(f"{row['name']} {row['top1']:.2f}" for row in rows), flush=True)
-    chosen = [r for r in records if r["epochs"] == arguments.epochs and r["seed"] in arguments.seeds]
-    work.write("ablation.md", ablation_table(chosen))
-    print(ablation_table(chosen), end="")
-    return 0
 
 
 def package_piece(arguments: argparse.Namespace) -> int:

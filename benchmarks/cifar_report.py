@@ -25,23 +25,12 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ablation_table(records: Sequence[dict[str, Any]]) -> str:
-    """Mean test top-1 of each loss and subnet over the seeds, with its 95 % t interval, in Markdown."""
-    names = [row["name"] for row in records[0]["subnets"]]
-    lines = ["| loss | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for loss in dict.fromkeys(record["loss"] for record in records):
-        runs = [record["subnets"] for record in records if record["loss"] == loss]
-        cells = [spread([run[i]["top1"] for run in runs]) for i in range(len(names))]
-        lines.append(f"| {loss} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], decimals: int) -> str:
     """A mean and the half width of its 95 % interval by Student's t; a single value has no interval."""
     if len(values) < 2:
-        return f"{values[0]:.2f}"
+        return f"{values[0]:.{decimals}f}"
     low, high = mean_interval(values)
-    return f"{(low + high) / 2:.2f} ± {(high - low) / 2:.2f}"
+    return f"{(low + high) / 2:.{decimals}f} ± {(high - low) / 2:.{decimals}f}"
 
 
 def curve_piece(arguments: argparse.Namespace) -> int:

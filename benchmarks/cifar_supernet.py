@@ -1,10 +1,12 @@
 """Builds the family alphanet_c10, from CIFAR-10 to the weights in the package, in stages.
 
-    python benchmarks/cifar_supernet.py throughput --data cifar10.tar.gz --work WORK
+    python benchmarks/cifar_supernet.py run        --data cifar10.tar.gz --work WORK --time-limit 560
+
+`run` does everything but the last two stages in one call. The stages can also be called one after the other:
+
     python benchmarks/cifar_supernet.py train      --data cifar10.tar.gz --work WORK --time-limit 540 optim.epochs=120
     python benchmarks/cifar_supernet.py search     --data cifar10.tar.gz --work WORK --time-limit 540
     python benchmarks/cifar_supernet.py evaluate   --data cifar10.tar.gz --work WORK
-    python benchmarks/cifar_supernet.py ablation   --data cifar10.tar.gz --work WORK --time-limit 540 --epochs 20
     python benchmarks/cifar_supernet.py curve      --work WORK
     python benchmarks/cifar_supernet.py package    --work WORK
 
@@ -20,91 +22,95 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cifar_family
+import cifar_report
 import torch
-from cifar_work import OURS, RECIPE, Work, open_work, resume_me
+from cifar_work import RECIPE, Work, open_work, resume_me
 
 from alphanet_zoo.cli.command import (
     CommandParser,
     existing_path,
-    natural_int,
     positive_float,
     positive_int,
     run_command,
 )
-from alphanet_zoo.train.config import load_config
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import split_hold_out
+from alphanet_zoo.train.runlog import read_log
 
-PLAIN = ("data.engine=torch", "optim.precision=fp32")
-"""Settings of the plain mode that `throughput` compares with."""
+RESERVE = 90.0
+"""Seconds that `run` keeps for search, evaluation and start-up after training."""
+PROBE_SECONDS = {"eager": 25.0, "compiled": 60.0}
+"""Time limit of each probe of `run`. Compilation must fit the second."""
 
 
-def throughput(arguments: argparse.Namespace) -> int:
-    """Measures training throughput of the plain mode and of this package, in separate processes, in turns."""
+def run_piece(arguments: argparse.Namespace) -> int:
+    """Measures the speed, trains, searches and evaluates, all within --time-limit."""
     work = open_work(arguments)
-    if arguments.mode:
-        print(json.dumps({"mode": arguments.mode, "images_per_second": measured_speed(arguments, work)}))
+    assert work.seconds_left is not None
+    plan = work.results / "run.json"
+    if not plan.exists():
+        work.write(plan.name, planned(arguments, work))
+    settings = json.loads(plan.read_text("utf-8"))["settings"]
+    arguments.overrides = [*settings, *arguments.overrides]
+    arguments.time_limit = max(work.seconds_left - RESERVE, 1.0)
+    train_piece(arguments)
+    if not (work.run / "final" / "model.safetensors").exists():
         return 0
-    turns: dict[str, list[float]] = {"plain": [], "ours": []}
-    for turn in range(arguments.turns):
-        for mode in list(turns)[:: 1 if turn % 2 == 0 else -1]:
-            command = [sys.executable, __file__, *sys.argv[1:], f"--mode={mode}"]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            turns[mode].append(json.loads(done.stdout.splitlines()[-1])["images_per_second"])
-            print(f"{mode:<6}{turns[mode][-1]:10.1f} images per second", flush=True)
-    ratio = median(o / p for o, p in zip(turns["ours"], turns["plain"], strict=True))
+    arguments.time_limit = max(work.seconds_left - RESERVE / 3, 1.0)
+    cifar_family.search_piece(arguments)
+    return cifar_family.evaluate_piece(arguments) if (work.results / "search.json").exists() else 0
+
+
+def planned(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
+    """The measured speed of each mode, and the settings with which the training fits into the remaining time."""
+    probes = {mode: probe(arguments, work, mode) for mode in PROBE_SECONDS}
+    mode = max(probes, key=lambda name: probes[name]["images_per_second"])
+    speed = probes[mode]["images_per_second"]
+    settings = ["optim.compile=true"] if mode == "compiled" else []
+    if not probes["eager"]["label_loss_falls"]:
+        settings.append("optim.lr=0.05")
+    hold_out = work.config(RECIPE, work.run).data.hold_out
+    images = len(split_hold_out(FolderSource(work.data / "train"), hold_out)[0])
+    epochs = max(int(0.9 * ((work.seconds_left or 0.0) - RESERVE) * speed / images), 3)
+    settings += [f"optim.epochs={epochs}", f"validation.every_epochs={max(epochs // 5, 1)}"]
+    print(f"{mode}: {speed:.0f} images per second; settings: {' '.join(settings)}", flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    work.write("throughput.json", {"device": device, "torch": torch.__version__, "images_per_second": turns,
-                                   "ratio": ratio, "command": sys.argv})  # fmt: skip
-    print(f"ours / plain, median of {arguments.turns} turns: {ratio:.2f}; an epoch of 45,000 images takes ours "
-          f"{45_000 / median(turns['ours']):.1f} s")  # fmt: skip
-    return 0
+    return {"device": device, "torch": torch.__version__, "probes": probes, "settings": settings, "command": sys.argv}
 
 
-def measured_speed(arguments: argparse.Namespace, work: Work) -> float:
-    """Images per second of one mode in this process, including data: median over the last two thirds of the steps."""
-    from alphanet_zoo.train.distributed import joined
-    from alphanet_zoo.train.state import RunState
-
-    settings = PLAIN if arguments.mode == "plain" else ()
-    config = load_config(RECIPE, [*OURS, f"data.root={work.data}", "output=unused", *work.overrides, *settings])
-    with joined(config.device, config.distributed) as ranks:
-        run = RunState(config, ranks)
-        run.restore(None)
-        advance = plain_advance(run) if arguments.mode == "plain" else run.advance
-        times = []
-        with closing(run.stream()) as batches:
-            for _ in range(min(arguments.steps, run.end)):
-                began = time.perf_counter()
-                advance(next(batches))
-                if ranks.device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - began)
-    return config.data.batch_size / median(times[len(times) // 3 :])
-
-
-def plain_advance(run: Any) -> Any:
-    """The straightforward training step (`train_step.plain_step`), on batches of the plain loader."""
-    from train_step import plain_step
-
-    from alphanet_zoo.train.sandwich import draw_archs
-
-    config, device = run.config, run.ranks.device
-    side, size = config.data.image_size, config.data.batch_size
-    images, labels = torch.empty(size, 3, side, side, device=device), torch.empty(size, dtype=torch.long, device=device)
-    net = run.net.to(memory_format=torch.contiguous_format)
-    step = plain_step(net, images, labels)
-
-    def advance(batch: Any) -> None:
-        images.copy_(batch.images)
-        labels.copy_(batch.labels)
-        step(draw_archs(net.space, config.seed, run.step, config.sandwich.random_subnets))
-        run.step += 1
-
-    return advance
+def probe(arguments: argparse.Namespace, work: Work, mode: str) -> dict[str, Any]:
+    """Trains for some seconds in a separate process: images per second, and whether the label loss falls."""
+    folder = work.folder / f"probe-{mode}"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [
+        sys.executable, __file__, "train", "--work", str(folder), "--data", str(work.data),
+        "--device", arguments.device, "--time-limit", str(PROBE_SECONDS[mode]), "optim.epochs=60",
+        "validation.every_epochs=0", "log.every_steps=10", *arguments.overrides,
+        *(["optim.compile=true"] if mode == "compiled" else []),
+    ]  # fmt: skip
+    began = time.monotonic()
+    try:
+        subprocess.run(command, check=True, timeout=PROBE_SECONDS[mode] + 30.0)
+        error = None
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
+        error = str(failure)
+    steps = [line for line in read_log(folder / "run" / "log.jsonl") if "images_per_second" in line]
+    steady = steps[len(steps) // 2 :] if len(steps) > 3 else []
+    losses = [line["subnets"]["largest"]["loss"] for line in steps]
+    few = max(len(losses) // 5, 1)
+    result = {
+        "images_per_second": median(line["images_per_second"] for line in steady) if steady and not error else 0.0,
+        "label_loss_falls": bool(losses) and median(losses[-few:]) < median(losses[:few]),
+        "first_loss": losses[0] if losses else None, "last_loss": losses[-1] if losses else None,
+        "seconds": time.monotonic() - began, "error": error,
+    }  # fmt: skip
+    print(f"probe {mode}: {json.dumps(result)}", flush=True)
+    return result
 
 
 def train_piece(arguments: argparse.Namespace) -> int:
@@ -126,15 +132,12 @@ def train_piece(arguments: argparse.Namespace) -> int:
 
 def make_parser() -> tuple[CommandParser, dict[str, Any]]:
     """The parser, and the function of each stage."""
-    import cifar_family
-    import cifar_report
-
     parser = CommandParser("cifar_supernet.py", "Build the family alphanet_c10, in stages.", epilog=__doc__)
     pieces = parser.add_subparsers(dest="piece", required=True, parser_class=argparse.ArgumentParser)
     actions = {
-        "throughput": throughput, "train": train_piece, "search": cifar_family.search_piece,
-        "evaluate": cifar_family.evaluate_piece, "ablation": cifar_family.ablation_piece,
-        "curve": cifar_report.curve_piece, "package": cifar_family.package_piece,
+        "run": run_piece, "train": train_piece, "search": cifar_family.search_piece,
+        "evaluate": cifar_family.evaluate_piece, "curve": cifar_report.curve_piece,
+        "package": cifar_family.package_piece,
     }  # fmt: skip
     for name, action in actions.items():
         piece = pieces.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
@@ -144,14 +147,15 @@ def make_parser() -> tuple[CommandParser, dict[str, Any]]:
             piece.add_argument(
                 "--device", default="auto", choices=("auto", "cpu", "cuda"), help="device (default: auto)"
             )
-        if name in ("train", "search", "ablation"):
+        if name in ("run", "train", "search"):
             piece.add_argument(
                 "--time-limit",
                 type=positive_float,
+                default=560.0 if name == "run" else None,
                 metavar="SECONDS",
                 help="stop after this time; run again to continue",
             )
-        if name in ("throughput", "train", "ablation"):
+        if name in ("run", "train"):
             piece.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe")
     add_options(pieces.choices)
     return parser, actions
@@ -159,20 +163,14 @@ def make_parser() -> tuple[CommandParser, dict[str, Any]]:
 
 def add_options(pieces: dict[str, argparse.ArgumentParser]) -> None:
     """Adds the options that only some stages have."""
-    pieces["throughput"].add_argument("--turns", type=positive_int, default=3, help="turns of each mode (default: 3)")
-    pieces["throughput"].add_argument("--steps", type=positive_int, default=60, help="steps per turn (default: 60)")
-    pieces["throughput"].add_argument("--mode", choices=("plain", "ours"), help="run one turn of one mode")
-    pieces["search"].add_argument(
-        "--evaluations", type=positive_int, default=160, help="subnets to evaluate (default: 160)"
-    )
-    for name in ("search", "evaluate", "ablation"):
+    for name, count in (("run", 80), ("search", 160)):
+        pieces[name].add_argument(
+            "--evaluations", type=positive_int, default=count, help=f"subnets to evaluate (default: {count})"
+        )
+    for name in ("run", "search", "evaluate"):
         pieces[name].add_argument(
             "--calib-images", type=positive_int, default=8192, help="images per subnet (default: 8192)"
         )
-    pieces["ablation"].add_argument("--epochs", type=positive_int, required=True, help="epochs of every run")
-    pieces["ablation"].add_argument(
-        "--seeds", type=natural_int, nargs="+", default=[0, 1, 2], help="seeds (default: 0 1 2)"
-    )
     pieces["package"].add_argument("-o", "--output", type=Path, help="output folder (default: that of the package)")
 
 

@@ -16,7 +16,6 @@ from alphanet_zoo.files import replacing
 from alphanet_zoo.train.config import TrainConfig, load_config
 
 RECIPE = "alphanet_cifar10"
-LOSSES = {"adaptive alpha": RECIPE, "KL": f"{RECIPE}_kl", "none": f"{RECIPE}_no_distill"}
 OURS = (
     "data.engine=device", "data.hold_out=5000", "data.workers=8", "data.batch_size=512", "optim.precision=bf16",
     "validation.every_epochs=10", "checkpoint_every_steps=2000", "log.every_steps=20", "log.progress=false",

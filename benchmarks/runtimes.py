@@ -81,8 +81,8 @@ def write_int8(frozen: FrozenNet, content: bytes, path: Path) -> None:
         write_openvino_int8(quantize_openvino(frozen, images, max_drop=100.0, time_it=False)[0], path, {})
 
 
-def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
-    """Writes the files of a model; returns their paths by runtime and precision."""
+def write_files(frozen: FrozenNet, folder: Path, only: str) -> dict[str, Path]:
+    """Writes the files of a model whose name contains ``only``; returns their paths by runtime and precision."""
     content = onnx_bytes(frozen)
     writers: dict[str, tuple[str, Callable[[Path], object]]] = {
         PLAIN: ("plain.onnx", lambda path: path.write_bytes(plain_onnx(frozen.net))),
@@ -96,15 +96,16 @@ def write_files(frozen: FrozenNet, folder: Path) -> dict[str, Path]:
     }
     files = {}
     for name, (file, write) in writers.items():
-        write(folder / file)
-        files[name] = folder / file
+        if only in name:
+            write(folder / file)
+            files[name] = folder / file
     return files
 
 
 @contextmanager
-def opened(frozen: FrozenNet, folder: Path, threads: int) -> Iterator[dict[str, Runtime]]:
+def opened(frozen: FrozenNet, folder: Path, threads: int, only: str) -> Iterator[dict[str, Runtime]]:
     """Each file in its runtime, and the net in PyTorch."""
-    models = {**write_files(frozen, folder), REFERENCE: frozen.net}
+    models = {**write_files(frozen, folder, only), REFERENCE: frozen.net}
     with ExitStack() as stack:
         stack.enter_context(torch_threads(threads))
         yield {name: stack.enter_context(open_runtime(model, threads=threads)) for name, model in models.items()}
@@ -122,11 +123,11 @@ def parities(runtimes: dict[str, Runtime], frozen: FrozenNet, data: Path | None)
     return found
 
 
-def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None) -> list[Measured]:
+def measure(frozen: FrozenNet, rounds: int, threads: int, data: Path | None, only: str) -> list[Measured]:
     """Times every runtime and precision of a model; the fastest first."""
     image = synthetic_images(1, frozen.preprocessing.input_size).numpy()
     left, right = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads) as runtimes:
+    with tempfile.TemporaryDirectory() as folder, opened(frozen, Path(folder), threads, only) as runtimes:
         parity = parities(runtimes, frozen, data)
         runs: dict[str, Callable[[], object]] = {PEAK: partial(torch.mm, left, right)}
         runs |= {name: partial(runtime.infer, image) for name, runtime in runtimes.items()}
@@ -178,12 +179,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, help="images for parity, one folder per class")
+    parser.add_argument("--only", default="", help="runtimes whose name contains this, such as 'ONNX Runtime'")
     parser.add_argument("--png", type=Path, help="also plot the ratios")
     args = parser.parse_args()
     print(f"{cpu_name()}, {os.cpu_count()} cores; {args.threads} threads, {clock_for(args.threads).name}", flush=True)
     results = {}
     for model in args.models:
-        results[model] = measure(freeze(create_model(model, weights="random")), args.rounds, args.threads, args.data)
+        frozen = freeze(create_model(model, weights="random"))
+        results[model] = measure(frozen, args.rounds, args.threads, args.data, args.only)
         print(
             f"\n| {model} | median ms | relative to plain export (95 %) | of the peak | relative error | same class |"
         )

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 MODES = ("plain", "ours")
@@ -84,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = median(times[1:])
     shares = kernel_shares(step, draw_archs(ALPHANET, 0, 0), device) if arguments.shares else {}
     return {"mode": mode, "seconds": seconds, "cpu_seconds": median(busy[1:]), "losses": losses,
-            "images_per_second": batch_size / seconds,
+            "images_per_second": batch_size / seconds, "mean_images_per_second": batch_size / fmean(times[1:]),
             "memory_mib": peak_memory(device) / 2**20, "shares": shares}  # fmt: skip
 
 
@@ -137,7 +137,10 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         Ranks(0, 1, images.device), clip_value=1.0, bf16=arguments.bf16,
         compiled=compile_recurring(net) if arguments.compile else {},
     )  # fmt: skip
-    return lambda archs: [float(outcome.loss) for outcome in step([(images, labels)], archs).micro_batches[0]]
+    cap = arguments.cap
+    return lambda archs: [
+        float(outcome.loss) for outcome in step([(images, labels)], archs, resolution=cap).micro_batches[0]
+    ]
 
 
 def plain_step(net: Any, images: Any, labels: Any) -> Any:
@@ -211,6 +214,9 @@ def main() -> None:
         "--compile", action="store_true", help="as optim.compile: compile the largest and smallest subnet in mode ours"
     )
     parser.add_argument("--shares", action="store_true", help="also print the share of time of each class of kernels")
+    parser.add_argument("--schedule", type=json.loads, help="resolution schedule; also print the hours of a training")
+    parser.add_argument("--cards", type=int, default=8, help="GPUs that --schedule assumes (default: 8)")
+    parser.add_argument("--cap", type=int, help="largest resolution of a subnet in mode ours, in pixels")
     parser.add_argument("--mode", choices=MODES, help="run one turn of one mode; print JSON")
     arguments = parser.parse_args()
     if arguments.mode:
@@ -238,6 +244,23 @@ def main() -> None:
         print(f"plain / ours in {figure} per step, by turn: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     pairs = zip(turns["ours"][0]["losses"][0], turns["plain"][0]["losses"][0], strict=True)
     print("losses of the first step (ours, plain):", ", ".join(f"{a:.6f} {b:.6f}" for a, b in pairs))
+    if arguments.schedule:
+        print_hours(arguments.schedule, arguments.cards)
+
+
+def print_hours(schedule: list[list[float]], cards: int) -> None:
+    """Hours of 360 epochs of ImageNet (1,281,167 images) at the measured speeds, without and with a schedule."""
+    speeds = {}
+    for cap in [None, *(int(cap) for _, cap in schedule)]:
+        more = [] if cap is None else ["--cap", str(cap)]
+        command = [sys.executable, str(Path(__file__)), "--mode", "ours", *more, *sys.argv[1:]]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        speeds[cap] = json.loads(done.stdout)["mean_images_per_second"]
+        print(f"largest resolution {cap or 'of the arch'}: {speeds[cap]:.1f} images/s", flush=True)
+    images = 360 * 1_281_167
+    for name, parts in (("no schedule", [(1.0, None)]), (json.dumps(schedule), schedule)):
+        hours = sum(share * images / speeds[cap] for share, cap in parts) / cards / 3600
+        print(f"360 epochs on {cards} cards, {name}: {hours:.1f} hours")
 
 
 if __name__ == "__main__":

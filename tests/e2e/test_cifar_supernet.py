@@ -69,8 +69,33 @@ def test_the_pieces_lead_from_images_to_a_family_that_loads(packed: Path, tmp_pa
     with Image.open(work / "results" / "curve.png") as image:
         assert image.format == "PNG"
 
-    ablation = ["--epochs", "1", "--seeds", "0", "1", "--calib-images", "20", "max_steps=1", *SETTINGS]
-    assert "RESUME ME" in piece("ablation", "--time-limit", "0.01", *ablation)
-    assert piece("ablation", *ablation).count("±") == 15
-    piece("throughput", "--turns", "1", "--steps", "2", *SETTINGS)
-    assert json.loads((work / "results" / "throughput.json").read_text())["ratio"] > 0
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_call_measures_trains_searches_and_evaluates(packed: Path, tmp_path: Path) -> None:
+    work, more = tmp_path / "work", ["--evaluations", "20", "--calib-images", "20", "max_steps=8", *SETTINGS]
+    command = [sys.executable, str(SCRIPT), "run", "--work", str(work), "--data", str(packed), "--device", "cpu", *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and "RESUME ME" not in done.stdout, done.stdout + done.stderr
+    plan = json.loads((work / "results" / "run.json").read_text())
+    assert plan["probes"]["eager"]["images_per_second"] > 0.0 and plan["probes"]["eager"]["error"] is None
+    assert len(json.loads((work / "results" / "evaluate.json").read_text())["subnets"]) == 10
+    assert shipped_family(work / "results" / "family") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_study_resumes_and_tabulates_every_variant(packed: Path, tmp_path: Path) -> None:
+    work, script = tmp_path / "work", SCRIPT.with_name("loss_study.py")
+    more = ["--epochs", "2", "--seeds", "0", "--calib-images", "20", "data.batch_size=10", "optim.warmup_epochs=0"]
+    command = [sys.executable, str(script), "--work", str(work), "--data", str(packed)]
+    stopped = subprocess.run([*command, "--time-limit", "0.01", *more], capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == 0 and "RESUME ME: 0 runs are complete" in stopped.stdout, stopped.stderr
+    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((work / "results" / "study.json").read_text())
+    assert len(records) == 5 and all(len(record["subnets"]) == 5 for record in records)
+    assert all(record["subnets"][-1]["entropy_gap"] == 0.0 for record in records)
+    assert done.stdout.count("| KL | 1 |") == 4
+    with Image.open(work / "results" / "study.png") as image:
+        assert image.format == "PNG"
