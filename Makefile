@@ -29,7 +29,7 @@ docs: $(WITH_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: install
-	$(BIN)/python -m pytest --quiet
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quiet -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(WITH_DOCS)
 	$(BIN)/python -m pytest --quiet -m slow

@@ -153,6 +153,7 @@ def test_every_run_is_resumed(place: Place, run: str) -> None:
     alphanet("resume", place[run])
 
 
+@pytest.mark.slow
 def test_weights_are_verified_and_exported_as_they_are(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from alphanet_zoo.cli.main import main
 from alphanet_zoo.data.digits import write_digits
 from alphanet_zoo.space.presets import ALPHANET_TINY
@@ -39,6 +41,7 @@ def test_four_commands_count_the_same_images(tmp_path, capsys):
     assert report["parity"]["max_relative_error"] < 2e-5
 
 
+@pytest.mark.slow
 def test_a_reference_is_calibrated_as_the_export_was_whatever_the_seed(tmp_path, capsys):
     data, run, model = write_digits(tmp_path / "data"), tmp_path / "run", tmp_path / "net.onnx"
     alphanet(capsys, "train", "--config", "digits", f"data.root={data}", f"output={run}", "max_steps=10", "device=cpu",

@@ -13,9 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "slimmable_families.py"
 FAST = {
     "timm/regnety_002": 0.99,
     "timm/convnextv2_atto": 1.0,
-    "timm/mobilenetv4_conv_small": 1.0,
     "timm/tf_efficientnet_b0": 0.99,
-    "timm/ecaresnet26t": 0.99,
 }
 """Networks of the fast test, and the least share of their channels that must be found."""
 

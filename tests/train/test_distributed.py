@@ -191,6 +191,7 @@ def test_one_process_spoils_a_step_and_another_must_stop(pair, settings, tmp_pat
     assert [(x["step"], x["event"]) for x in lines(tmp_path / "spoiled") if "event" in x] == [(2, "skipped")]
 
 
+@pytest.mark.slow
 def test_a_step_sends_one_gradients_worth_of_bytes(settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -227,6 +228,7 @@ def test_a_step_sends_one_gradients_worth_of_bytes(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_the_first_process_raises_is_raised(settings, tmp_path):
     done = torchrun(
         "-m", "alphanet_zoo.cli.train", "--config", "digits", f"output={tmp_path / 'run'}", *settings,

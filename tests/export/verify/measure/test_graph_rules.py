@@ -37,7 +37,9 @@ def test_an_export_keeps_every_rule(tmp_path: Path, dynamic_batch: bool) -> None
     }
 
 
-@pytest.mark.parametrize("depth", [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "depth", [(2, 1, 1), *(pytest.param(d, marks=pytest.mark.slow) for d in ((1, 1, 1), (2, 2, 2)))]
+)
 def test_narrow_blocks_keep_every_rule(tmp_path: Path, depth: tuple[int, ...]) -> None:
     """Convolutions of 8 or 24 channels may take the plain layout if a block has 16."""
     arch = dataclasses.replace(ALPHANET_TINY.smallest, depth=depth)
