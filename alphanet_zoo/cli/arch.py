@@ -12,6 +12,7 @@ from alphanet_zoo.cli.command import CommandParser, natural_int, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from alphanet_zoo.space.family import Space
     from alphanet_zoo.space.space import SearchSpace
     from alphanet_zoo.zoo.archs import NamedArch
 
@@ -79,22 +80,21 @@ def _described(found: NamedArch, space: SearchSpace | None, num_classes: int | N
         UsageError: The search space of the arch is not known.
         ValueError: ``space`` does not contain it.
     """
-    from alphanet_zoo.space.cost import count_macs, count_params
     from alphanet_zoo.space.presets import SPACES
 
-    space = space or found.space
-    if space is None:
+    chosen: Space[Any] | None = space or found.space
+    if chosen is None:
         raise UsageError(f"the arch of {found.name} is in none of the spaces {', '.join(SPACES)}; its cost depends on "
                          "the space, so pass a file that names it, such as a network")  # fmt: skip
     classes = next(each for each in (num_classes, found.num_classes, 1000) if each is not None)
     return {
         "name": found.name,
         "arch": found.arch.to_dict(),
-        "macs": count_macs(found.arch, space, classes),
-        "params": count_params(found.arch, space, classes),
+        "macs": chosen.count_macs(found.arch, classes),
+        "params": chosen.count_params(found.arch, classes),
         "num_classes": classes,
         "published_top1": None if found.member is None else found.member.top1,
-        "space": space.name if SPACES.get(space.name) == space else space.to_dict(),
+        "space": chosen.name if chosen in SPACES.values() else chosen.to_dict(),
     }
 
 
@@ -112,6 +112,9 @@ def _text(described: Mapping[str, Any]) -> str:
     ]
     if described["published_top1"] is not None:
         rows.append(f"top-1:       {described['published_top1']:.2f} % (published or included weights)")
+    if "kernel_size" not in arch:
+        rows += [f"{f'{entry}:':<13}{' '.join(map(str, arch[entry]))}" for entry in ("width", "depth") if arch[entry]]
+        return "\n".join(rows)
     rows += ["", f"{'stage':<7}{'width':>7}{'depth':>7}{'kernel_size':>13}{'expand_ratio':>14}"]
     rows.append(f"{'stem':<7}{arch['width'][0]:>7}")
     columns = zip(arch["width"][1:-1], arch["depth"], arch["kernel_size"], arch["expand_ratio"], strict=True)

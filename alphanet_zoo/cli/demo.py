@@ -171,12 +171,10 @@ def _run(*arguments: object, accept: Sequence[int] = (0,)) -> None:
 
 def _measure(evaluator: SubnetEvaluator, test: Evaluator, chosen: ArchSpec) -> list[Row]:
     """The figures of the smallest, the chosen and the largest subnet."""
-    from alphanet_zoo.space.cost import count_macs, count_params
-
     net, rows = evaluator.supernet, []
     for name, arch in (("smallest", net.space.smallest), ("chosen", chosen), ("largest", net.space.largest)):
         evaluator(arch)
-        macs, params = (count(arch, net.space, net.num_classes) for count in (count_macs, count_params))
+        macs, params = (count(arch, net.num_classes) for count in (net.space.count_macs, net.space.count_params))
         tested = test.answers_of(test.calibrated(net, arch)).hits
         rows.append(Row(name, arch, macs, params, evaluator.results[arch], tested))
     return rows

@@ -15,10 +15,9 @@ from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.config import Calibration
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import ALPHANET
-from alphanet_zoo.space.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class CalibrationImages:
             yield batch
         self.selection, self._kept = read.digest.hexdigest(), kept
 
-    def calibrate(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> AlphaNet:
+    def calibrate(self, net: Network, *, stopped: Callable[[], bool] = bool) -> Network:
         """Sets the statistics of a static net, and its ``calibration`` to the record, which includes the plan.
 
         Args:
@@ -113,12 +112,12 @@ class CalibrationImages:
         return net
 
 
-def default_augment(space: SearchSpace) -> bool:
+def default_augment(space: Space[Any]) -> bool:
     """Whether calibration images are augmented by default: only in the ImageNet space, as published."""
     return space == ALPHANET
 
 
-def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
+def check_statistics(net: Network, arch: Arch | None = None) -> None:
     """Checks that a net's batch-norm statistics allow its use without calibration.
 
     Raises:
@@ -134,7 +133,7 @@ def check_statistics(net: AlphaNet, arch: ArchSpec | None = None) -> None:
         )
 
 
-def recalibrate(net: AlphaNet, record: Calibration, source: ImageSource) -> AlphaNet:
+def recalibrate(net: Network, record: Calibration, source: ImageSource) -> Network:
     """Recomputes the statistics of a static net from a calibration record, and checks that the images are the same.
 
     Args:

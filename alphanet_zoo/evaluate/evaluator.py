@@ -15,8 +15,8 @@ from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.evaluate.calibration import CalibrationImages, CalibrationPlan, default_augment
 from alphanet_zoo.evaluate.statistics import wilson_interval
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Arch
 
 CACHE_LIMIT = 512 * 2**20
 """Maximum size of the preprocessed images that an evaluator keeps in memory, in bytes."""
@@ -142,7 +142,7 @@ class Evaluator:
         self._calibrations: dict[CalibrationPlan, CalibrationImages] = {}
         self._kept_bytes = 0
 
-    def plan(self, net: AlphaNet, arch: ArchSpec | None = None, input_size: int | None = None) -> CalibrationPlan:
+    def plan(self, net: Network, arch: Arch | None = None, input_size: int | None = None) -> CalibrationPlan:
         """The calibration plan of a subnet.
 
         Args:
@@ -156,12 +156,12 @@ class Evaluator:
 
     def calibrated(
         self,
-        net: AlphaNet,
-        arch: ArchSpec | None = None,
+        net: Network,
+        arch: Arch | None = None,
         *,
         input_size: int | None = None,
         stopped: Callable[[], bool] = bool,
-    ) -> AlphaNet:
+    ) -> Network:
         """A static copy of a subnet, calibrated, on the device of ``net``.
 
         For ``stopped`` see `CalibrationImages.calibrate`; for the other arguments see `plan`.
@@ -173,7 +173,8 @@ class Evaluator:
             keep = self._kept_bytes + size <= CACHE_LIMIT
             self._kept_bytes += size * keep
             self._calibrations[plan] = plan.images_of(self.calibration, keep=keep)
-        return self._calibrations[plan].calibrate(net.extract(arch or net.arch), stopped=stopped)
+        static = net.subnet(arch or net.arch)
+        return self._calibrations[plan].calibrate(static, stopped=stopped) if static.has_statistics else static.eval()
 
     def answers(
         self,
@@ -206,7 +207,7 @@ class Evaluator:
             batches.append(Answers.of(predict(pixels), outputs[truth]))
         return Answers.joined(batches, num_classes)
 
-    def answers_of(self, net: AlphaNet, *, stopped: Callable[[], bool] = bool) -> Answers:
+    def answers_of(self, net: Network, *, stopped: Callable[[], bool] = bool) -> Answers:
         """The predictions of a static net in eval mode, at its resolution and on its device."""
         return self.answers(
             predictor(net), input_of(net, net.arch.resolution), net.num_classes,
@@ -240,7 +241,7 @@ class Evaluator:
         return self._kept[preprocessing]
 
 
-def input_of(net: AlphaNet, size: int | None = None) -> Preprocessing:
+def input_of(net: Network, size: int | None = None) -> Preprocessing:
     """The preprocessing of a network's images; `timm.data.create_transform` of its ``pretrained_cfg`` is the same.
 
     Args:
@@ -279,18 +280,18 @@ class SubnetEvaluator:
         UsageError: The classes of the validation images are not the supernet's.
     """
 
-    def __init__(self, supernet: AlphaNet, evaluator: Evaluator) -> None:
+    def __init__(self, supernet: Network, evaluator: Evaluator) -> None:
         """Reads no image."""
         evaluator.outputs(supernet.num_classes, supernet.pretrained_cfg.get("label_names"))
         self.supernet, self.evaluator = supernet, evaluator
-        self.results: dict[ArchSpec, Hits] = {}
+        self.results: dict[Arch, Hits] = {}
 
-    def __call__(self, arch: ArchSpec) -> float:
+    def __call__(self, arch: Arch) -> float:
         """Top-1 accuracy of a subnet, from 0 to 1; measured once per arch."""
         if arch not in self.results:
             self.results[arch] = self.hits(arch)
         return self.results[arch].accuracy
 
-    def hits(self, arch: ArchSpec) -> Hits:
+    def hits(self, arch: Arch) -> Hits:
         """Calibrates a subnet and runs the validation images."""
         return self.evaluator.answers_of(self.evaluator.calibrated(self.supernet, arch)).hits

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from alphanet_zoo.nn.config import CalibrationRecord
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
 
 
-def calibrate(net: AlphaNet, batches: Iterable[Tensor]) -> AlphaNet:
+def calibrate(net: Network, batches: Iterable[Tensor]) -> Network:
     """Sets the running statistics of a static net to their plain average over some batches of images.
 
     Every batch counts alike (PyTorch's cumulative average, unbiased variance); dropout and drop-connect are off. The
@@ -74,7 +74,7 @@ def _check_counts(layers: Mapping[str, _BatchNorm], batches: int) -> None:
 
 
 @torch.no_grad()
-def _average(net: AlphaNet, batches: Iterable[Tensor]) -> CalibrationRecord:
+def _average(net: Network, batches: Iterable[Tensor]) -> CalibrationRecord:
     """Runs the batches through ``net``, whose batch norms average their statistics."""
     device = next(net.parameters()).device
     digest, images, count = hashlib.sha256(), 0, 0

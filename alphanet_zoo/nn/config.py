@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.family import Arch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ def as_calibration(value: Any) -> Calibration:
     raise ValueError(f"calibration is {value!r}; pass null, a record or one of {', '.join(_NAMED_SOURCES)}")
 
 
-def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
+def default_cfg(arch: Arch, num_classes: int) -> dict[str, Any]:
     """The ``pretrained_cfg`` of a network of ``arch`` without published weights, under timm's keys."""
     return {
         "architecture": "alphanet",
@@ -76,7 +76,7 @@ def default_cfg(arch: ArchSpec, num_classes: int) -> dict[str, Any]:
     }
 
 
-def input_cfg(arch: ArchSpec, in_chans: int, reduction: int) -> dict[str, Any]:
+def input_cfg(arch: Arch, in_chans: int, reduction: int) -> dict[str, Any]:
     """The part of a ``pretrained_cfg`` that the arch determines: images have the arch's resolution.
 
     Args:

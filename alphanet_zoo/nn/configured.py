@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from alphanet_zoo.nn.config import as_calibration, plain_cfg, restored_cfg
@@ -43,6 +44,11 @@ class Configured(TimmApi):
             "pretrained_cfg": plain_cfg(self.pretrained_cfg),
             **{key: value for key, value in options.items() if value != _DEFAULTS[key]},
         }
+
+    def described_tensors(self) -> set[str]:
+        """The names of the tensors of the network that `config` describes."""
+        with torch.device("meta"):
+            return set(self.from_config(self.config()).state_dict())
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **rates: Any) -> Self:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from alphanet_zoo.nn.config import channel_cfg, default_cfg
 from alphanet_zoo.nn.configured import Configured
 from alphanet_zoo.nn.cpu_kernels import library
+from alphanet_zoo.nn.family import KernelsName
 from alphanet_zoo.nn.layers import (
     MBConv,
     SlicedBatchNorm2d,
@@ -33,8 +34,6 @@ from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.shapes import BlockShape, NetShape, net_shape, shortcut_varies
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.hub_mixin import HubMixin
-
-KernelsName = Literal["torch", "compiled"]
 
 
 class AlphaNet(HubMixin, Configured):
@@ -67,6 +66,10 @@ class AlphaNet(HubMixin, Configured):
 
     Source: docs/specification.md, section 3; Wang et al., 2021, arXiv:2102.07954.
     """
+
+    followed_by: ClassVar[Mapping[str, str]] = {
+        "conv_stem": "bn1", "conv_final": "bn2", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -251,6 +254,10 @@ class AlphaNet(HubMixin, Configured):
         static.top1 = self.top1 if whole else None
         static.calibration = copy.copy(self.calibration) if whole or self.calibration is None else "sliced"
         return static.train(self.training)
+
+    def subnet(self, arch: ArchSpec) -> AlphaNet:
+        """See `extract`."""
+        return self.extract(arch)
 
     @property
     def kernels(self) -> KernelsName:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from alphanet_zoo.nn.config import channel_cfg, input_cfg
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.layers import MBConv, SlicedLinear, Stage
-from alphanet_zoo.nn.provenance import Provenance
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.shapes import net_shape
 from alphanet_zoo.space.space import SearchSpace
@@ -19,7 +19,7 @@ POOLS = ("avg", "")
 """Values of ``global_pool``: average pooling, or none."""
 
 
-class TimmApi(Provenance):
+class TimmApi(Network):
     """The part of `alphanet_zoo.nn.model.AlphaNet` that follows timm's conventions.
 
     Attributes:

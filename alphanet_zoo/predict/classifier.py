@@ -19,10 +19,10 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
 from alphanet_zoo.files import EXPORTED_ENDINGS
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.predict.images import AnyImage, decoded, single_images
 from alphanet_zoo.predict.model import ImageModel, preprocessed
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.family import Arch
 from alphanet_zoo.zoo.open import open_net
 
 BATCH_SIZE = 32
@@ -110,7 +110,7 @@ class Classifier:
         self,
         source: str | os.PathLike[str] | nn.Module | ImageModel,
         *,
-        arch: ArchSpec | None = None,
+        arch: Arch | None = None,
         calib_data: str | os.PathLike[str] | None = None,
         preprocessing: Preprocessing | None = None,
         labels: Sequence[str] | None = None,
@@ -126,7 +126,7 @@ class Classifier:
             self.model = _of_net(net.eval(), preprocessing, device)
         elif isinstance(source, ImageModel):
             self.model = source
-        elif isinstance(source, AlphaNet):
+        elif isinstance(source, Network):
             self.model = _of_net(_subnet(source, arch, calib_data, "the network"), preprocessing, device)
         else:
             self.model = _of_net(source, preprocessing, device)
@@ -240,7 +240,7 @@ class Classifier:
         return results
 
 
-def _subnet(net: AlphaNet, arch: ArchSpec | None, calib_data: str | os.PathLike[str] | None, source: str) -> AlphaNet:
+def _subnet(net: Network, arch: Arch | None, calib_data: str | os.PathLike[str] | None, source: str) -> Network:
     """The static network to run, whose statistics are valid."""
     if net.supernet and arch is None:
         raise UsageError(
@@ -250,7 +250,7 @@ def _subnet(net: AlphaNet, arch: ArchSpec | None, calib_data: str | os.PathLike[
     if calib_data is not None:
         return Evaluator(None, FolderSource(calib_data)).calibrated(net, arch)
     check_statistics(net, arch)
-    return net if arch in (None, net.arch) and not net.supernet else net.extract(arch or net.arch)
+    return net if arch in (None, net.arch) and not net.supernet else net.subnet(arch or net.arch)
 
 
 def _of_net(net: nn.Module, preprocessing: Preprocessing | None, device: str | torch.device | None) -> ImageModel:
@@ -258,7 +258,7 @@ def _of_net(net: nn.Module, preprocessing: Preprocessing | None, device: str | t
     if net.training:
         raise ValueError("the network is in training mode; call net.eval() first")
     cfg = getattr(net, "pretrained_cfg", {})
-    if isinstance(net, AlphaNet):
+    if isinstance(net, Network):
         if not net.num_classes:
             raise ValueError("the network has no classifier; call reset_classifier(num_classes) and train it first")
         preprocessing = preprocessing or input_of(net, net.arch.resolution)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy.typing as npt
 
@@ -16,6 +16,9 @@ from alphanet_zoo.space.family import ProductSpace
 
 Tie = Literal["uniform", "stage"]
 Rows = npt.NDArray[Any]
+
+FAMILY = "slimmable"
+"""Entry ``family`` of the description of a space."""
 
 MIN_ATOMS = 2
 """Least number of atoms that a group keeps."""
@@ -159,13 +162,56 @@ class SlimChoices(ProductSpace[SlimArch]):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The choices as plain values, ready for JSON; the cost is not included."""
+        """The space as plain values, ready for JSON; `from_dict` is the inverse."""
         return {
+            "family": FAMILY,
             "name": self.name,
             "tie": self.tie,
             "resolution": list(self.resolution),
             "widths": list(self.widths),
             "divisor": self.divisor,
-            "groups": [{"name": g.name, "channels": g.channels, "unit": g.unit, "stage": g.stage} for g in self.groups],
-            "depth": {c.container: list(range(c.least, c.length + 1)) for c in self.chains},
+            "groups": [asdict(group) | {"choices": list(group.choices)} for group in self.groups],
+            "chains": [asdict(chain) | {"blocks": list(chain.blocks)} for chain in self.chains],
+            "num_classes": self.num_classes,
+            "macs": [cost.to_dict() for cost in self.macs],
+            "params": self.params.to_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: ``spec`` is not the description of such a space.
+        """
+        if not isinstance(spec, Mapping) or spec.get("family") != FAMILY:
+            raise ValueError(f"not the space of a slimmable network: its family must be {FAMILY!r}")
+        try:
+            return cls(
+                name=str(spec["name"]),
+                tie=spec["tie"],
+                resolution=tuple(map(int, spec["resolution"])),
+                widths=tuple(map(float, spec["widths"])),
+                divisor=int(spec["divisor"]),
+                groups=tuple(GroupSpec(**{**g, "choices": tuple(g["choices"])}) for g in spec["groups"]),
+                chains=tuple(ChainSpec(**{**c, "blocks": tuple(c["blocks"])}) for c in spec["chains"]),
+                num_classes=int(spec["num_classes"]),
+                macs=tuple(map(Cost.from_dict, spec["macs"])),
+                params=Cost.from_dict(spec["params"]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"not the space of a slimmable network: {error!r}") from error
+
+    def read_arch(self, spec: Mapping[str, Any]) -> SlimArch:
+        """The arch that `SlimArch.to_dict` describes, which need not be in this space."""
+        return SlimArch.from_dict(spec)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another space has the same choices and costs."""
+        if not isinstance(other, SlimChoices):
+            return NotImplemented
+        return self is other or self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        """Equal for equal spaces."""
+        return hash((self.name, self.tie, self.resolution, self.widths, self.groups, self.chains))

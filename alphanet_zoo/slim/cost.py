@@ -7,8 +7,9 @@ a block that can be dropped have a polynomial of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,25 @@ class Part:
             total += own * factor
         return total
 
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> Part:
+        """Inverse of `to_dict`."""
+        columns = np.array(spec["columns"], dtype=np.int64)
+        quadratic = np.zeros((len(columns), len(columns)))
+        for i, j, value in spec["quadratic"]:
+            quadratic[i, j] = value
+        return cls(columns, float(spec["constant"]), np.array(spec["linear"], dtype=np.float64), quadratic)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The polynomial as plain integers, ready for JSON."""
+        pairs = np.argwhere(self.quadratic).tolist()
+        return {
+            "columns": self.columns.tolist(),
+            "constant": int(self.constant),
+            "linear": [int(value) for value in self.linear],
+            "quadratic": [[i, j, int(self.quadratic[i, j])] for i, j in pairs],
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Cost:
@@ -80,6 +100,15 @@ class Cost:
         for block, there in zip(self.blocks, present, strict=True):
             total += block.at(atoms) * there
         return total
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> Cost:
+        """Inverse of `to_dict`."""
+        return cls(Part.from_dict(spec["always"]), tuple(map(Part.from_dict, spec["blocks"])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The polynomials as plain integers, ready for JSON."""
+        return {"always": self.always.to_dict(), "blocks": [block.to_dict() for block in self.blocks]}
 
 
 Length = tuple[int, dict[int, int]]

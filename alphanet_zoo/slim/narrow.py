@@ -171,7 +171,7 @@ def bound(net: nn.Module, plan: Plan) -> Bound:
 
 
 @contextlib.contextmanager
-def _replaced(replacements: Iterable[Replacement]) -> Iterator[None]:
+def replaced(replacements: Iterable[Replacement]) -> Iterator[None]:
     """Sets values for the duration of the context."""
     undo = []
     try:
@@ -193,7 +193,7 @@ def narrowed(how: Bound) -> Iterator[None]:
         for cut in cuts:
             tensor = cut.of(tensor)
         parts.append((owner, key, tensor))
-    with _replaced((*how.sizes, *parts)):
+    with replaced((*how.sizes, *parts)):
         yield
 
 
@@ -209,7 +209,7 @@ def extracted(net: nn.Module, plan: Plan) -> nn.Module:
         part = part.detach().clone(memory_format=torch.contiguous_format)
         is_parameter = isinstance(owner[key], nn.Parameter)
         copies[id(owner[key])] = nn.Parameter(part, owner[key].requires_grad) if is_parameter else part
-    with _replaced(how.sizes):
+    with replaced(how.sizes):
         static = copy.deepcopy(net, copies)
     for i, channels in plan.features.items():
         vars(static)["feature_info"][i]["num_chs"] = channels

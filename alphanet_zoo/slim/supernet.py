@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from alphanet_zoo.slim.checks import check_arguments, check_network, copied
 from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
 from alphanet_zoo.slim.cost import cost_of
 from alphanet_zoo.slim.labels import Conflict
-from alphanet_zoo.slim.narrow import Bound, bound, extracted, narrowed, plan
+from alphanet_zoo.slim.narrow import Bound, bound, extracted, narrowed, plan, replaced
+from alphanet_zoo.slim.network import Options, SlimNet, SlimNetwork
 from alphanet_zoo.slim.order import Importance, reorder
 from alphanet_zoo.slim.report import Report, report_of
 from alphanet_zoo.slim.settle import choices, settle
@@ -29,19 +29,7 @@ from alphanet_zoo.slim.trace import BATCH, Trace
 _KEPT_PLANS = 64
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `slimmable` that define the space."""
-
-    input_size: tuple[int, int, int]
-    widths: tuple[float, ...]
-    divisor: int
-    tie: Tie | None
-    depth: bool
-    resolutions: tuple[int, ...]
-
-
-class Slimmable(nn.Module):
+class Slimmable(SlimNetwork):
     """A network of any class with all of its subnets. Made by `slimmable`.
 
     In training mode it runs at any arch with the statistics of the batch, and keeps none. In evaluation it runs at its
@@ -60,13 +48,11 @@ class Slimmable(nn.Module):
 
     def __init__(
         self, net: nn.Module, analysis: Analysis, space: SlimSpace, options: Options, report: Report,
-        tracked: Sequence[str],
+        tracked: Sequence[str], origin: str | None,
     ) -> None:  # fmt: skip
         """Use `slimmable`."""
-        super().__init__()
-        self.net, self.space, self.arch, self.options, self.report = net, space, space.largest, options, report
-        self.num_classes = space.num_classes
-        self._analysis = analysis
+        super().__init__(net, space, space.largest, options, origin)
+        self.report, self._analysis = report, analysis
         self._tracked = frozenset(tracked)
         self._bound: OrderedDict[tuple[SlimArch, torch.device], Bound] = OrderedDict()
 
@@ -91,19 +77,17 @@ class Slimmable(nn.Module):
             x = resize_to(x, arch.resolution)
         if arch.width == self.arch.width and arch.depth == self.arch.depth:
             self.space.validate(arch)
-            full: Tensor = self.net(x)
+            with self._dropping():
+                full: Tensor = self.net(x)
             return full
         if not self.training:
             raise ValueError(
                 f"in evaluation the network runs at its largest arch only, not at {arch}: extract and calibrate it"
             )
-        with narrowed(self._prepared(arch)):
+        paths = [(vars(module), key, 0.0) for module, key in self._drop_paths()] if self._drop_path_rate else []
+        with narrowed(self._prepared(arch)), replaced(paths):
             logits: Tensor = self.net(x)
         return logits
-
-    def contains(self, arch: SlimArch) -> bool:
-        """Whether this network has all weights of ``arch``."""
-        return arch in self.space
 
     def extract(self, arch: SlimArch) -> nn.Module:
         """A network of the class of `net` with smaller layers and a copy of their weights, in this network's mode.
@@ -121,6 +105,16 @@ class Slimmable(nn.Module):
             if name in self._tracked and isinstance(module, _NormBase):
                 module.track_running_stats = True
         return static
+
+    def subnet(self, arch: SlimArch) -> SlimNet:
+        """`extract` as a network that resizes its images and keeps a record of its statistics, in this one's mode.
+
+        Raises:
+            ValueError: The space does not contain ``arch``.
+        """
+        static = SlimNet(self.extract(arch), self.space, arch, self.options, self.origin)
+        static.pretrained_cfg = self.pretrained_cfg | {"input_size": static.pretrained_cfg["input_size"]}
+        return static.train(self.training)
 
     def reorder(self, by: Importance = "norm", images: Tensor | None = None) -> list[str]:
         """Sorts the channels of every group by importance, the most important first; the full network stays the same.
@@ -163,6 +157,7 @@ def slimmable(
     resolutions: Sequence[int] | None = None,
     importance: Importance | None = "norm",
     name: str | None = None,
+    origin: str | None = None,
 ) -> Slimmable:
     """Makes a supernet of any convolutional classifier; its subnets keep the leading channels of every layer.
 
@@ -181,6 +176,7 @@ def slimmable(
         importance: Order of the channels before training: by the weights of the batch norms ('norm') or the L1 norms
             of the weights ('l1'), the most important first. None keeps the order of ``net``.
         name: Name of the space; None is the name of the class.
+        origin: Name from which ``net`` can be built again; `alphanet_zoo.slim.named.named_slimmable` sets it.
 
     Raises:
         UsageError: (a ValueError) The network or an argument is not suitable; the message names the module.
@@ -205,7 +201,7 @@ def slimmable(
     space = _space(twin, analysis, options, name or type(net).__name__)
     report = report_of(twin, analysis, space)
     analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
-    supernet = Slimmable(twin, analysis, space, options, report, tracked)
+    supernet = Slimmable(twin, analysis, space, options, report, tracked, origin)
     if importance is not None:
         supernet.reorder(importance, images[-1])
     return supernet

@@ -113,6 +113,10 @@ class SpaceChoices(ProductSpace[ArchSpec]):
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a search space: {error}; pass a mapping returned by SearchSpace.to_dict") from error
 
+    def read_arch(self, spec: Mapping[str, Any]) -> ArchSpec:
+        """The arch that `ArchSpec.to_dict` describes, which need not be in this space."""
+        return ArchSpec.from_dict(spec)
+
     def to_dict(self) -> dict[str, Any]:
         """The space as plain values, ready for JSON."""
 

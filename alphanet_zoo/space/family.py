@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -40,6 +40,26 @@ class Space(Protocol[A]):
     @property
     def smallest(self) -> A:
         """The arch with the smallest choice of every entry."""
+
+    @property
+    def name(self) -> str:
+        """Name of the space."""
+
+    @property
+    def resolution(self) -> tuple[int, ...]:
+        """Choices of the side of the input, in pixels."""
+
+    def __contains__(self, arch: object) -> bool:
+        """Whether every entry of ``arch`` is one of the choices."""
+
+    def validate(self, arch: A) -> A:
+        """Returns ``arch`` if it is in this space; raises ValueError otherwise."""
+
+    def read_arch(self, spec: Mapping[str, Any]) -> A:
+        """The arch that `Arch.to_dict` describes, which need not be in this space."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as plain values, ready for JSON."""
 
     def sample(self, rng: np.random.Generator) -> A:
         """Draws an arch, each entry independently and uniformly."""

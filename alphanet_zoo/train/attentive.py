@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from alphanet_zoo.data.draws import generator
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs
-from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.train.config import SandwichConfig
 
 
-def candidate_archs(space: SearchSpace, config: SandwichConfig, seed: int, step: int) -> list[list[ArchSpec]]:
+def candidate_archs(space: Space[Any], config: SandwichConfig, seed: int, step: int) -> list[list[Arch]]:
     """The candidates for each random subnet of one step.
 
     Draws a window of costs as often as uniform archs fall into it, then candidates uniformly within it. Costs are MACs
@@ -22,18 +21,18 @@ def candidate_archs(space: SearchSpace, config: SandwichConfig, seed: int, step:
     """
     rng, groups = generator(seed, "candidates", step), []
     for _ in range(config.random_subnets):
-        low = math.floor(count_macs(space.sample(rng), space) / config.window) * config.window
+        low = math.floor(space.count_macs(space.sample(rng)) / config.window) * config.window
         groups.append(list(space.sample_within(low, math.nextafter(low + config.window, low), config.candidates, rng)))
     return groups
 
 
 def attentive_archs(
-    space: SearchSpace,
+    space: Space[Any],
     config: SandwichConfig,
     seed: int,
     step: int,
-    losses_of: Callable[[Sequence[ArchSpec]], Sequence[float]],
-) -> dict[str, ArchSpec]:
+    losses_of: Callable[[Sequence[Arch]], Sequence[float]],
+) -> dict[str, Arch]:
     """The archs of one step by name; each random arch is chosen from its candidates.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,17 +13,20 @@ from torch.nn import functional as F
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.config import default_cfg
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.losses import BinaryCrossEntropy, KLDistillation, PerLabel
 from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.train.config import FineTuneConfig, TrainConfig
+from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.named import image_settings, named_slimmable
+from alphanet_zoo.slim.supernet import Slimmable
+from alphanet_zoo.space.family import Space
+from alphanet_zoo.train.config import FineTuneConfig, NetConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.zoo.archs import NamedArch, find_arch
 from alphanet_zoo.zoo.open import open_net
 
 
-def named_arch(arch: str | Mapping[str, Any], space: SearchSpace, setting: str = "arch") -> ArchSpec:
+def named_arch(arch: str | Mapping[str, Any], space: Space[Any], setting: str = "arch") -> Any:
     """The arch of a space that a setting selects.
 
     Args:
@@ -36,7 +39,7 @@ def named_arch(arch: str | Mapping[str, Any], space: SearchSpace, setting: str =
         UsageError: The space has no such arch.
     """
     try:
-        found = NamedArch("", ArchSpec.from_dict(arch)) if isinstance(arch, Mapping) else find_arch(arch, space)
+        found = NamedArch("", space.read_arch(arch)) if isinstance(arch, Mapping) else find_arch(arch, space)
         if found.member is None or found.member.space == space:
             return space.validate(found.arch)
     except (AlphaNetError, ValueError) as error:
@@ -49,11 +52,15 @@ def named_arch(arch: str | Mapping[str, Any], space: SearchSpace, setting: str =
 
 def image_cfg(config: TrainConfig) -> dict[str, Any]:
     """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped."""
-    cfg = default_cfg(config.search_space.largest, 0)
+    if config.net is None:
+        cfg = default_cfg(config.search_space.largest, 0)
+    else:
+        size = config.data.image_size
+        cfg = default_cfg(SlimArch(size, (1.0,)), 0) | {"input_size": (3, size, size)} | image_settings(config.net.name)
     return cfg | {"crop_pct": 1.0} if config.data.transform == "cifar" else cfg
 
 
-def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
+def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
     """The net of a run in training mode on the CPU: a supernet, or the subnet to fine-tune.
 
     Initial weights depend on the seed only. A fine-tuned net keeps its classifier if the class names are the same;
@@ -63,26 +70,42 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
         UsageError: The file to fine-tune does not match the config.
         AlphaNetError: The file is damaged.
     """
-    sandwich, space = config.sandwich, config.search_space
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(config.seed, "weights"))
-        if config.finetune.net is None:
-            net = AlphaNet(space.largest, space, len(classes), supernet=True)
-        else:
-            net = finetuned_net(config.finetune)
-            if net.space != space:
-                raise UsageError(
-                    f"{config.finetune.net} contains a net of the space {net.space.name}, but space is {space.name}; "
-                    "set space=net"
-                )
-            if tuple(net.pretrained_cfg.get("label_names") or ()) != tuple(classes):
-                net.reset_classifier(len(classes))
+    sandwich = config.sandwich
+    net = _alphanet(config, classes) if config.net is None else _slimmable(config, config.net, len(classes))
     net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
     net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config)["crop_pct"]}
     net.pretrained_cfg.pop("multi_label", None)
     if config.data.source == "multilabel":
         net.pretrained_cfg["multi_label"] = True
     return net.train()
+
+
+def _alphanet(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
+    """A new supernet of the space, or the subnet to fine-tune."""
+    space = config.search_space
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(config.seed, "weights"))
+        if config.finetune.net is None:
+            return AlphaNet(space.largest, space, len(classes), supernet=True)
+        net = finetuned_net(config.finetune)
+        if net.space != space:
+            raise UsageError(
+                f"{config.finetune.net} contains a net of the space {net.space.name}, but space is {space.name}; "
+                "set space=net"
+            )
+        if tuple(net.pretrained_cfg.get("label_names") or ()) != tuple(classes):
+            net.reset_classifier(len(classes))
+    return net
+
+
+def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmable:
+    """The supernet of the section `net`."""
+    size = config.data.image_size
+    return named_slimmable(
+        net.name, num_classes, (3, size, size), net.widths, net.divisor, net.tie, net.depth,
+        resolutions=net.resolutions or None, importance=net.importance, weights=net.weights,
+        seed=torch_seed(config.seed, "weights"),
+    )  # fmt: skip
 
 
 def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
@@ -93,7 +116,13 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
         AlphaNetError: It cannot be read or downloaded.
     """
     assert finetune.net is not None
-    net = open_net(finetune.net).net
+    opened = open_net(finetune.net).net
+    if opened.config()["model_type"] != "alphanet":
+        raise UsageError(
+            f"{finetune.net} contains a slimmable network, which the fine-tuning of a subnet does not support; pass "
+            "the weights of an AlphaNet"
+        )
+    net = cast(AlphaNet, opened)
     if net.supernet and finetune.arch is None:
         raise UsageError(
             f"{finetune.net} contains a supernet; pass the subnet to fine-tune: finetune.arch=smallest, largest, a "
@@ -132,7 +161,7 @@ def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.devi
     )  # fmt: skip
 
 
-def choose_kernels(net: AlphaNet, config: TrainConfig, device: torch.device) -> None:
+def choose_kernels(net: Network, config: TrainConfig, device: torch.device) -> None:
     """Sets ``net.kernels`` as the config says.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -169,6 +169,30 @@ class FineTuneConfig(Section):
         return self.model or self.weights
 
 
+class NetConfig(Section):
+    """The network to make slimmable. ``net=NAME`` sets `name`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The network: `timm/NAME`, `torchvision/NAME`, or `module:function`, a function that takes `num_classes` and
+    returns a torch.nn.Module. The module may be a file in the current folder."""
+    weights: str | None = None
+    """File with the network's state dict (.safetensors, .pt or .pth), or `pretrained` to download the weights of timm
+    or torchvision. A classifier for other classes is not loaded. null: random weights."""
+    widths: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.25, 1.0)
+    """Least and greatest share of the channels, in steps of 0.025; three or more values are the choices themselves."""
+    divisor: Count = 8
+    """Numbers of channels are multiples of this."""
+    tie: Literal["uniform", "stage"] | None = "uniform"
+    """`uniform`: one width for the network; `stage`: one per stage; null: one for each group of channels."""
+    depth: bool = False
+    """Whether residual blocks that keep the shape of their input can be dropped, up to half of each stage."""
+    resolutions: tuple[Count, ...] = ()
+    """Choices of the resolution, of which `data.image_size` must be the largest; empty: `data.image_size` only."""
+    importance: Literal["norm", "l1"] | None = "norm"
+    """Order of the channels before training, the most important first: `norm` (weights of the batch norms), `l1` (L1
+    norms of the weights) or null (as they are)."""
+
+
 class DistributedConfig(Section):
     """Training on several processes started by torchrun."""
 
@@ -237,10 +261,36 @@ class TrainConfig(Section):
     optim: OptimConfig
     sandwich: SandwichConfig = SandwichConfig()
     finetune: FineTuneConfig = FineTuneConfig()
+    net: NetConfig | None = None
+    """The network to make slimmable; null trains an AlphaNet of `space`. Requires `space=net`."""
     guard: GuardConfig = GuardConfig()
     distributed: DistributedConfig = DistributedConfig()
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("net", mode="before")
+    @classmethod
+    def _net_by_name(cls, value: object) -> object:
+        """Accepts the name of the network for the section."""
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _net_defines_the_space(self) -> TrainConfig:
+        """A slimmable network defines its search space."""
+        if self.net is None:
+            return self
+        if self.space != NET:
+            raise ValueError("net defines the search space; pass space=net, or net=null to train an AlphaNet of space")
+        if self.finetune.net is not None:
+            raise ValueError("net and finetune both name a network; pass one of them")
+        if not self.data.image_size:
+            raise ValueError("data.image_size is 0, and net requires the size of its images; pass data.image_size=64")
+        if self.net.resolutions and self.net.resolutions[-1] != self.data.image_size:
+            raise ValueError(
+                f"net.resolutions is {list(self.net.resolutions)}, and data.image_size is {self.data.image_size}; "
+                "their largest value must be the same"
+            )
+        return self
 
     @field_validator("space", mode="before")
     @classmethod
@@ -268,7 +318,8 @@ class TrainConfig(Section):
         """The search space.
 
         Raises:
-            UsageError: `space` is `auto` or `net`; `alphanet_zoo.train.prepare.prepare` replaces it.
+            UsageError: `space` is `auto` or `net`. `alphanet_zoo.train.prepare.prepare` replaces it, unless the network
+                of the section `net` defines the space.
         """
         return find_space(self.space)
 
@@ -304,7 +355,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a config."""
     for name, field in section.model_fields.items():
-        kind = field.annotation
+        kind = next((each for each in get_args(field.annotation) if each is NetConfig), field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from valid_keys(kind, f"{prefix}{name}.")
         else:
@@ -355,11 +406,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"{override!r} is not a setting; write key=value, such as optim.lr=0.2")
-    if key not in (keys := list(valid_keys())):
+    if key == "net" and _parsed(value) is not None:
+        key = "net.name"
+    if key not in (keys := [*valid_keys(), "net"]):
         raise UsageError(f"unknown setting {key!r}{_hint(key, keys)}")
     *sections, name = key.split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
+        if section == "net" and not isinstance(inner, dict):
+            inner = tree[section] = {} if inner is None else {"name": inner}
         if not isinstance(inner, dict):
             raise UsageError(f"{section} is {inner!r} in the recipe; it must be a mapping of settings")
         tree = inner

@@ -97,7 +97,7 @@ def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float
             )
         if resume_anyway:
             run.guard.forget_rollbacks()
-        validator = Validator(config, ranks) if config.validation.every_epochs else None
+        validator = Validator(config, ranks, run.net.space) if config.validation.every_epochs else None
         progress = Progress(enabled=config.log.progress and ranks.first, start=run.step, end=run.end)
         stack.callback(progress.close)
         for note in notes:

@@ -41,10 +41,15 @@ def prepare(config: TrainConfig, tell: Callable[[str], None]) -> TrainConfig:
     Raises:
         UsageError: The images or the net to fine-tune do not exist, or the budget is too small.
     """
+    if config.net is not None:
+        config = _replaced(config, data=_split(config, tell))
+        chosen = "imagenet" if config.data.image_size > _SMALL else "cifar"
+        return _replaced(config, data={"transform": chosen if config.data.transform == AUTO else config.data.transform})
     if config.space == NET and config.finetune.net is None:
         raise UsageError(
             "the net to fine-tune is not set; pass finetune.model=NAME or finetune.weights=FILE (also a run, a folder "
-            "or a Hub repository)"
+            "or a Hub repository). For a slimmable network, pass net=timm/NAME, net=torchvision/NAME or "
+            "net=module:function"
         )
     config = _replaced(config, data=_split(config, tell))
     data, net, fits = config.data, None, config.space not in (AUTO, NET)
@@ -119,7 +124,7 @@ def typical_side(source: ImageSource) -> int:
 
 def warn_of_large_images(config: TrainConfig, source: ImageSource) -> None:
     """Logs a warning if a supernet is trained on images much larger than the largest resolution of its space."""
-    if config.finetune.net is not None:
+    if config.finetune.net is not None or config.net is not None:
         return
     side, largest = typical_side(source), max(config.search_space.resolution)
     if config.data.image_size > largest:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from signal import SIGINT, SIGTERM
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphanet_zoo.data.draws import generator
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.losses import (
     AdaptiveAlphaDivergence,
@@ -20,9 +22,7 @@ from alphanet_zoo.nn.losses import (
     Loss,
     per_label,
 )
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.train.config import SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients, StepReport
@@ -44,7 +44,7 @@ class SubnetOutcome:
     """
 
     name: str
-    arch: ArchSpec
+    arch: Arch
     logits: Tensor
     loss: Tensor
 
@@ -63,7 +63,7 @@ class Losses:
 
     label: Loss
     distillation: Loss | None = None
-    teacher: AlphaNet | None = None
+    teacher: Network | None = None
     teacher_share: float = 0.5
     teacher_distance: Loss = field(default_factory=KLDistillation)
 
@@ -105,7 +105,7 @@ class StepOutcome:
         return SIGTERM if self.report.terminated else SIGINT if self.report.interrupted else None
 
 
-def draw_archs(space: SearchSpace, seed: int, step: int, random_subnets: int = 2) -> dict[str, ArchSpec]:
+def draw_archs(space: Space[Any], seed: int, step: int, random_subnets: int = 2) -> dict[str, Arch]:
     """The archs of one step by name: the largest, uniform random ones, the smallest.
 
     Source: docs/specification.md, section 6; Yu & Huang, 2019, arXiv:1903.05134, section 3.1.
@@ -149,7 +149,7 @@ class SandwichStep:
         ValueError: The optimiser is not fused; only a fused one can skip a step without waiting for the device.
     """
 
-    net: AlphaNet
+    net: Network
     optimizer: torch.optim.Optimizer
     gradients: Gradients
     losses: Losses
@@ -157,7 +157,7 @@ class SandwichStep:
     clip_value: float | None = None
     bf16: bool = False
     bf16_gradients: bool = False
-    compiled: Mapping[ArchSpec, Callable[..., Tensor]] = field(default_factory=dict)
+    compiled: Mapping[Arch, Callable[..., Tensor]] = field(default_factory=dict)
     average: WeightAverage | None = None
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ class SandwichStep:
     def __call__(
         self,
         micro_batches: Sequence[MicroBatch],
-        archs: Mapping[str, ArchSpec],
+        archs: Mapping[str, Arch],
         *,
         received: Collection[int] = (),
         seed_of: Callable[[int], int] | None = None,
@@ -225,7 +225,7 @@ class SandwichStep:
             self.average.update(self.net, 1.0 - nonfinite)
         return _outcome(outcomes, report)
 
-    def forward(self, images: Tensor, arch: ArchSpec, resolution: int | None = None) -> Tensor:
+    def forward(self, images: Tensor, arch: Arch, resolution: int | None = None) -> Tensor:
         """Logits of a subnet in the precision of the step, at no larger a resolution than ``resolution``."""
         resize = resolution is None or arch.resolution <= resolution
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
@@ -252,7 +252,7 @@ def _outcome(micro_batches: list[list[SubnetOutcome]], report: Tensor) -> StepOu
     return StepOutcome(micro_batches, numbers, copied)
 
 
-def compile_recurring(net: AlphaNet) -> dict[ArchSpec, Callable[..., Tensor]]:
+def compile_recurring(net: Network) -> dict[Arch, Callable[..., Tensor]]:
     """Applies torch.compile to the largest and the smallest subnet; each is compiled when it first runs.
 
     Random subnets run eagerly, because compiling each of them takes longer than its step.

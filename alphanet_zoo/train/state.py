@@ -14,10 +14,10 @@ from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.reader import Batch
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import as_calibration, restored_cfg
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.layers import shrink_to
-from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.nn.synced_norm import synchronise
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.family import Arch
 from alphanet_zoo.train.attentive import attentive_archs
 from alphanet_zoo.train.build import build_losses, build_net, chance_loss, choose_kernels, image_cfg
 from alphanet_zoo.train.config import TrainConfig
@@ -42,6 +42,7 @@ from alphanet_zoo.train.sandwich import (
     mean_metrics,
     subnet_metrics,
 )
+from alphanet_zoo.zoo.built import built
 
 
 class RunState:
@@ -138,7 +139,7 @@ class RunState:
         pairs = zip(outcome.micro_batches, batch.split(self._accumulate), strict=True)
         return mean_metrics([subnet_metrics(o, b.labels, self.config.sandwich) for o, b in pairs], self.ranks)
 
-    def averaged_net(self) -> AlphaNet:
+    def averaged_net(self) -> Network:
         """A net with the moving average as its weights.
 
         Raises:
@@ -146,8 +147,7 @@ class RunState:
         """
         if self.average is None:
             raise ValueError("the run has no moving average; set optim.ema_decay")
-        with torch.device("meta"):
-            net = AlphaNet.from_config(self.net.config())
+        net = built(self.net.config())
         net.load_state_dict({k: t.clone() for k, t in self.average.module.state_dict().items()}, assign=True)
         return net.train(self.net.training)
 
@@ -185,7 +185,7 @@ class RunState:
         self.step = checkpoint.step if checkpoint else 0
         self.guard.state = guard_state(checkpoint)
 
-    def _archs(self, draw: int, first: MicroBatch) -> dict[str, ArchSpec]:
+    def _archs(self, draw: int, first: MicroBatch) -> dict[str, Arch]:
         """The archs of a step; attentive sampling uses the losses on the first micro-batch."""
         config = self.config
         if not self.net.supernet:
@@ -197,7 +197,7 @@ class RunState:
         )
 
     @torch.no_grad()
-    def _losses_on(self, micro_batch: MicroBatch, archs: Sequence[ArchSpec]) -> list[float]:
+    def _losses_on(self, micro_batch: MicroBatch, archs: Sequence[Arch]) -> list[float]:
         """Losses of archs against the labels, over all processes."""
         (images, labels), cap = micro_batch, self.resolution
         images = images if cap is None else shrink_to(images, cap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,8 @@ from alphanet_zoo.data.sources import ImageSource, open_source
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
 from alphanet_zoo.evaluate.multilabel import LabelTally
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Space
 from alphanet_zoo.train.build import named_arch
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
@@ -26,14 +28,16 @@ class Validator:
     Args:
         config: Config of the run.
         ranks: The processes.
+        space: The search space of the networks; None is that of the config.
 
     Raises:
         UsageError: There are no validation images, their classes differ, or an arch is not in the space.
     """
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks, space: Space[Any] | None = None) -> None:
         """Opens the images and checks the names."""
-        self._ranks, settings, space = ranks, config.validation, config.search_space
+        self._ranks, settings = ranks, config.validation
+        space = config.search_space if space is None else space
         self.archs = {Path(name).stem: named_arch(name, space, "validation.archs") for name in settings.archs}
         self._source: ImageSource = open_source(config.data, "val")
         training = open_source(config.data, "train")
@@ -49,7 +53,7 @@ class Validator:
             rank=ranks.rank, world_size=ranks.world_size,
         )  # fmt: skip
 
-    def __call__(self, net: AlphaNet, stopped: Callable[[], bool]) -> dict[str, dict[str, float]] | None:
+    def __call__(self, net: Network, stopped: Callable[[], bool]) -> dict[str, dict[str, float]] | None:
         """Figures of each subnet by its name; None if some process is to stop.
 
         One class per image: accuracy (0 to 1), correct, images. Several labels: see `LabelTally`.
@@ -57,14 +61,14 @@ class Validator:
         archs = self.archs if net.supernet else {"subnet": net.arch}
         results = {}
         for name, arch in archs.items():
-            static = self.evaluator.calibrated(net, arch, stopped=stopped) if net.supernet else net.extract(arch)
+            static = self.evaluator.calibrated(net, arch, stopped=stopped) if net.supernet else net.subnet(arch)
             figures = self._figures(static.eval(), stopped)
             if figures is None:
                 return None
             results[name] = figures
         return results
 
-    def _figures(self, static: AlphaNet, stopped: Callable[[], bool]) -> dict[str, float] | None:
+    def _figures(self, static: Network, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The figures of one subnet, over all processes; None if some process is to stop."""
         labels, ranks = self._source.labels, self._ranks
         if labels.dim() == 1:

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.choices import FAMILY
+from alphanet_zoo.slim.space import SlimSpace
 from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import SPACES, FamilyMember
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
@@ -37,13 +41,13 @@ class NamedArch:
     """
 
     name: str
-    arch: ArchSpec
-    space: SearchSpace | None = None
+    arch: Arch
+    space: Space[Any] | None = None
     num_classes: int | None = None
     member: FamilyMember | None = None
 
 
-def find_arch(source: str | os.PathLike[str], space: SearchSpace | None = None) -> NamedArch:
+def find_arch(source: str | os.PathLike[str], space: Space[Any] | None = None) -> NamedArch:
     """The arch that a name or a file identifies.
 
     Args:
@@ -118,7 +122,27 @@ def read_front(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
     return None
 
 
-def space_of(arch: ArchSpec) -> SearchSpace | None:
+def read_arch(spec: Mapping[str, Any]) -> Arch:
+    """The arch of any family that ``to_dict`` of an arch describes.
+
+    Raises:
+        ValueError: ``spec`` does not describe an arch.
+    """
+    slimmable = isinstance(spec, Mapping) and set(spec) == {"resolution", "width", "depth"}
+    return SlimArch.from_dict(spec) if slimmable else ArchSpec.from_dict(spec)
+
+
+def read_space(spec: Mapping[str, Any]) -> Space[Any]:
+    """The search space of any family that ``to_dict`` of a space describes.
+
+    Raises:
+        ValueError: ``spec`` does not describe a search space.
+    """
+    slimmable = isinstance(spec, Mapping) and spec.get("family") == FAMILY
+    return SlimSpace.from_dict(spec) if slimmable else SearchSpace.from_dict(spec)
+
+
+def space_of(arch: Arch) -> SearchSpace | None:
     """The search space of the package that contains an arch; None if there is none."""
     return next((space for space in SPACES.values() if arch in space), None)
 
@@ -147,7 +171,7 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
 def _of_mapping(name: str, content: Any, path: Path) -> NamedArch:
     """The arch in a mapping: in the published form, or under the key ``arch``."""
     described = content if isinstance(content, Mapping) and "arch" in content else {"arch": content}
-    arch = ArchSpec.from_dict(described["arch"])
+    arch = read_arch(described["arch"])
     space, classes = described.get("space"), described.get("num_classes")
     if isinstance(space, str):
         if space not in SPACES:
@@ -155,7 +179,7 @@ def _of_mapping(name: str, content: Any, path: Path) -> NamedArch:
         space = SPACES[space]
     space = space_of(arch) if space is None else space
     return NamedArch(
-        name, arch, SearchSpace.from_dict(space) if isinstance(space, Mapping) else space,
+        name, arch, read_space(space) if isinstance(space, Mapping) else space,
         classes if isinstance(classes, int) else None,
     )  # fmt: skip
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.config import as_calibration
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.zoo.built import built
 
 METADATA_KEY = "alphanet"
 """Header entry with the network's config, as JSON. One key only: safetensors writes several in a random order."""
@@ -36,7 +38,7 @@ _HALF = "float16"
 _LISTED = 8
 
 
-def save_net(net: AlphaNet, path: str | os.PathLike[str], *, half: bool = False) -> str:
+def save_net(net: Network, path: str | os.PathLike[str], *, half: bool = False) -> str:
     """Writes weights and config of ``net`` to one safetensors file, completely or not at all.
 
     Equal networks give equal bytes.
@@ -68,11 +70,9 @@ def save_net(net: AlphaNet, path: str | os.PathLike[str], *, half: bool = False)
         return sha256_of(temporary)
 
 
-def _check_layers(net: AlphaNet) -> None:
+def _check_layers(net: Network) -> None:
     """Checks that a network has exactly the tensors that its config implies."""
-    with torch.device("meta"):
-        expected = AlphaNet.from_config(net.config()).state_dict().keys()
-    differing = sorted(expected ^ net.state_dict().keys())
+    differing = sorted(net.described_tensors() ^ net.state_dict().keys())
     if differing:
         raise ValueError(
             "only a network with its original layers can be saved; tensors that are missing or unexpected: "
@@ -109,14 +109,14 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     return path / WEIGHTS_NAME
 
 
-def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> AlphaNet:
+def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> Network:
     """Loads the network in a safetensors file, in eval mode, with its calibration record.
 
     Names, shapes and types of all tensors must match exactly. Only parameters that `save_net` rounded are cast.
 
     Args:
         path: A file that `save_net` wrote, or a folder with one, see `weights_file`.
-        config: The result of ``AlphaNet.config``, for a file without a config in its header.
+        config: The result of ``config`` of a network, for a file without a config in its header.
 
     Raises:
         UsageError: There is no such file.
@@ -125,11 +125,10 @@ def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None =
     path = weights_file(path)
     if config is None:
         config = read_config(path)
-    with torch.device("meta"):
-        try:
-            net = AlphaNet.from_config(config)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise AlphaNetError(f"{os.fspath(path)}: its config does not describe a network: {error}") from error
+    try:
+        net = built(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AlphaNetError(f"{os.fspath(path)}: its config does not describe a network: {error}") from error
     storage = config.get(STORAGE_KEY)
     if storage not in (None, _HALF):
         raise AlphaNetError(
@@ -138,6 +137,7 @@ def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None =
     tensors, expected = read_tensors(path), net.state_dict()
     check_tensors(os.fspath(path), tensors, _halved(net, expected) if storage else expected)
     net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}, assign=True)
+    net.calibration = as_calibration(config["calibration"])
     return net.eval()
 
 
@@ -210,7 +210,7 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(items[:_LISTED]) + more
 
 
-def _halved(net: AlphaNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _halved(net: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a network, with the parameters as float16."""
     parameters = {name for name, _ in net.named_parameters()}
     halved = {name: tensor.half() if name in parameters else tensor for name, tensor in tensors.items()}

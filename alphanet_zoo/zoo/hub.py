@@ -19,6 +19,7 @@ from typing import Any
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.card import model_card
 from alphanet_zoo.zoo.files import WEIGHTS_NAME, find_config, is_run, load_net, save_net, weights_file
@@ -153,7 +154,7 @@ def from_pretrained(
     token: str | bool | None = None,
     local_files_only: bool = False,
     sha256: str | None = None,
-) -> AlphaNet:
+) -> Network:
     """Loads the network of a Hub repository, a folder that `save_pretrained` wrote, a training run or a file.
 
     The network is in eval mode. The SHA-256 of the weights is checked on every load: against ``sha256``, else the pin
@@ -215,7 +216,7 @@ def _check_repository(source: str) -> None:
         raise UsageError(f"{source!r} is neither an existing folder nor a Hub repository (organisation/name)")
 
 
-def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
+def _load_folder(folder: Path, sha256: str | None) -> Network:
     """The network in a local folder, whose files are never deleted."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
@@ -223,14 +224,14 @@ def _load_folder(folder: Path, sha256: str | None) -> AlphaNet:
     return _load_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, sha256)
 
 
-def _load_file(file: Path, sha256: str | None) -> AlphaNet:
+def _load_file(file: Path, sha256: str | None) -> Network:
     """The network in a safetensors file with its config in the header."""
     if sha256 is not None and (actual := sha256_of(file)) != sha256.lower():
         raise DigestError(f"the SHA-256 of {file} is {actual}, but the expected one is {sha256.lower()}")
     return load_net(file)
 
 
-def _load_files(config_path: Path, weights: Path, sha256: str | None) -> AlphaNet:
+def _load_files(config_path: Path, weights: Path, sha256: str | None) -> Network:
     """The network in two files, after checking digest, config and tensors."""
     document = _read_json(config_path)
     claimed = document.get(DIGEST_KEY)

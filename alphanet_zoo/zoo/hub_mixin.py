@@ -36,7 +36,7 @@ class HubMixin:
         """Loads a Hub repository or a folder; see `alphanet_zoo.zoo.hub.from_pretrained`."""
         from alphanet_zoo.zoo import hub
 
-        return hub.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cast("AlphaNet", hub.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the files of `save_pretrained`; see `alphanet_zoo.zoo.hub.push_to_hub`."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from alphanet_zoo.checkpoint import latest_checkpoint
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import EXPORTED_ENDINGS, sha256_of
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.zoo.built import built
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
 from alphanet_zoo.zoo.files import RUN_FINAL, WEIGHTS_NAME, is_run, load_net, weights_file
@@ -44,7 +43,7 @@ class OpenedNet:
         step: Training step of the checkpoint, for an unfinished run; else None.
     """
 
-    net: AlphaNet
+    net: Network
     kind: Kind
     source: str
     file: Path | None = None
@@ -113,7 +112,7 @@ def _open_path(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     if is_run(path):
         return _open_run(path, ema=ema, unfinished=unfinished)
     if path.is_dir():
-        file, net = weights_file(path), AlphaNet.from_pretrained(path)
+        file, net = weights_file(path), from_pretrained(path)
         return OpenedNet(net, "folder", str(path), file, sha256_of(file))
     if path.suffix.lower() in EXPORTED_ENDINGS and path.is_file():
         raise UsageError(
@@ -140,8 +139,7 @@ def _open_run(path: Path, *, ema: bool, unfinished: bool) -> OpenedNet:
     tensors = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
     if not tensors:
         raise UsageError(_no_average(path))
-    with torch.device("meta"):
-        net = AlphaNet.from_config(checkpoint.state["net"])
+    net = built(checkpoint.state["net"])
     net.load_state_dict(tensors, assign=True)
     return OpenedNet(net, "run", str(path), step=checkpoint.step)
 

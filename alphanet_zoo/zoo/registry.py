@@ -7,11 +7,12 @@ import inspect
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
@@ -100,10 +101,11 @@ def create_model(
     refuse_unknown("create_model", unknown, list(inspect.signature(create_model).parameters)[:-1])
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
-    net = open_model(
+    opened = open_model(
         name, pretrained, num_classes, weights, in_chans=in_chans, global_pool=global_pool,
         drop_rate=drop_rate, drop_path_rate=drop_path_rate, cache_dir=cache_dir, revision=revision,
-    ).net  # fmt: skip
+    )  # fmt: skip
+    net = cast(AlphaNet, opened.net)
     return FeatureExtractor(net, out_indices) if features_only else net
 
 
@@ -140,8 +142,8 @@ def open_model(
         fill_live(net).eval()
     elif not fresh:
         opened = open_net(name if weights is None else weights, cache_dir=cache_dir, revision=revision)
-        net = opened.net
-        _check_is(member, net, opened.source)
+        _check_is(member, opened.net, opened.source)
+        net = cast(AlphaNet, opened.net)  # The networks of a member's space are.
     adapt(net, num_classes, in_chans, global_pool)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
     _describe(net, member, loaded=not fresh)
@@ -184,7 +186,7 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
     net.top1 = published_top1(net, member)
 
 
-def published_top1(net: AlphaNet, member: FamilyMember) -> float | None:
+def published_top1(net: Network, member: FamilyMember) -> float | None:
     """The known top-1 of a model's weights, in percent; None if they are not the published or included ones.
 
     Args:
@@ -199,7 +201,7 @@ def published_top1(net: AlphaNet, member: FamilyMember) -> float | None:
     return member.top1 if published else None
 
 
-def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
+def _check_is(member: FamilyMember, net: Network, source: str) -> None:
     """Raises unless ``net`` is the model ``member``."""
     if net.supernet and net.space == member.space and net.contains(member.arch):
         raise AlphaNetError(
@@ -211,7 +213,7 @@ def _check_is(member: FamilyMember, net: AlphaNet, source: str) -> None:
         raise AlphaNetError(f"{source} contains {described(net)}, not {member.name} ({member.arch})")
 
 
-def described(net: AlphaNet) -> str:
+def described(net: Network) -> str:
     """Name (or search space) and arch of a network, for messages."""
     members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
     named = next((member.name for member in members), f"a network of the space {net.space.name}")

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -39,7 +39,7 @@ def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
         if not path.is_file() or sha256_of(path) != digest:
             state = "is missing" if not path.is_file() else "has changed (its SHA-256 differs)"
             raise AlphaNetError(f"{path}, which {member.name} requires, {state}; reinstall the package")
-    net = load_net(family.folder / SUPERNET_FILE).extract(member.arch)
+    net = cast(AlphaNet, load_net(family.folder / SUPERNET_FILE)).extract(member.arch)
     source, prefix = family.folder / STATISTICS_FILE, f"{member.name}/"
     statistics = {n.removeprefix(prefix): t for n, t in read_tensors(source).items() if n.startswith(prefix)}
     check_tensors(f"{source} for {member.name}", statistics, dict(net.named_buffers()))

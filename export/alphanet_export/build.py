@@ -9,8 +9,8 @@ from pathlib import Path
 
 from alphanet_export.placing import default_name
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Arch
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.archs import ENDS, NamedArch, find_arch
 from alphanet_zoo.zoo.names import is_name
@@ -31,17 +31,17 @@ class Source:
         published_top1: Published ImageNet top-1 of the weights, in percent; None if it is not published.
     """
 
-    net: AlphaNet
+    net: Network
     name: str = "alphanet"
     weights: str = "memory"
     weights_sha256: str | None = None
-    arch: ArchSpec | None = None
+    arch: Arch | None = None
     published_top1: float | None = None
 
 
 def open_source(
-    network: str | os.PathLike[str] | AlphaNet | None,
-    arch: str | os.PathLike[str] | ArchSpec | NamedArch | None = None,
+    network: str | os.PathLike[str] | Network | None,
+    arch: str | os.PathLike[str] | Arch | NamedArch | None = None,
     *,
     num_classes: int | None = None,
     name: str | None = None,
@@ -63,7 +63,7 @@ def open_source(
     """
     if arch is None and isinstance(network, str) and is_name(network) and not Path(network).exists():
         network, arch = None, network
-    if not isinstance(arch, ArchSpec | NamedArch | None) and os.fspath(arch) not in ENDS:
+    if isinstance(arch, str | os.PathLike) and os.fspath(arch) not in ENDS:
         arch = find_arch(arch)
     if network is None or network == "random":
         member = arch.member if isinstance(arch, NamedArch) else None
@@ -93,14 +93,14 @@ def _named_source(member: FamilyMember, weights: str | None, num_classes: int | 
     return Source(opened.net, name or member.name, opened.source, opened.sha256, published_top1=top1)
 
 
-def _opened(network: str | os.PathLike[str] | AlphaNet) -> OpenedNet:
+def _opened(network: str | os.PathLike[str] | Network) -> OpenedNet:
     """The network, opened."""
-    if isinstance(network, AlphaNet):
+    if isinstance(network, Network):
         return OpenedNet(network, "file", "memory")
     return open_net(network)
 
 
-def _chosen(opened: OpenedNet, arch: str | os.PathLike[str] | ArchSpec | NamedArch | None) -> NamedArch | None:
+def _chosen(opened: OpenedNet, arch: str | os.PathLike[str] | Arch | NamedArch | None) -> NamedArch | None:
     """The arch to take from a network; None for the network itself.
 
     Raises:
@@ -114,10 +114,10 @@ def _chosen(opened: OpenedNet, arch: str | os.PathLike[str] | ArchSpec | NamedAr
                 "--flops BUDGET (arch=)"
             )
         return None
-    if isinstance(arch, ArchSpec):
-        arch = NamedArch("", arch)
-    elif not isinstance(arch, NamedArch):
+    if isinstance(arch, str | os.PathLike):
         arch = find_arch(arch, net.space)
+    elif not isinstance(arch, NamedArch):
+        arch = NamedArch("", arch)
     if arch.member is not None and (arch.member.space != net.space or not net.contains(arch.arch)):
         raise AlphaNetError(f"{opened.source} contains {described(net)}, not {arch.name} ({arch.arch})")
     net.space.validate(arch.arch)
@@ -129,17 +129,17 @@ def _chosen(opened: OpenedNet, arch: str | os.PathLike[str] | ArchSpec | NamedAr
     return arch
 
 
-def _name(network: str | os.PathLike[str] | AlphaNet, opened: OpenedNet, chosen: NamedArch | None) -> str:
+def _name(network: str | os.PathLike[str] | Network, opened: OpenedNet, chosen: NamedArch | None) -> str:
     """The default name of an export."""
     if chosen is not None and chosen.name:
         return chosen.name
-    if isinstance(network, AlphaNet):
+    if isinstance(network, Network):
         cfg = network.pretrained_cfg
         return str(cfg.get("name") or cfg["architecture"])
     return default_name(network)
 
 
-def tensors_sha256(net: AlphaNet) -> str:
+def tensors_sha256(net: Network) -> str:
     """SHA-256 of a network's tensors: names, shapes and bytes, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
@@ -148,7 +148,7 @@ def tensors_sha256(net: AlphaNet) -> str:
     return digest.hexdigest()
 
 
-def _check_classes(net: AlphaNet, num_classes: int | None) -> None:
+def _check_classes(net: Network, num_classes: int | None) -> None:
     """Raises UsageError unless the weights have the expected number of classes."""
     if num_classes not in (None, net.num_classes):
         raise UsageError(

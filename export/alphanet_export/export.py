@@ -29,10 +29,9 @@ from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator
 from alphanet_zoo.nn.config import Calibration
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.cost import macs_text
-from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.space.family import Arch, Space
 
 Images = ImageSource | str | os.PathLike[str]
 """Images by class: a folder with one folder per class, or another source."""
@@ -97,8 +96,8 @@ class ExportResult:
     """
 
     name: str
-    arch: ArchSpec
-    space: SearchSpace
+    arch: Arch
+    space: Space[Any]
     macs: int
     params: int
     num_classes: int
@@ -155,10 +154,10 @@ class ExportResult:
 
 
 def export(
-    network: AlphaNet | str | os.PathLike[str] | None,
+    network: Network | str | os.PathLike[str] | None,
     output: str | os.PathLike[str] | None = None,
     *,
-    arch: ArchSpec | str | os.PathLike[str] | None = None,
+    arch: Arch | str | os.PathLike[str] | None = None,
     name: str | None = None,
     format: str | Sequence[str] | None = None,
     num_classes: int | None = None,

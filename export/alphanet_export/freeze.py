@@ -17,11 +17,8 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.calibration import calibrate
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
-
-_NORMS = {"conv_stem": "bn1", "conv_final": "bn2", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
-"""The batch norm that follows each convolution, by their names in one module."""
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Arch
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +32,7 @@ class FrozenNet:
         dynamic_batch: Whether N is any number; otherwise it is 1.
     """
 
-    net: AlphaNet
+    net: Network
     program: ExportedProgram
     preprocessing: Preprocessing
     dynamic_batch: bool
@@ -43,14 +40,14 @@ class FrozenNet:
     @property
     def resizes(self) -> bool:
         """Whether the graph resizes its input to the arch's resolution."""
-        return self.preprocessing.input_size != self.net.arch.resolution
+        return bool(self.preprocessing.input_size != self.net.arch.resolution)
 
 
 def freeze(
-    net: AlphaNet,
+    net: Network,
     calib_batches: Iterable[Tensor] | None = None,
     *,
-    arch: ArchSpec | None = None,
+    arch: Arch | None = None,
     img_size: int | None = None,
     dynamic_batch: bool = False,
 ) -> FrozenNet:
@@ -80,17 +77,17 @@ def freeze(
     if calib_batches is None:
         check_statistics(net, arch)
     static = _extracted(net, arch)
-    if calib_batches is not None:
+    if calib_batches is not None and static.has_statistics:
         calibrate(static, calib_batches)
     size = img_size or static.arch.resolution
     return FrozenNet(static, _traced(static, size, dynamic_batch), input_of(static, size), dynamic_batch)
 
 
-def fold_batch_norms(net: AlphaNet) -> AlphaNet:
+def fold_batch_norms(net: Network) -> Network:
     """A copy of a static net in eval mode whose batch norms are part of the convolutions before them."""
     folded = copy.deepcopy(net)
     for module in list(folded.modules()):
-        for conv_name, norm_name in _NORMS.items():
+        for conv_name, norm_name in net.followed_by.items():
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
@@ -98,14 +95,14 @@ def fold_batch_norms(net: AlphaNet) -> AlphaNet:
     return folded
 
 
-def _extracted(net: AlphaNet, arch: ArchSpec | None) -> AlphaNet:
+def _extracted(net: Network, arch: Arch | None) -> Network:
     """A static copy of plain layers in eval mode on the CPU."""
     if net.supernet and arch is None:
         raise ValueError("a supernet has many subnets; pass the arch to freeze")
-    return net.extract(net.arch if arch is None else arch).eval().cpu()
+    return net.subnet(net.arch if arch is None else arch).eval().cpu()
 
 
-def _traced(net: AlphaNet, size: int, dynamic_batch: bool) -> ExportedProgram:
+def _traced(net: Network, size: int, dynamic_batch: bool) -> ExportedProgram:
     """The graph of a folded copy, without references to source files."""
     example = torch.zeros(2 if dynamic_batch else 1, 3, size, size)
     shapes = ({0: Dim("batch")},) if dynamic_batch else None

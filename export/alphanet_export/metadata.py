@@ -31,10 +31,9 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.calibration import CalibrationPlan
 from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.files import sha256_of
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs, count_params
-from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.family import Arch, Space
+from alphanet_zoo.zoo.archs import read_space
 
 PUBLISHED_INPUT = 224
 """Side, in pixels, of the crop that the published accuracies were measured on."""
@@ -68,14 +67,15 @@ class ExportedModel:
     metadata: Mapping[str, Any]
 
     @property
-    def space(self) -> SearchSpace:
+    def space(self) -> Space[Any]:
         """The search space of its arch."""
-        return SearchSpace.from_dict(self.metadata["space"])
+        return read_space(self.metadata["space"])
 
     @property
-    def arch(self) -> ArchSpec:
+    def arch(self) -> Arch:
         """The arch that it computes."""
-        return ArchSpec.from_dict(self.metadata["arch"])
+        arch: Arch = self.space.read_arch(self.metadata["arch"])
+        return arch
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -126,7 +126,7 @@ def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
     return _facts(frozen.net, frozen.preprocessing, source)
 
 
-def weights_facts(net: AlphaNet, path: Path) -> dict[str, Any]:
+def weights_facts(net: Network, path: Path) -> dict[str, Any]:
     """`facts` of the static network in a ``.safetensors`` file."""
     plan = CalibrationPlan.of_record(net.calibration)
     preprocessing = input_of(net) if plan is None else plan.preprocessing
@@ -135,14 +135,14 @@ def weights_facts(net: AlphaNet, path: Path) -> dict[str, Any]:
     return _facts(net, preprocessing, source)
 
 
-def _facts(net: AlphaNet, preprocessing: Preprocessing, source: Source) -> dict[str, Any]:
+def _facts(net: Network, preprocessing: Preprocessing, source: Source) -> dict[str, Any]:
     """See `facts`."""
     published = preprocessing.input_size == PUBLISHED_INPUT and source.weights != "random"
     return {
         "name": source.name,
         **network_facts(net, preprocessing),
-        "macs": count_macs(net.arch, net.space, net.num_classes),
-        "params": count_params(net.arch, net.space, net.num_classes),
+        "macs": net.space.count_macs(net.arch, net.num_classes),
+        "params": net.space.count_params(net.arch, net.num_classes),
         "weights": source.weights,
         "weights_sha256": source.weights_sha256 or tensors_sha256(source.net),
         "calibration": net.calibration,
@@ -151,7 +151,7 @@ def _facts(net: AlphaNet, preprocessing: Preprocessing, source: Source) -> dict[
     }
 
 
-def network_facts(net: AlphaNet, preprocessing: Preprocessing) -> dict[str, Any]:
+def network_facts(net: Network, preprocessing: Preprocessing) -> dict[str, Any]:
     """The part of the metadata that describes the network: the `REQUIRED` entries and the labels.
 
     ``multi_label`` is present only if the network was trained on images with several labels each.
@@ -182,7 +182,7 @@ def tool_versions() -> dict[str, str]:
     return {"alphanet_zoo": __version__, "python": platform.python_version(), **tools}
 
 
-def label_names(net: AlphaNet) -> list[str] | None:
+def label_names(net: Network) -> list[str] | None:
     """The names of the classes as the network has them, or None. They are never derived from the number of classes."""
     labels = net.pretrained_cfg.get("label_names")
     return [str(label) for label in labels] if labels else None
@@ -327,7 +327,8 @@ def _checked(path: Path, metadata: dict[str, Any], assumed: Mapping[str, Any] | 
     if assumed is not None:
         metadata = {**metadata, **assumed}
     try:
-        SearchSpace.from_dict(metadata["space"]).validate(ArchSpec.from_dict(metadata["arch"]))
+        space = read_space(metadata["space"])
+        space.validate(space.read_arch(metadata["arch"]))
         Preprocessing.from_dict(metadata["preprocessing"])
     except (ValueError, TypeError) as error:
         raise AlphaNetError(f"{path}: its metadata is not valid ({error}); export it again") from error

@@ -73,7 +73,9 @@ def test_an_arch_is_a_value(free: SlimSpace, uniform: SlimSpace) -> None:
     assert all(type(value) is int for value in arch.scalars)
     assert uniform.at(0.5) == az.SlimArch(32, (0.5,)) and uniform.at(0.51) == uniform.at(0.5)
     assert free.at(0.5, resolution=24) == az.SlimArch(24, (8, 16, 24, 32, 32))
-    assert json.loads(json.dumps(free.to_dict()))["groups"][0] == {"name": "0", "channels": 16, "unit": 1, "stage": 0}
+    described = json.loads(json.dumps(free.to_dict()))
+    first = {"name": "0", "channels": 16, "unit": 1, "stage": 0, "choices": list(free.groups[0].choices)}
+    assert described["groups"][0] == first
     with pytest.raises(ValueError, match="exactly resolution, width and depth"):
         az.SlimArch.from_dict({"resolution": 32})
     with pytest.raises(ValueError, match=r"width\[1\] is 'x'"):

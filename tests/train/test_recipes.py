@@ -13,13 +13,14 @@ from alphanet_zoo.train.optim import peak_learning_rate
 
 RECIPES = shipped_recipes()
 IMAGENET = [name for name in RECIPES if name.endswith("_imagenet")]
-CIFAR = [name for name in RECIPES if "cifar10" in name]
+CIFAR = [name for name in RECIPES if name.startswith("alphanet_cifar10")]
 
 
 def test_the_shipped_recipes():
     assert RECIPES == [
         "alphanet_cifar10", "alphanet_cifar10_kl", "alphanet_cifar10_no_distill", "alphanet_imagenet",
         "attentive_imagenet", "bignas_imagenet", "digits", "finetune", "no_distill_imagenet", "own_images",
+        "slimmable_cifar10",
     ]  # fmt: skip
 
 
@@ -36,6 +37,8 @@ def test_a_recipe_is_valid_and_says_what_it_needs(name):
     )
     if config.space in SPACES:
         assert config.data.image_size >= min(config.search_space.resolution)
+    elif config.net is not None:
+        assert config.space == "net" and config.data.image_size >= 64 and config.data.transform != "auto"
     else:
         assert (config.data.image_size, config.data.transform) == (0, "auto")
 
@@ -91,6 +94,12 @@ def test_two_steps_of_the_cifar_recipes(name, tmp_path):
     assert (
         result.step == 2 and '"validation": {"smallest": {"accuracy": ' in (tmp_path / "run" / "log.jsonl").read_text()
     )
+
+
+@pytest.mark.slow
+def test_two_steps_of_the_slimmable_recipe(tmp_path):
+    settings = ["data.source=folder", "data.batch_size=4", "max_steps=2"]
+    assert train(load_config("slimmable_cifar10", [*short(tmp_path, 32), *settings])).step == 2
 
 
 @pytest.mark.slow

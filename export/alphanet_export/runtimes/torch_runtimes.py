@@ -17,7 +17,7 @@ from alphanet_export.packages import require_compiler
 from alphanet_export.quiet import quiet
 from alphanet_export.runtimes.runtime import PREFIX, FloatArray, Runtime, alphanet_entries
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.zoo.files import load_net
 
 INPUT_SHAPE = "alphanet.input_shape"
@@ -162,7 +162,7 @@ class AotInductor(TorchRuntime):
         self._engine = engine
 
 
-def _static_net(path: str | os.PathLike[str]) -> tuple[AlphaNet, dict[str, str]]:
+def _static_net(path: str | os.PathLike[str]) -> tuple[Network, dict[str, str]]:
     """The static network in a ``.safetensors`` file, and its ``alphanet.*`` entries."""
     net = load_net(path)
     if net.supernet:

@@ -17,22 +17,21 @@ from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.evaluate.calibration import recalibrate
 from alphanet_zoo.nn.config import as_calibration
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.cost import count_macs, macs_text
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.space.cost import macs_text
+from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import FAMILIES
-from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.names import find_member, is_name
 from alphanet_zoo.zoo.open import OpenedNet, open_net
 from alphanet_zoo.zoo.registry import open_model
 
 
 def open_reference(
-    reference: str | AlphaNet,
+    reference: str | Network,
     model: ExportedModel,
     weights: str | None = None,
     calib_data: ImageSource | None = None,
-) -> tuple[AlphaNet, Reference]:
+) -> tuple[Network, Reference]:
     """The network in eval mode, and its description for the report.
 
     Args:
@@ -48,7 +47,7 @@ def open_reference(
             export and the network was not, and the images are missing or differ.
         AlphaNetError: The weights cannot be downloaded or read.
     """
-    if isinstance(reference, AlphaNet):
+    if isinstance(reference, Network):
         _check_classes(reference, model)
         digest = tensors_sha256(reference)
         return reference, Reference("network in memory", None, digest, reference.calibration)
@@ -60,7 +59,7 @@ def open_reference(
 
 
 def assumed_metadata(
-    reference: str | AlphaNet | None, weights: str | None, preprocessing: Preprocessing | str | os.PathLike[str]
+    reference: str | Network | None, weights: str | None, preprocessing: Preprocessing | str | os.PathLike[str]
 ) -> dict[str, Any]:
     """The metadata to use for a file that has none: that of the reference, with a preprocessing.
 
@@ -77,7 +76,7 @@ def assumed_metadata(
         raise UsageError("a preprocessing without a reference does not describe a file; pass --reference too")
     if not isinstance(preprocessing, Preprocessing):
         preprocessing = read_preprocessing(preprocessing)
-    net = reference if isinstance(reference, AlphaNet) else _load(reference, weights, None).net
+    net = reference if isinstance(reference, Network) else _load(reference, weights, None).net
     if net.supernet:
         raise UsageError(f"{reference} is a supernet, and the file does not contain its arch; pass a static network")
     return network_facts(net, preprocessing)
@@ -109,14 +108,14 @@ def _load(reference: str, weights: str | None, num_classes: int | None) -> Opene
             return open_model(reference, pretrained=weights is None, weights=weights, num_classes=classes)
         opened, member = open_net(weights), find_member(reference)
         if opened.net.supernet and opened.net.space == member.space and opened.net.contains(member.arch):
-            return replace(opened, net=opened.net.extract(member.arch))
+            return replace(opened, net=opened.net.subnet(member.arch))
         return open_model(reference, weights=weights)
     if weights is not None:
         raise UsageError(f"--weights requires a model's name, and {reference!r} is not one; remove --weights")
     return open_net(reference)
 
 
-def _check_classes(net: AlphaNet, model: ExportedModel) -> None:
+def _check_classes(net: Network, model: ExportedModel) -> None:
     """Raises UsageError unless the reference has as many classes as the file."""
     if net.num_classes != model.num_classes:
         raise UsageError(
@@ -125,28 +124,30 @@ def _check_classes(net: AlphaNet, model: ExportedModel) -> None:
         )
 
 
-def _at_arch(net: AlphaNet, model: ExportedModel, name: str) -> AlphaNet:
+def _at_arch(net: Network, model: ExportedModel, name: str) -> Network:
     """The reference itself, or the subnet of a supernet at the file's arch."""
     if net.space == model.space and net.arch == model.arch and not net.supernet:
         return net
     if net.space != model.space or not (net.supernet and net.contains(model.arch)):
-        theirs, ours = _named(net.arch, net.space), _named(model.arch, model.space)
+        theirs, ours = (
+            _named(arch, space, model.num_classes) for arch, space in ((net.arch, net.space), (model.arch, model.space))
+        )
         raise UsageError(
             f"{name} contains {theirs}{', a supernet' if net.supernet else ''}, but {model.path} computes {ours}; "
             "pass the network that it was exported from"
         )
-    return net.extract(model.arch)
+    return net.subnet(model.arch)
 
 
-def _named(arch: ArchSpec, space: SearchSpace) -> str:
+def _named(arch: Arch, space: Space[Any], classes: int) -> str:
     """The name of an arch, or of its space if it has none; and its cost."""
     members = (member for family in FAMILIES.values() for member in family)
     names = [member.name for member in members if (member.arch, member.space) == (arch, space)]
-    macs = f"{macs_text(count_macs(arch, space))} with 1000 classes"
+    macs = f"{macs_text(space.count_macs(arch, classes))} with {classes} classes"
     return f"{names[0] if names else f'an arch of the space {space.name}'} ({macs}, {arch.resolution} pixels)"
 
 
-def _calibrated(net: AlphaNet, model: ExportedModel, name: str, calib_data: ImageSource | None) -> AlphaNet:
+def _calibrated(net: Network, model: ExportedModel, name: str, calib_data: ImageSource | None) -> Network:
     """The reference with the batch-norm statistics that the file was given at export."""
     record = model.metadata.get("calibration")
     if not isinstance(record, Mapping) or net.calibration == record:

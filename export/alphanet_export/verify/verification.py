@@ -48,7 +48,7 @@ from alphanet_zoo.data.images import read_image
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import spread, spread_indices
 from alphanet_zoo.evaluate.evaluator import Answers, Evaluator
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
 
 STAGES = 7
 """Largest number of stages of `verify_model`."""
@@ -98,7 +98,7 @@ class Settings:
 def verify_model(
     model_path: str | os.PathLike[str],
     *,
-    reference: str | AlphaNet | None = None,
+    reference: str | Network | None = None,
     weights: str | None = None,
     preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
     calib_data: str | os.PathLike[str] | None = None,

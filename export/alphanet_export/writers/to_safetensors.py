@@ -17,7 +17,7 @@ def write_weights(frozen: FrozenNet, path: Path, metadata: Mapping[str, str]) ->
 
     The name in ``metadata`` is stored in ``pretrained_cfg``. The side of the input is the arch's resolution.
     """
-    net = frozen.net.extract(frozen.net.arch)
+    net = frozen.net.subnet(frozen.net.arch)
     name = json.loads(metadata[PREFIX + "name"])
     net.pretrained_cfg["name"] = name
     if is_name(name):

@@ -14,7 +14,6 @@ from alphanet_export.metadata import ExportedModel, open_onnx
 from alphanet_export.writers.ort_web import ORT_WEB_FILES, check_ort_web, ort_web_package, package_facts
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
-from alphanet_zoo.space.cost import count_macs, count_params
 
 PAGE_FILES = ("app.js", "style.css", "serve.py", "index.html")
 """Files of the page that are included in this package."""
@@ -70,8 +69,8 @@ def page_facts(model: ExportedModel, ort_web_version: str) -> dict[str, Any]:
     """The content of ``model.json``, which the page reads."""
     facts = {key: model.metadata.get(key) for key in MODEL_FACTS}
     return facts | {
-        "macs": count_macs(model.arch, model.space, model.num_classes),
-        "params": count_params(model.arch, model.space, model.num_classes),
+        "macs": model.space.count_macs(model.arch, model.num_classes),
+        "params": model.space.count_params(model.arch, model.num_classes),
         "input_size": model.input_size,
         "precision": "int8" if model.metadata.get("quantization") else "float32",
         "file_bytes": model.path.stat().st_size,

@@ -14,9 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from alphanet_zoo.errors import MissingDependencyError, UsageError
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.init import fill_live
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import IMAGENET_FAMILY, FamilyMember
 from alphanet_zoo.zoo.open import HUB_ORG_VARIABLE
 from alphanet_zoo.zoo.pins import PINS
@@ -121,8 +120,8 @@ def network_costs(net: nn.Module, size: int) -> tuple[int, int]:
         ValueError: The network computes no convolution or matrix product.
     """
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    if isinstance(net, AlphaNet):
-        return count_macs(net.arch, net.space, net.num_classes), parameters
+    if isinstance(net, Network):
+        return net.space.count_macs(net.arch, net.num_classes), parameters
     # The counter does not know the fused attention kernel of CPUs; the plain one computes the same products.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, size, size))

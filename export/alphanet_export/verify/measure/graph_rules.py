@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_zoo.errors import TargetError
+from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.shapes import net_shape
+from alphanet_zoo.space.space import SearchSpace
 
 BLOCKED_MACHINES = ("x86_64", "amd64")
 """Machine types on which every build of ONNX Runtime has the blocked layout (8 or 16 channels per block)."""
@@ -94,7 +96,9 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
         return GraphRules(f"ONNX Runtime has no blocked convolution layout on {machine}")
     if health.precision != "float32":
         return GraphRules(f"the rules are for float32 graphs, and this one computes in {health.precision}")
-    shape = net_shape(model.space, model.arch)
+    if model.metadata["space"].get("family") is not None:
+        return GraphRules("the rules are derived from the archs of AlphaNets, and this is a slimmable network")
+    shape = net_shape(SearchSpace.from_dict(model.metadata["space"]), ArchSpec.from_dict(model.metadata["arch"]))
     blocks = [block for stage in shape.stages for block in stage]
     widths = [shape.stem_channels, shape.head_channels, *(block.out_channels for block in blocks)]
     if any(width % ALIGNMENT for width in widths):

@@ -30,7 +30,7 @@ from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_openvino import write_openvino
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.evaluate.statistics import DoubleArray, median_interval, median_ratio_interval
-from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.nn.family import Network
 
 ANCHOR = "efficientnet_b0"
 """The model that latencies are relative to, if it is measured."""
@@ -124,7 +124,7 @@ def _prepare(model: Contender, single: Path) -> _Prepared:
 
 def _frozen(net: nn.Module, size: int, *, dynamic_batch: bool = False) -> FrozenNet:
     """A network ready for the exporters: an AlphaNet by `freeze`, any other traced unchanged."""
-    if isinstance(net, AlphaNet):
+    if isinstance(net, Network):
         return freeze(net, img_size=size, dynamic_batch=dynamic_batch)
     example = torch.zeros(2 if dynamic_batch else 1, 3, size, size)
     with torch.no_grad():

@@ -71,9 +71,9 @@ def _key_figures(report: VerificationFigures) -> list[tuple[str, str]]:
 
 def _file_section(report: VerificationFigures) -> Section:
     """What the file is."""
-    model, metadata, arch = report.model, report.model.metadata, report.model.arch
-    names = ("width", "depth", "kernel_size", "expand_ratio")
-    sizes = {name: " ".join(map(str, getattr(arch, name))) for name in names}
+    model, metadata = report.model, report.model.metadata
+    entries = {k: v if isinstance(v, list) else [v] for k, v in model.arch.to_dict().items()}
+    described = [f"{name} {' '.join(map(str, values))}" for name, values in entries.items() if values]
     title = FORMATS[model.format].title
     batch, side = "N" if model.batch is None else str(model.batch), model.input_size
     sizes_allowed = "any batch size" if model.batch is None else f"batch size {model.batch} only"
@@ -82,9 +82,8 @@ def _file_section(report: VerificationFigures) -> Section:
         "File",
         (
             ("Model", str(metadata.get("name") or "unnamed"), f"{model.num_classes} classes, space {model.space.name}"),
-            ("Arch", f"resolution {arch.resolution}, width {sizes['width']}", ""),
-            ("", f"depth {sizes['depth']}, kernel_size {sizes['kernel_size']}", ""),
-            ("", f"expand_ratio {sizes['expand_ratio']}", ""),
+            ("Arch", ", ".join(described[:2]), ""),
+            *(("", ", ".join(described[i : i + 2]), "") for i in range(2, len(described), 2)),
             (
                 "MACs",
                 in_thousands(metadata.get("macs")),

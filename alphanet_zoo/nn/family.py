@@ -1,0 +1,72 @@
+"""What training, evaluation, export and verification require of a network, whatever its family."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+from alphanet_zoo.nn.provenance import Provenance
+from alphanet_zoo.space.family import Space
+
+KernelsName = Literal["torch", "compiled"]
+
+
+class Network(Provenance):
+    """A supernet, or a static network of one arch.
+
+    `alphanet_zoo.nn.model.AlphaNet` and the networks of `alphanet_zoo.slim` have these attributes and methods; nothing
+    outside of their packages depends on the class. The archs are those of the space, see
+    `alphanet_zoo.space.family.Space`.
+
+    Attributes:
+        arch: The arch; of a supernet the largest one.
+        space: The search space of ``arch``.
+        in_chans: Channels of the images.
+        top1: Top-1 accuracy of the weights in percent; None if unknown.
+        drop_rate: Dropout before the classifier, in training at the network's own arch.
+        drop_path_rate: Stochastic depth, in training at the network's own arch.
+        kernels: Implementation of training on the CPU.
+        has_statistics: Whether it has batch norms, whose statistics have to be calibrated.
+        followed_by: The batch norm that follows each convolution, by their names in one module.
+    """
+
+    arch: Any
+    space: Space[Any]
+    in_chans: int
+    top1: float | None
+    drop_rate: float
+    drop_path_rate: float
+    kernels: KernelsName
+    has_statistics: bool = True
+    followed_by: ClassVar[Mapping[str, str]] = {}
+    forward: Callable[..., Any]
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Outputs of the network; 0 without a classifier."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The description of this network without its weights, ready for JSON.
+
+        Raises:
+            ValueError: It cannot be described.
+        """
+
+    @abstractmethod
+    def described_tensors(self) -> set[str]:
+        """The names of the tensors of the network that `config` describes."""
+
+    @abstractmethod
+    def contains(self, arch: Any) -> bool:
+        """Whether this network has all weights of ``arch``."""
+
+    @abstractmethod
+    def subnet(self, arch: Any) -> Network:
+        """A static network of ``arch`` with a copy of the weights, in this network's mode.
+
+        Raises:
+            ValueError: The network does not contain ``arch``.
+        """

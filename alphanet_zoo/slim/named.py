@@ -1,0 +1,219 @@
+"""Slimmable networks by name: from timm, torchvision or a function of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.nn.config import as_calibration, restored_cfg
+from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.choices import FAMILY, Tie
+from alphanet_zoo.slim.network import SlimNetwork
+from alphanet_zoo.slim.order import Importance
+from alphanet_zoo.slim.supernet import Slimmable, slimmable
+
+PRETRAINED = "pretrained"
+"""Value of ``weights``: download those of timm or torchvision."""
+
+_MEANING = "timm/NAME, torchvision/NAME or module:function"
+
+
+def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    """The network of a name, for colour images.
+
+    Args:
+        name: ``timm/NAME``, ``torchvision/NAME``, or ``module:function``, a function that takes ``num_classes`` and
+            returns a module. The module may be a file in the current folder.
+        num_classes: Outputs of the classifier.
+        pretrained: Download the weights of timm or torchvision. A torchvision network then has its own classes.
+
+    Raises:
+        UsageError: There is no such network, or it cannot be built.
+        MissingDependencyError: timm is not installed.
+    """
+    library, _, inner = name.partition("/")
+    if library == "timm" and inner:
+        try:
+            import timm
+        except ImportError as error:
+            raise MissingDependencyError("timm", "timm") from error
+        if not timm.is_model(inner.partition(".")[0]):
+            raise UsageError(f"timm has no network {inner!r}; timm.list_models() lists them")
+        net: nn.Module = timm.create_model(inner, pretrained=pretrained, num_classes=num_classes)
+        return net
+    if library == "torchvision" and inner:
+        from torchvision import models
+
+        if inner not in models.list_models(models):
+            raise UsageError(f"torchvision has no classifier {inner!r}; torchvision.models.list_models() lists them")
+        chosen = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": num_classes}
+        net = models.get_model(inner, **chosen)
+        return net
+    if pretrained:
+        raise UsageError(f"{name} has no published weights; pass the path of a file as weights")
+    return _called(name, num_classes)
+
+
+def _called(name: str, num_classes: int) -> nn.Module:
+    """The result of ``module:function``."""
+    module, colon, function = name.partition(":")
+    if not module or not colon or not function.isidentifier():
+        raise UsageError(f"the network {name!r} is not a name; pass {_MEANING}")
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise UsageError(f"the module of the network {name} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(found):
+        raise UsageError(f"the module {module} has no function {function!r} (network {name})")
+    try:
+        net = found(num_classes=num_classes)
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{name} returns a {type(net).__name__}; it must return a torch.nn.Module")
+    return net
+
+
+def image_settings(name: str) -> dict[str, Any]:
+    """The mean and deviation of the images that the weights of a network expect, if timm records them; else none."""
+    library, _, inner = name.partition("/")
+    if library != "timm":
+        return {}
+    import timm
+
+    cfg = timm.get_pretrained_cfg(inner)
+    return {} if cfg is None else {"mean": tuple(cfg.mean), "std": tuple(cfg.std)}
+
+
+def named_slimmable(
+    name: str,
+    num_classes: int,
+    input_size: Sequence[int] = (3, 96, 96),
+    widths: Sequence[float] = (0.25, 1.0),
+    divisor: int = 8,
+    tie: Tie | None = "uniform",
+    depth: bool = False,
+    *,
+    resolutions: Sequence[int] | None = None,
+    importance: Importance | None = "norm",
+    weights: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Slimmable:
+    """`alphanet_zoo.slim.supernet.slimmable` of a network's name, which can be saved and opened again.
+
+    The space depends on the name and the options only, not on weights and ``seed``.
+
+    Args:
+        name: See `build_network`.
+        num_classes: Outputs of the classifier.
+        input_size: See `slimmable`, as the following.
+        widths: Least and greatest share of the channels, or more than two choices.
+        divisor: Channels are kept in multiples of this.
+        tie: 'uniform', 'stage' or None.
+        depth: Whether residual blocks can be dropped.
+        resolutions: Choices of the side of the input.
+        importance: Order of the channels.
+        weights: A file with the network's state dict (.safetensors, .pt or .pth), or 'pretrained' to download those of
+            timm or torchvision. A classifier for other classes is not loaded. None: random weights.
+        seed: Seed of random weights.
+
+    Raises:
+        UsageError: There is no such network, it is not suitable, or the weights are not its own.
+        MissingDependencyError: timm is not installed.
+    """
+    supernet = slimmable(
+        _seeded(name, num_classes, 0), input_size, widths, divisor, tie, depth,
+        resolutions=resolutions, importance=None, name=name.rpartition("/")[2].rpartition(":")[2], origin=name,
+    )  # fmt: skip
+    supernet.pretrained_cfg |= image_settings(name)
+    found = _seeded(name, num_classes, seed).state_dict()
+    if weights is not None:
+        found |= _weights(name, weights, found, num_classes)
+    supernet.net.load_state_dict(found)
+    if importance is not None:
+        supernet.reorder(importance)
+    return supernet
+
+
+def _seeded(name: str, num_classes: int, seed: int) -> nn.Module:
+    """The network with random weights that depend on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(name, num_classes)
+
+
+def _weights(
+    name: str, weights: str | os.PathLike[str], expected: Mapping[str, Tensor], num_classes: int
+) -> dict[str, Tensor]:
+    """The weights for a network, without a classifier for other classes."""
+    if weights == PRETRAINED:
+        found, source = build_network(name, num_classes, pretrained=True).state_dict(), f"the weights of {name}"
+    else:
+        found, source = _read(Path(weights)), os.fspath(weights)
+    shared = {key: tensor for key, tensor in found.items() if key in expected}
+    other = [key for key, tensor in shared.items() if tensor.shape != expected[key].shape]
+    head = [key for key in other if expected[key].shape[:1] == (num_classes,) != found[key].shape[:1]]
+    wrong = sorted({*other} - {*head}) + sorted(expected.keys() - found.keys()) + sorted(found.keys() - expected.keys())
+    if wrong:
+        raise UsageError(
+            f"{source} does not contain the weights of {name}: {', '.join(wrong[:4])} "
+            f"{f'and {len(wrong) - 4} more ' if len(wrong) > 4 else ''}missing, unexpected or of another shape"
+        )
+    return {key: tensor for key, tensor in shared.items() if key not in head}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name."""
+    if not path.is_file():
+        raise UsageError(f"the weights {path} are not a file; pass a .safetensors, .pt or .pth file, or {PRETRAINED}")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise AlphaNetError(f"cannot read the weights in {path}: {' '.join(str(error).split())[:200]}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UsageError(f"{path} does not contain a state dict; save net.state_dict()")
+    return dict(content)
+
+
+def from_config(config: Mapping[str, Any]) -> SlimNetwork:
+    """The network of a `SlimNetwork.config`, with random weights.
+
+    Raises:
+        ValueError: The config is malformed, or the network now has other channels than when it was saved.
+        UsageError: (a ValueError) The network cannot be built.
+    """
+    if config.get("model_type") != FAMILY:
+        raise ValueError(f"not the config of a slimmable network: its model_type must be {FAMILY!r}")
+    missing = {"network", "options", "space", "arch", "supernet", "calibration", "pretrained_cfg"} - set(config)
+    if missing:
+        raise ValueError(f"the config of a slimmable network lacks {', '.join(sorted(missing))}")
+    supernet = named_slimmable(config["network"], config["num_classes"], importance=None, **config["options"])
+    if supernet.space.to_dict() != config["space"]:
+        raise ValueError(
+            f"{config['network']} now has other channels than when it was saved; install the versions of torch, timm "
+            "and torchvision that trained it"
+        )
+    arch = SlimArch.from_dict(config["arch"])
+    net: SlimNetwork = supernet if config["supernet"] else supernet.subnet(arch)
+    net.calibration = as_calibration(config["calibration"])
+    net.pretrained_cfg = restored_cfg(config["pretrained_cfg"])
+    return net
