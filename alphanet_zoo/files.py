@@ -24,6 +24,11 @@ EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 """Endings of exported files, which a runtime runs; they are not networks."""
 
 
+def exported_in(folder: Path) -> Path | None:
+    """The first exported file in a folder, in the order of names; None if there is none."""
+    return min((path for path in folder.iterdir() if path.name.lower().endswith(EXPORTED_ENDINGS)), default=None)
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:

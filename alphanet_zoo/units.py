@@ -1,4 +1,4 @@
-"""Durations and counts as text. This module imports no torch."""
+"""Durations, counts and sizes as text. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def duration(seconds: float) -> str:
             rest = f" {small // lower} {lower_name}" if small else ""
             return f"{large} {name}{rest}"
     return f"{whole} s"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, such as ``1 image`` or ``2,000 images``; the plural is the noun with an s by default."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def file_size(size: int) -> str:
+    """A number of bytes, such as ``25 bytes``, ``8.1 kB`` or ``35.79 MB``."""
+    if size < 1000:
+        return counted(size, "byte")
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def parse_count(text: str) -> float:

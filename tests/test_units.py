@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alphanet_zoo.units import duration, parse_count
+from alphanet_zoo.units import counted, duration, file_size, parse_count
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,10 @@ def test_counts_have_suffixes() -> None:
     for text in ("", "M", "-1", "nan", "1e6", "0"):
         with pytest.raises(ValueError, match="not a positive number"):
             parse_count(text)
+
+
+def test_numbers_have_nouns_and_files_sizes() -> None:
+    assert [counted(1, "image"), counted(2000, "image"), counted(2, "class", "classes")] == [
+        "1 image", "2,000 images", "2 classes",
+    ]  # fmt: skip
+    assert [file_size(size) for size in (1, 25, 8100, 35_790_000)] == ["1 byte", "25 bytes", "8.1 kB", "35.79 MB"]

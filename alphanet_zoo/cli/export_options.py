@@ -258,7 +258,8 @@ def _check_folders(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
         if not folder:
             raise UsageError(f"{flag} is empty; pass a folder")
         if args.embed_preprocessing:
-            raise UsageError(f"{flag} does not support --embed-preprocessing: its clients send normalised pixels")
+            raise UsageError(f"{flag} does not support --embed-preprocessing, because its clients send preprocessed "
+                             "pixels; remove --embed-preprocessing")  # fmt: skip
         check_place(Path(folder), flag, folder=True)
     if args.web is not None:
         from alphanet_export.writers.ort_web import check_ort_web

@@ -18,6 +18,7 @@ from alphanet_export.formats import format_of
 from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, note, positive_int, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import EXPORTED_ENDINGS
+from alphanet_zoo.units import counted
 
 if TYPE_CHECKING:
     from alphanet_zoo.predict.classifier import Classifier, Prediction
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             with tqdm.external_write_mode(file=sys.stdout):
                 write(render(prediction))
     if failed:
-        note(args.prog, f"error: {len(failed)} of {len(paths)} images could not be read")
+        note(args.prog, f"error: {len(failed)} of {counted(len(paths), 'image')} could not be read")
     return 1 if failed else 0
 
 
@@ -181,7 +182,7 @@ def _classifier(args: argparse.Namespace) -> Classifier:
     from alphanet_zoo.predict.classifier import Classifier
     from alphanet_zoo.zoo.archs import find_arch
 
-    labels = args.labels.read_text("utf-8").removesuffix("\n").split("\n") if args.labels is not None else None
+    labels = None if args.labels is None else _labels(args.labels)
     multi_label = True if args.multi_label else None
     if args.file is None:
         if args.threads is not None:
@@ -196,6 +197,18 @@ def _classifier(args: argparse.Namespace) -> Classifier:
     return Classifier.load(
         args.file, preprocessing=preprocessing, labels=labels, multi_label=multi_label, threads=args.threads
     )
+
+
+def _labels(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UsageError: It is not a text file.
+    """
+    try:
+        return path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise UsageError(f"--labels {path} is not a text file in UTF-8; pass one with a class name per line") from error
 
 
 def _quiet(args: argparse.Namespace) -> bool | None:

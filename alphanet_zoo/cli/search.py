@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     suspicion = Hits(best_entry["correct"], best_entry["images"]).suspicion(supernet.num_classes)
     if suspicion is not None:
         note(arguments.prog, f"note: SUSPICIOUS: {suspicion}")
-    say(_table(front, len(evaluated), arguments.output))
+    say(_table(front, len(evaluated), arguments))
     return 0
 
 
@@ -128,8 +129,8 @@ def _check(arguments: argparse.Namespace) -> None:
         require_package("matplotlib", "demo")
 
 
-def _table(front: Sequence[Mapping[str, Any]], evaluated: int, path: Path) -> str:
-    """The front as a table."""
+def _table(front: Sequence[Mapping[str, Any]], evaluated: int, arguments: argparse.Namespace) -> str:
+    """The front as a table, and a command that exports its last subnet."""
     rows = [
         f"{len(front)} of {evaluated} evaluated subnets are on the front ({front[0]['images']} validation images)",
         f"{'#':>4} {'MACs (M)':>10} {'params (k)':>11} {'top-1 %':>8}",
@@ -137,7 +138,10 @@ def _table(front: Sequence[Mapping[str, Any]], evaluated: int, path: Path) -> st
     for number, entry in enumerate(front, 1):
         figures = f"{entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f} {100 * entry['accuracy']:8.2f}"
         rows.append(f"{number:4d} {figures}")
-    return "\n".join([*rows, f"export the Nth: alphanet export --arch {path}#N --supernet ..."])
+    words = ["--supernet", arguments.supernet, "--arch", f"{arguments.output}#{len(front)}"]
+    words += ["--calib-data", arguments.calib_data, "-o", "model.onnx"]
+    export = shlex.join(map(str, words))
+    return "\n".join([*rows, f"next: alphanet export {export}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

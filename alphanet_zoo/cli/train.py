@@ -177,10 +177,8 @@ def next_command(config: TrainConfig, model: Path) -> str:
 
     data, quoted = config.data, shlex.quote(str(model))
     if config.finetune.net is not None:
-        arch, file = (
-            shlex.quote(str(path)) for path in (model.with_name("arch.json"), Path(config.output, "net.onnx"))
-        )
-        return f"alphanet export --arch {arch} --supernet {quoted} -o {file}"
+        run, file = (shlex.quote(str(path)) for path in (config.output, Path(config.output, "net.onnx")))
+        return f"alphanet export {run} -o {file}"
     if data.source == "multilabel":
         return f"alphanet export-supernet {shlex.quote(config.output)} -o net.safetensors"
     folders = ["TRAIN_FOLDER", "VAL_FOLDER"]

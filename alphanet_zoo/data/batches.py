@@ -25,6 +25,7 @@ from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.reader import Batch, BatchReader, RawBatch, Windows
 from alphanet_zoo.data.sources import ImageSource, open_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.units import counted
 
 _CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class TrainingBatches:
         source = open_source(config)
         if len(source) < config.batch_size:
             raise UsageError(
-                f"{source.name} has {len(source)} images, fewer than data.batch_size {config.batch_size}; "
-                "use more images or a smaller batch"
+                f"{source.name} has {counted(len(source), 'image')}, fewer than data.batch_size {config.batch_size}; "
+                f"use more images, or a smaller batch, such as data.batch_size={1 << (len(source).bit_length() - 1)}"
             )
         self.source, self.classes, self.labels = source, source.classes, source.labels
         self.broken = BrokenImages(source.name, len(source), "another image takes its place")

@@ -73,11 +73,12 @@ def calibration_batches(
     order = calibration_order(len(source), images=images, batch_size=batch_size, seed=seed)
     indices = np.concatenate(order)
     if len(indices) < FEWEST_IMAGES:
-        few = f"all {len(indices):,}" if len(indices) == len(source) else f"{len(indices):,} of the {len(source):,}"
+        whole = len(indices) == len(source)
+        few = f"all {len(indices):,}" if whole else f"{len(indices):,} of the {len(source):,}"
+        remedy = "use more training images" if whole else "raise --calib-images (validation.calibration_batches)"
         warn_once(
             f"batch-norm calibration uses {few} images of {source.name}; with fewer than {FEWEST_IMAGES:,}, statistics "
-            "and accuracy are less exact. Use more training images, or raise --calib-images "
-            "(validation.calibration_batches) if there are more"
+            f"and accuracy are less exact; {remedy}"
         )
     transform = ImageNetTransform(preprocessing.input_size, autoaugment=True)
     broken = BrokenImages(source.name, len(source), "the calibration uses another image instead")

@@ -58,11 +58,11 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     _walk(os.fspath(folder), found, unreadable, ())
     dangling = [path for path in found if os.path.islink(path) and not os.path.exists(path)]
     if dangling:
-        warn_once(f"{len(dangling)} images in {folder} are links to files that do not exist: {shortened(dangling)}")
+        warn_once(f"{folder}: links to images that do not exist: {shortened(dangling)}")
     if unreadable:
         warn_once(
-            f"{len(unreadable)} images in {folder} are left out, because their format is not accepted: "
-            f"{shortened(unreadable)}"
+            f"{folder}: images left out because their format is not supported: {shortened(unreadable)}; convert them "
+            "to JPEG or PNG"
         )
     return [Path(path) for path in found]
 
@@ -129,7 +129,8 @@ class FolderSource:
         self.root = Path(root)
         self.name = str(self.root)
         if not self.root.is_dir():
-            raise UsageError(f"no such folder: {self.root}; pass a folder that has one folder of images per class")
+            missing = next(path for path in (*reversed(self.root.parents), self.root) if not path.is_dir())
+            raise UsageError(f"no such folder: {missing}; pass a folder that has one folder of images per class")
         self.classes: list[str] = []
         paths: list[Path] = []
         labels: list[int] = []
@@ -142,7 +143,7 @@ class FolderSource:
             if not images:
                 empty.append(name)
         if not paths:
-            raise UsageError(f"{self.root} holds no images; pass a folder that has one folder of images per class")
+            raise UsageError(f"{self.root} contains no images; pass a folder that has one folder of images per class")
         if empty:
             raise UsageError(
                 f"{self.root} has class folders without images: {shortened(empty)}; add images or remove the folders"
@@ -172,8 +173,10 @@ class FolderSource:
         except OSError as error:
             raise AlphaNetError(f"cannot read the folder {self.root}: {error.strerror or error}") from error
         if loose:
-            warn_once(f"{len(loose)} images in {self.root} are left out, because they are in no class folder: "
-                       f"{shortened(loose)}")  # fmt: skip
+            if not names:
+                raise UsageError(f"{self.root} contains images but no class folders; pass a folder that has one folder "
+                                 "of images per class, such as the folder above this one")  # fmt: skip
+            warn_once(f"{self.root}: images left out because they are not in a class folder: {shortened(loose)}")
         return names
 
 

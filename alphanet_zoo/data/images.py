@@ -231,7 +231,9 @@ def _open(content: bytes | bytearray) -> Image.Image:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError(f"it is not a whole image of an accepted format ({', '.join(FORMATS)})") from error
+        raise ValueError(
+            f"it is not an image in a supported format ({', '.join(FORMATS)}), or it is truncated"
+        ) from error
 
 
 class _translated:

@@ -121,7 +121,7 @@ def _image_files(root: Path) -> list[Path]:
         raise UsageError(f"no such folder: {root}; pass the folder of images")
     files = list_images(root)
     if not files:
-        raise UsageError(f"{root} holds no images; pass a folder with images in it, at any depth")
+        raise UsageError(f"{root} contains no images; pass a folder with images in it, at any depth")
     return sorted(files, key=lambda path: _relative(root, path))
 
 

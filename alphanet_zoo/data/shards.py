@@ -74,7 +74,7 @@ class ShardSource:
         rows = [(number, *row) for number, shard in enumerate(self._shards) for row in _contents(shard, package)]
         if not rows:
             raise UsageError(
-                f"{self.name} holds no samples; each is an image and its class, such as 0001.jpg and 0001.cls"
+                f"{self.name} contains no samples; each is an image and its class, such as 0001.jpg and 0001.cls"
             )
         self._places, self.labels = torch.tensor(rows)[:, :3], torch.tensor([row[3] for row in rows])
         self.classes = [str(number) for number in range(int(self.labels.max()) + 1)]

@@ -33,7 +33,7 @@ def single_images(images: AnyImage | Iterable[AnyImage]) -> Iterator[AnyImage]:
     elif isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview | dict):
         yield from images
     else:
-        raise UsageError(f"an image is a {_kind(images)}; pass {_ACCEPTED}")
+        raise UsageError(f"an image has the type {_kind(images)}; pass {_ACCEPTED}")
 
 
 def decoded(image: AnyImage) -> tuple[Tensor, Path | None]:
@@ -63,7 +63,7 @@ def decoded(image: AnyImage) -> tuple[Tensor, Path | None]:
         return _of_array(image), None
     if isinstance(image, Tensor):
         return _of_tensor(image), None
-    raise UsageError(f"an image is a {_kind(image)}; pass {_ACCEPTED}")
+    raise UsageError(f"an image has the type {_kind(image)}; pass {_ACCEPTED}")
 
 
 _ACCEPTED = "a path, a Pillow image, a uint8 array (H, W, 3), a tensor (3, H, W), or several of them"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.files import exported_in, replacing, sha256_of
 from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.zoo.built import built
@@ -102,9 +102,12 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
             )
         return path / RUN_FINAL / WEIGHTS_NAME
     if not (path / WEIGHTS_NAME).is_file():
+        exported = exported_in(path)
+        other = "pass a .safetensors file" if exported is None else (
+            f"open its exported file with alphanet predict --file {exported} (Classifier.load)")  # fmt: skip
         raise UsageError(
             f"{path} contains neither {WEIGHTS_NAME} (save_pretrained) nor {RUN_CONFIG} (a training run). Pass a "
-            "folder with one of them, or a .safetensors file."
+            f"folder with one of them, or {other}."
         )
     return path / WEIGHTS_NAME
 

@@ -181,8 +181,9 @@ def published_repository(name: str) -> str:
     if name in PINS:
         return PINS[name].repository
     raise AlphaNetError(
-        f"The weights of {name} are not published yet (no request was sent). Pass --weights PATH (weights=PATH) for a "
-        "local file, such as one that alphanet convert made from the authors' checkpoint; set "
-        f"{HUB_ORG_VARIABLE} or pass weights='organisation/name' for a Hub repository; or pass --weights random "
-        "(weights='random') for timing."
+        f"The weights of {name} are not published yet (no request was sent). Pass a file or folder with weights, such "
+        "as one that alphanet convert made from the authors' checkpoint: --weights PATH (weights=PATH; alphanet "
+        "predict: --model PATH; alphanet train: finetune.weights=PATH); set "
+        f"{HUB_ORG_VARIABLE} or pass weights='organisation/name' for a Hub repository; or, to measure latency, pass "
+        "--weights random (weights='random') to alphanet export."
     )

@@ -32,6 +32,7 @@ from alphanet_zoo.nn.config import Calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.cost import macs_text
 from alphanet_zoo.space.family import Arch, Space
+from alphanet_zoo.units import file_size
 
 Images = ImageSource | str | os.PathLike[str]
 """Images by class: a folder with one folder per class, or another source."""
@@ -150,7 +151,7 @@ class ExportResult:
             rows["published"] = f"ImageNet top-1 {self.published_top1:.2f} % (the authors' figure, not measured here)"
         rows |= _int8_rows(self) if self.files[0].quantization else {"parity": _parity(self.files)} | _top1(self.files)
         lines = [f"{key + ':':<11}{value}" for key, value in rows.items()]
-        return "\n".join(lines + [f"wrote:     {path} ({_readable(size)})" for path, size in sizes.items()])
+        return "\n".join(lines + [f"wrote:     {path} ({file_size(size)})" for path, size in sizes.items()])
 
 
 def export(
@@ -237,7 +238,8 @@ def export_source(
         probabilities: The output is the softmax of the logits; requires ``embed_preprocessing``.
         verify: Compare each file with PyTorch before it is written.
         seed: Seed of the calibration images and of the synthetic images that parity is measured on.
-        quantize: 'int8' writes int8, judged on ``calibration``, which must be a folder or a source.
+        quantize: 'int8' writes int8, judged on ``calibration``, which must be a folder or a source. Batch-norm
+            statistics that the network has from training or from an earlier calibration are kept.
         max_drop: Points of top-1 that int8 may lose.
         reduce_range: 7-bit weights, for CPUs without VNNI. None: as this CPU needs.
         bundle: Also write README.md, labels.txt, preprocessing.json and predict.py; see `alphanet_export.bundle`.
@@ -254,8 +256,10 @@ def export_source(
     resizes = img_size not in (None, resolution)
     check_formats(files, dynamic_batch=dynamic_batch, resizes=resizes, embeds=embed_preprocessing)
     images = None if calibration is None else _source_of(calibration)
-    if images is None or not _is_source(images):
-        frozen = freeze(source.net, images, arch=source.arch, img_size=img_size, dynamic_batch=dynamic_batch)
+    kept = quantize is not None and (calibration_images, calibration_augment) == (None, None) and _calibrated(source)
+    if images is None or kept or not _is_source(images):
+        batches = None if kept else images
+        frozen = freeze(source.net, batches, arch=source.arch, img_size=img_size, dynamic_batch=dynamic_batch)
     else:
         evaluator = Evaluator(None, images, images=calibration_images or PUBLISHED_IMAGES, seed=seed,
                               augment=calibration_augment)  # fmt: skip
@@ -301,6 +305,13 @@ def _formats(output: str | os.PathLike[str] | None, format: str | Sequence[str] 
 def _source_of(images: Any) -> Any:
     """A folder as a source; other sources and batches as they are."""
     return FolderSource(images) if isinstance(images, str | os.PathLike) else images
+
+
+def _calibrated(source: Source) -> bool:
+    """Whether the source is a static network with statistics of its own, from training or an earlier calibration."""
+    net = source.net
+    whole = not net.supernet and source.arch in (None, net.arch)
+    return whole and (net.calibration == "training" or isinstance(net.calibration, Mapping))
 
 
 def _is_source(images: Any) -> bool:
@@ -357,11 +368,6 @@ def _remarks(frozen: FrozenNet) -> list[str]:
         return ["the batch-norm statistics are those of the published checkpoint; the published accuracy was measured "
                 "after calibration, which --calib-data FOLDER (calibration=) does"]  # fmt: skip
     return []
-
-
-def _readable(size: int) -> str:
-    """A number of bytes as text."""
-    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def _parity(files: Sequence[ExportedFile]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alphanet_export.packages import require_compiler, require_package
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import exported_in
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     ending = path.suffix.lower()
     found = {each.ending: each for each in FORMATS.values()}.get(ending)
     if found is None and path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder; pass a file that alphanet export wrote")
+        exported = exported_in(path)
+        remedy = "pass a file that alphanet export wrote" if exported is None else f"pass the file in it: {exported}"
+        raise UsageError(f"{str(path)!r} is a folder; {remedy}")
     if found is None:
         known = ", ".join(each.ending for each in FORMATS.values() if each.runs_here)
         raise UsageError(f"{path}: unknown file type; pass a file that alphanet export wrote, with the ending {known}")

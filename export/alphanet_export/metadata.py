@@ -241,8 +241,8 @@ def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
         raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
     model = open_exported(path)
     if model.embedded:
-        raise UsageError(f"{path} includes its preprocessing, but normalised pixels are sent to it here; export it "
-                         "without --embed-preprocessing")  # fmt: skip
+        raise UsageError(f"{path} includes its preprocessing, but preprocessed pixels are sent to it here; pass a "
+                         "file that was exported without --embed-preprocessing")  # fmt: skip
     return model
 
 

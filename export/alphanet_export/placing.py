@@ -80,7 +80,10 @@ def output_files(
         base = path.with_name(path.name[: -len(longest)])
     else:
         endings = " or ".join(each.ending for each in wanted)
-        raise UsageError(f"{flag} {text} is not a folder and does not end in {endings}; end a new folder's name with /")
+        raise UsageError(
+            f"{flag} {text} is not a folder and does not end in {endings}; for another "
+            "format pass --format, and end a new folder's name with /"
+        )
     targets = {each.name: each.path(base) for each in wanted}
     for each in wanted:
         target = targets[each.name]

@@ -135,6 +135,8 @@ BAD_WORDS = [
     ["--model", "alphanet_a4", "--format", "onnx,executorch", "--dynamic-batch"],
     ["--model", "alphanet_a4", "--format", "openvino", "-o", "net.onnx"],
     ["--model", "alphanet_a4", "--seed", "-1"],
+    ["--model", "alphanet_a4", "--embed-preprocessing", "--web", "page/"],
+    ["--model", "alphanet_a4", "--embed-preprocessing", "--model-repository", "models/"],
     ["--model", "alphanet_a4", "-o", ""],
     ["--model", "alphanet_a4", "-o", "net.tflite"],
     ["--model", "alphanet_a4", "-o", "net"],

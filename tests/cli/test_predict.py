@@ -161,6 +161,8 @@ def test_labels_of_ones_own_and_several_labels(root: Path, tmp_path: Path, capsy
     classifier = az.Classifier(root / "net.safetensors", multi_label=True, labels=[f"name {i}" for i in range(10)])
     (expected,) = classifier.predict("pictures/0-wide.jpg")
     assert printed(capsys, "pictures/0-wide.jpg", *FILE, *labels, "--multi-label") == f"{expected.path}: {expected}\n"
+    (tmp_path / "labels.txt").write_bytes(b"\x89PNG")
+    assert "labels.txt is not a text file" in refusal(capsys, "pictures/0-wide.jpg", *FILE, *labels)
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     assert "2 labels for 10 classes" in refusal(capsys, "pictures/0-wide.jpg", *FILE, *labels)
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alphanet_zoo.cli.main import main as alphanet
 from alphanet_zoo.cli.search import main
 from alphanet_zoo.data.batches import evaluation_batches
 from alphanet_zoo.data.folder import FolderSource
@@ -70,6 +72,9 @@ def test_the_front_is_written(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "best.json").read_text()) == front[-1]["arch"]
     printed = capsys.readouterr()
     assert "of 8 evaluated subnets" in printed.out and "SUSPICIOUS" not in printed.err
+    program, *export = shlex.split(printed.out.split("next: ")[1])
+    assert program == "alphanet"
+    assert alphanet([*export[:-1], str(tmp_path / "model.onnx")]) == 0 and (tmp_path / "model.onnx").is_file()
 
 
 def test_accuracies_near_chance_are_suspicious(folder, tmp_path, capsys):

@@ -245,7 +245,7 @@ def test_a_corrupt_file_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("{tiny}", "--data", "{images}", "--min-top1", "101"), "not a percentage"),
         (("{tiny}", "--data", "{images}", "--min-top1", "nan"), "not a percentage"),
         (("{tiny}", "--data", "{images}", "--limit", "0"), "not a positive integer"),
-        (("{tiny}", "--data", "{images}/0"), "holds no images"),
+        (("{tiny}", "--data", "{images}/0"), "contains images but no class folders"),
         (("{tiny}", "--threads", "-1"), "not a positive integer"),
         (("{tiny}", "--batch", "2"), "export it with --dynamic-batch"),
         (("{tiny}", "--tolerance", "0"), "not a positive number"),

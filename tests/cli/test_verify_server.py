@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from alphanet_export.freeze import freeze
+from alphanet_export.write import write_export
 from alphanet_zoo.cli.main import main
 from alphanet_zoo.cli.verify import main as old
-from tests.export.exported import corrupted, tiny_onnx
+from tests.export.exported import corrupted, tiny_net, tiny_onnx
 from tests.kserve_server import KServeServer
 
 
@@ -36,6 +40,18 @@ def test_exit_codes_of_a_server_check(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "verdict: broken" in out and err.count("\n") == 1 and "load this file into the server" in err
         assert json.loads(stored.read_text())["holds"] is False
     assert sorted(file.name for file in tmp_path.iterdir()) == ["server.json", "tiny.onnx"]
+
+
+def test_a_file_with_its_preprocessing_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    write_export(freeze(tiny_net()), onnx=tmp_path / "net.onnx", embed_preprocessing=True, verify=False)
+    script = (
+        "import sys\nfrom alphanet_zoo.cli.main import main\n"
+        "code = main(['verify-server', 'net.onnx', '--server', 'http://localhost:1'])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("pass the file that the server runs, exported without --embed-preprocessing\n")
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_where_all_are_broken_there_is_no_substitute(tmp_path, workers):
 def test_wrong_folders_and_batches_are_refused(root, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         batches_of(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"22 images, fewer than data.batch_size 23"):
+    with pytest.raises(
+        UsageError, match=r"22 images, fewer than data.batch_size 23; use more images, .* data.batch_size=16$"
+    ):
         batches_of(root, batch_size=23)
     with pytest.raises(UsageError, match="data.batch_size is 6.*multiple of their 4"):
         batches_of(root, world_size=4)

@@ -69,7 +69,7 @@ def test_a_link_to_an_image_that_does_not_exist_is_a_broken_image(root: Path, ca
         FolderSource(root)
     assert names_of(source)[1] == "cat/3.png" and len(source) == 5
     (record,) = caplog.records
-    assert "1 images" in record.getMessage() and "links to files that do not exist" in record.getMessage()
+    assert "links to images that do not exist: " in record.getMessage()
     with pytest.raises(AlphaNetError, match=r"3\.png: link to /nowhere/3\.png, which does not exist"):
         source.load(1)
     assert verify_images(root).problems[0].startswith("cat/3.png: damaged")
@@ -107,17 +107,26 @@ def test_what_is_left_out_is_said(root: Path, caplog: pytest.LogCaptureFixture) 
         assert len(FolderSource(root)) == 4
     messages = sorted(record.getMessage().replace(str(root), "R") for record in caplog.records)
     assert messages == [
-        "1 images in R are left out, because they are in no class folder: loose.png",
-        "1 images in R/dog are left out, because their format is not accepted: R/dog/9.HEIC",
+        "R/dog: images left out because their format is not supported: R/dog/9.HEIC; convert them to JPEG or PNG",
+        "R: images left out because they are not in a class folder: loose.png",
     ]
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         FolderSource(tmp_path / "missing")
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         FolderSource(tmp_path)
     (tmp_path / "class").mkdir()
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         FolderSource(tmp_path)
     assert list_images(tmp_path) == []
+
+
+def test_the_message_names_the_folder_to_change(root: Path) -> None:
+    with pytest.raises(UsageError, match=f"^no such folder: {root / 'nowhere'};"):
+        FolderSource(root / "nowhere" / "train")
+    with pytest.raises(
+        UsageError, match=r"dog contains images but no class folders; pass .* the folder above this one$"
+    ):
+        FolderSource(root / "dog")

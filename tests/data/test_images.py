@@ -192,7 +192,7 @@ def test_32_bit_integers_are_refused():
 @pytest.mark.parametrize("form", ["ICO", "ICNS", "PDF", "EPS", "TGA"])
 def test_containers_and_other_formats_are_refused_whatever_their_name(form):
     content = encoded(Image.fromarray(SMOOTH).resize((64, 64)), form)
-    with pytest.raises(AlphaNetError, match=r"cannot read the image x\.png: .*accepted format \(JPEG, PNG"):
+    with pytest.raises(AlphaNetError, match=r"cannot read the image x\.png: .*supported format \(JPEG, PNG"):
         decode_image(content, "x.png")
 
 

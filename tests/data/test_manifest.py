@@ -70,7 +70,7 @@ def test_damaged_images_are_found_and_keep_the_manifest_from_being_written(root)
 def test_wrong_folders_and_manifests_are_refused(root, tmp_path_factory):
     with pytest.raises(UsageError, match="no such folder"):
         verify_images(root / "none")
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         verify_images(tmp_path_factory.mktemp("empty"))
     with pytest.raises(UsageError, match="--write-manifest"):
         check_manifest(root)

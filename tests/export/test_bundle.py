@@ -215,7 +215,8 @@ def test_the_preprocessing_is_pillows_for_every_filter(
         (folder / "preprocessing.json").write_text(json.dumps(frozen.preprocessing.to_dict()))
         (folder / "labels.txt").write_text("")
         values: dict[str, object] = {"__file__": str(folder / "predict.py")}
-        exec(compile(text.replace("MODEL = onnxruntime", "MODEL = 0 #"), "predict.py", "exec"), values)
+        with pytest.raises(SystemExit, match="Usage: python predict.py IMAGE"):  # Without arguments it prints its use.
+            exec(compile(text.replace("MODEL = onnxruntime", "MODEL = 0 #"), "predict.py", "exec"), values)
         for path in paths:
             found = values["preprocess"](path)  # type: ignore[operator]
             expected = frozen.preprocessing(read_image(path))[None].numpy()

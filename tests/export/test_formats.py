@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_export.formats import FORMATS, check_formats, parse_formats
+from alphanet_export.formats import FORMATS, check_formats, format_of, parse_formats
 from alphanet_zoo.errors import MissingDependencyError, MissingProgramError, UsageError
+from alphanet_zoo.zoo.open import open_net
 
 
 def test_a_list_comes_in_one_order_without_repeats() -> None:
@@ -56,3 +57,10 @@ def test_formats_and_runtimes_are_listed_without_torch() -> None:
               "print({'torch', 'openvino', 'onnxruntime'} & set(sys.modules))")  # fmt: skip
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_a_folder_with_an_exported_file_names_it(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"is a folder; pass the file in it: {exported}$"):
+        format_of(tmp_path)
+    with pytest.raises(UsageError, match=f"alphanet predict --file {exported}"):
+        open_net(tmp_path)

@@ -74,8 +74,8 @@ REFUSED = {
     "a grey array": (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
     "four channels": (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
     "a float array": (np.zeros((4, 4, 3), np.float32), "float32; pass uint8"),
-    "a number": (3, "an image is a int; pass a path"),
-    "the content of a file": (b"\x89PNG", "an image is a bytes; pass a path"),
+    "a number": (3, "an image has the type int; pass a path"),
+    "the content of a file": (b"\x89PNG", "an image has the type bytes; pass a path"),
     "a folder": (Path(__file__).parent, "is a folder; pass its files: .*list_images"),
 }
 

@@ -15,6 +15,7 @@ from alphanet_zoo.data.classes import match_classes
 from alphanet_zoo.data.sources import ImageSource, split_hold_out
 from alphanet_zoo.data.sources import spread as spread_source
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.units import counted
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 512
@@ -67,7 +68,8 @@ def quant_images(
     """
     if len(source) < FEWEST_IMAGES:
         raise UsageError(
-            f"{source.name} holds {len(source)} images, too few to quantise with; pass at least {FEWEST_IMAGES}, "
+            f"{source.name} has {counted(len(source), 'image')}, too few to quantise with; pass at least "
+            f"{FEWEST_IMAGES}, "
             "better some hundreds"
         )
     outputs, why = _outputs(model, source, labels_by_position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_a_web_page_and_a_model_repository(net: AlphaNet, digits: FolderSource, 
     assert (entry / "config.pbtxt").is_file()
     assert json.loads((tmp_path / "page" / "model.json").read_text())["precision"] == "int8"
     assert not list(Path.cwd().glob("arch*"))
+
+
+def test_a_trained_network_keeps_its_statistics(net: AlphaNet, digits: FolderSource, tmp_path: Path) -> None:
+    trained = copy.deepcopy(net)
+    trained.calibration = "training"
+    result = trained.export(tmp_path / "net.onnx", quantize="int8", calibration=digits, max_drop=100)
+    assert open_exported(tmp_path / "net.onnx").metadata["calibration"] == "training" == result.calibration
+    trained.calibration = None
+    trained.export(tmp_path / "net.onnx", quantize="int8", calibration=digits, max_drop=100)
+    assert open_exported(tmp_path / "net.onnx").metadata["calibration"]["images"] == len(digits)
 
 
 def test_ort_format_and_embedded_preprocessing(net: AlphaNet, digits: FolderSource, tmp_path: Path) -> None:

@@ -19,12 +19,21 @@ from PIL import Image
 from alphanet_export.build import open_source
 from alphanet_export.freeze import freeze
 from alphanet_export.metadata import describe
+from alphanet_export.quantize.writing import write_int8
 from alphanet_export.writers.ort_web import ort_web_package
 from alphanet_export.writers.to_onnx import onnx_bytes
 from alphanet_export.writers.to_web import write_web
+from alphanet_zoo.data.calibration import calibration_batches
+from alphanet_zoo.data.digits import write_digits
+from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.images import read_image
 from alphanet_zoo.data.preprocess import Preprocessing
+from alphanet_zoo.evaluate.evaluator import input_of
+from alphanet_zoo.nn.calibration import calibrate
+from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.predict.classifier import Classifier
+from alphanet_zoo.space.presets import ALPHANET_TINY
 from tests.export.exported import tiny_onnx
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[browser]'")
@@ -81,6 +90,21 @@ def exported(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporte
     photo.resize((101, 63)).save(root / "page" / "small.png")
     photo.convert("L").resize((1201, 256)).save(root / "page" / "grey.png")
     return Exported(root / "page", frozen.net, frozen.preprocessing)
+
+
+@pytest.fixture(scope="module")
+def int8(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an int8 file, with digits beside it."""
+    root = tmp_path_factory.mktemp("int8")
+    digits = FolderSource(write_digits(root / "digits") / "val")
+    net = fill_live(AlphaNet(ALPHANET_TINY.largest, ALPHANET_TINY, 10), 0)
+    net.pretrained_cfg["label_names"] = tuple(digits.classes)
+    calibrate(net, calibration_batches(digits, input_of(net, net.arch.resolution)))
+    write_int8(freeze(net), digits, onnx=root / "net.int8.onnx", max_drop=100.0)
+    write_web(root / "net.int8.onnx", root / "page", package)
+    for index in range(0, 300, 50):
+        shutil.copy(digits.path(index), root / "page" / f"{index}.png")
+    return root / "page"
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +184,19 @@ def test_pixels_are_those_of_pillow_and_torchvision_to_the_bit(browser: Any, exp
         for name in ("china.jpg", "flower.jpg", "tall.png", "small.png", "grey.png"):
             pixels = np.array(page.evaluate(PIXELS, name), np.float32).reshape(3, 224, 224)
             assert np.array_equal(pixels, exported.preprocessing(read_image(exported.folder / name)).numpy()), name
+
+
+def test_an_int8_file_computes_what_it_computes_in_onnx_runtime(browser: Any, int8: Path) -> None:
+    classifier = Classifier.load(int8 / "model.onnx", threads=1)
+    pictures = sorted(int8.glob("*.png"))
+    expected = np.stack([result.logits for result in classifier.predict(pictures)])
+    assert len(pictures) == 6
+    with opened(browser, int8) as page:
+        assert "int8" in page.inner_text("#facts")
+        logits = np.array([page.evaluate(LOGITS, picture.name) for picture in pictures], np.float32)
+        for picture, row in zip(pictures, logits, strict=True):
+            assert classify(page, picture) == np.argsort(-row, kind="stable")[:5].tolist()
+    assert np.abs(logits - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")

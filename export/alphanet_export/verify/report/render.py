@@ -156,11 +156,6 @@ def in_thousands(value: Any) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.2f} k"
 
 
-def in_bytes(value: int) -> str:
-    """A file size."""
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
-
-
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table for the terminal."""
     cells = [[printable(word) for word in row] for row in (header, *rows)]

@@ -16,11 +16,11 @@ from alphanet_export.verify.report.render import (
     Document,
     Row,
     Section,
-    in_bytes,
     in_thousands,
     threads_of,
 )
 from alphanet_export.verify.report.time_sections import latency_section, ratio_section, throughput_section
+from alphanet_zoo.units import file_size
 
 
 def document_of(report: VerificationFigures) -> Document:
@@ -65,7 +65,7 @@ def _key_figures(report: VerificationFigures) -> list[tuple[str, str]]:
     if report.memory:
         found.append((f"{report.memory.peak_mb:.0f} MB", "peak memory beyond the runtime's"))
     if found:
-        found.append((in_bytes(report.file_bytes), "file size"))
+        found.append((file_size(report.file_bytes), "file size"))
     return found
 
 
@@ -96,7 +96,7 @@ def _file_section(report: VerificationFigures) -> Section:
                 "1 x H x W x 3, uint8" if model.embedded else f"{batch} x 3 x {side} x {side}",
                 "RGB images of any size; the preprocessing is in the file" if model.embedded else sizes_allowed,
             ),
-            ("File size", in_bytes(report.file_bytes), ""),
+            ("File size", file_size(report.file_bytes), ""),
             ("Weights", str(metadata.get("weights") or "unknown"), random),
             ("Calibration", _calibration(metadata.get("calibration")), "source of the batch-norm statistics"),
             _digest_row(model),
@@ -217,5 +217,6 @@ def _short(digest: Any) -> str:
 def _calibration(record: Any) -> str:
     """The source of the batch-norm statistics in words."""
     if isinstance(record, Mapping):
-        return f"{record.get('images')} images in {record.get('batches')} batches"
+        batches = record.get("batches")
+        return f"{record.get('images')} images in {batches} batch{'' if batches == 1 else 'es'}"
     return str(record) if record else "unknown"
