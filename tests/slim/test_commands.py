@@ -64,8 +64,8 @@ def train(output: str, *settings: str) -> int:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A finished run of 60 steps."""
-    assert train("run", "max_steps=60", "validation.every_epochs=1") == 0
+    """A finished run of 40 steps."""
+    assert train("run", "max_steps=40", "validation.every_epochs=4") == 0
     return folder / "run"
 
 
@@ -77,9 +77,9 @@ def test_a_run_learns_and_validates_its_ends(run: Path) -> None:
 
 
 def test_a_stopped_run_gives_the_same_bytes(run: Path) -> None:
-    """Stopped at step 33, between two checkpoints, and continued; validation does not change the weights."""
-    assert train("stopped", "max_steps=33") == 0
-    assert train("stopped", "max_steps=60") == 0
+    """Stopped at step 23, between two checkpoints, and continued; validation does not change the weights."""
+    assert train("stopped", "max_steps=23") == 0
+    assert train("stopped", "max_steps=40") == 0
     for name in ("model.safetensors", "ema.safetensors"):
         assert (run.parent / "stopped" / "final" / name).read_bytes() == (run / "final" / name).read_bytes()
 
