@@ -287,6 +287,9 @@ class TrainConfig(Section):
             raise ValueError("net and finetune both name a network; pass one of them")
         if not self.data.image_size:
             raise ValueError("data.image_size is 0, and net requires the size of its images; pass data.image_size=64")
+        for name, chosen in (("distributed.sync_bn", self.distributed.sync_bn), ("optim.compile", self.optim.compile)):
+            if chosen:
+                raise ValueError(f"{name} is not supported with net; pass {name}=false")
         if self.net.resolutions and self.net.resolutions[-1] != self.data.image_size:
             raise ValueError(
                 f"net.resolutions is {list(self.net.resolutions)}, and data.image_size is {self.data.image_size}; "
