@@ -30,7 +30,7 @@ Macs = Annotated[float, Field(gt=0.0), BeforeValidator(lambda v: parse_count(v) 
 
 
 class OptimConfig(Section):
-    """SGD with a cosine schedule and linear warm-up."""
+    """SGD with a cosine or linear schedule and linear warm-up."""
 
     lr: Positive
     """Peak learning rate for a batch of `lr_batch` images. The peak of the run is lr x batch_size / lr_batch."""
@@ -38,6 +38,8 @@ class OptimConfig(Section):
     """Batch size that `lr` refers to; null uses `lr` unscaled."""
     epochs: Count
     """Length of the schedule in epochs. An incomplete last batch of an epoch is dropped."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """Decay of the learning rate to 0 over the schedule."""
     warmup_epochs: NonNegative = 0.0
     """Length of the warm-up in epochs; may be fractional."""
     momentum: Share = 0.9
@@ -285,6 +287,9 @@ class TrainConfig(Section):
             raise ValueError("net and finetune both name a network; pass one of them")
         if not self.data.image_size:
             raise ValueError("data.image_size is 0, and net requires the size of its images; pass data.image_size=64")
+        for name, chosen in (("distributed.sync_bn", self.distributed.sync_bn), ("optim.compile", self.optim.compile)):
+            if chosen:
+                raise ValueError(f"{name} is not supported with net; pass {name}=false")
         if self.net.resolutions and self.net.resolutions[-1] != self.data.image_size:
             raise ValueError(
                 f"net.resolutions is {list(self.net.resolutions)}, and data.image_size is {self.data.image_size}; "

@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from alphanet_zoo.train.config import OptimConfig
 
 
-def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int) -> float:
-    """The learning rate of one step: a cosine over the whole run, times a linear warm-up that starts at 0.001.
+def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int, linear: bool = False) -> float:
+    """The learning rate of one step: a decay to 0 over the whole run, times a linear warm-up that starts at 0.001.
 
     Args:
         step: The step, from 0.
-        peak: Start of the cosine.
+        peak: Start of the decay.
         total_steps: Steps of the schedule; the rate is 0 afterwards.
         warmup_steps: Steps of the warm-up; 0 disables it.
+        linear: The decay is linear; otherwise it is a cosine.
 
     Source: docs/specification.md, section 6.
     """
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / total_steps, 1.0)))
+    done = min(step / total_steps, 1.0)
+    decay = 1.0 - done if linear else 0.5 * (1.0 + math.cos(math.pi * done))
     warmup = 0.001 + 0.999 * step / warmup_steps if step < warmup_steps else 1.0
-    return peak * cosine * warmup
+    return peak * decay * warmup
 
 
 def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:

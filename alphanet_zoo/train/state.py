@@ -93,7 +93,10 @@ class RunState:
         optim = self.config.optim
         peak = peak_learning_rate(optim, self.config.data.batch_size)
         warmup_steps = round(optim.warmup_epochs * self.batches.steps_per_epoch)
-        return learning_rate(self.step, peak=peak, total_steps=self.total_steps, warmup_steps=warmup_steps)
+        return learning_rate(
+            self.step, peak=peak, total_steps=self.total_steps, warmup_steps=warmup_steps,
+            linear=optim.schedule == "linear",
+        )  # fmt: skip
 
     @property
     def phases(self) -> list[tuple[int, int | None]]:

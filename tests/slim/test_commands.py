@@ -64,8 +64,8 @@ def train(output: str, *settings: str) -> int:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A finished run of 60 steps."""
-    assert train("run", "max_steps=60", "validation.every_epochs=1") == 0
+    """A finished run of 40 steps."""
+    assert train("run", "max_steps=40", "validation.every_epochs=4") == 0
     return folder / "run"
 
 
@@ -77,9 +77,9 @@ def test_a_run_learns_and_validates_its_ends(run: Path) -> None:
 
 
 def test_a_stopped_run_gives_the_same_bytes(run: Path) -> None:
-    """Stopped at step 33, between two checkpoints, and continued; validation does not change the weights."""
-    assert train("stopped", "max_steps=33") == 0
-    assert train("stopped", "max_steps=60") == 0
+    """Stopped at step 23, between two checkpoints, and continued; validation does not change the weights."""
+    assert train("stopped", "max_steps=23") == 0
+    assert train("stopped", "max_steps=40") == 0
     for name in ("model.safetensors", "ema.safetensors"):
         assert (run.parent / "stopped" / "final" / name).read_bytes() == (run / "final" / name).read_bytes()
 
@@ -113,19 +113,8 @@ def test_a_calibrated_subnet_is_saved_and_opened(run: Path, tmp_path: Path) -> N
 
 def test_search_export_and_verify(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--calib-data", "run-data/train"]
-    searched = [
-        "--data",
-        "run-data/val",
-        "-o",
-        "front.json",
-        "--best",
-        "best.json",
-        "--evaluations",
-        "3",
-        "--calib-images",
-        "128",
-    ]
-    assert main(["search", "--supernet", "run", *data, *searched]) == 0
+    searched = ["--data", "run-data/val", "--evaluations", "2", "--calib-images", "64", "-o", "front.json"]
+    assert main(["search", "--supernet", "run", *data, *searched, "--best", "best.json"]) == 0
     front = json.loads(Path("front.json").read_text("utf-8"))
     space = open_net(run).net.space
     assert all(space.count_macs(az.SlimArch.from_dict(entry["arch"])) == entry["macs"] for entry in front)
@@ -136,14 +125,11 @@ def test_search_export_and_verify(run: Path, capsys: pytest.CaptureFixture[str])
     assert "PASSED: outputs match the PyTorch reference" in text and "width 0.25" in text
     assert main(["arch", "small.onnx"]) == 0
     assert f"{space.count_macs(space.smallest)} MACs" in capsys.readouterr().out
-    assert main(["export", "--supernet", "run", "--arch", "front.json#1", *data, "-o", "first.safetensors"]) == 0
-    assert load_net("first.safetensors").arch == az.SlimArch.from_dict(front[0]["arch"])
-
-
-def test_a_reference_of_another_width_fails(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--supernet", "run", "--arch", "largest", "--calib-data", "run-data/train", "-o",
-                 "largest.safetensors"]) == 0  # fmt: skip
-    assert main(["verify", "small.onnx", "--reference", "largest.safetensors", *QUICK]) == 2
+    assert main(["export", "--supernet", "run", "--arch", "best.json", *data, "-o", "best.safetensors"]) == 0
+    best = load_net("best.safetensors").arch
+    assert best.to_dict() == json.loads(Path("best.json").read_text("utf-8")) and best != space.smallest
+    capsys.readouterr()
+    assert main(["verify", "small.onnx", "--reference", "best.safetensors", *QUICK]) == 2
     assert "pass the network that it was exported from" in capsys.readouterr().err
 
 
@@ -226,6 +212,8 @@ def open_digits():  # type: ignore[no-untyped-def]
         (["net.resolutions=[12,14]"], "their largest value must be the same"),
         (["net.widths=[0.5,0.25]"], "pass ascending shares"),
         (["net.width=[0.5,1.0]"], "did you mean net.widths"),
+        (["distributed.sync_bn=true"], "pass distributed.sync_bn=false"),
+        (["optim.compile=true"], "pass optim.compile=false"),
         (["optim.kernels=compiled"], "optim.kernels=torch"),
         (["sandwich.drop_path_rate=0.2"], "sandwich.drop_path_rate=0"),
         (["validation.every_epochs=1", "validation.archs=alphanet_a0"], "is not an arch of the space build"),
@@ -239,7 +227,7 @@ def test_bad_settings(folder: Path, settings: list[str], message: str, capsys: p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["timm/resnet18", "timm/efficientnet_lite0", "torchvision/mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/mobilenet_v3_small"])
 def test_networks_of_libraries(folder: Path, name: str) -> None:
     output = name.replace("/", "-")
     settings = [f"net={name}", "data.image_size=32", "optim.epochs=1", "max_steps=3", "optim.ema_decay=null"]

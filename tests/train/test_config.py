@@ -107,7 +107,7 @@ def test_a_wrong_override_is_refused_by_name(override, named):
 def test_a_wrong_recipe_is_refused(tmp_path):
     with pytest.raises(UsageError, match="did you mean digits?"):
         load_config("digit")
-    with pytest.raises(UsageError, match="no recipe or file named 'mine.yaml'.*own_images, slimmable_cifar10$"):
+    with pytest.raises(UsageError, match="no recipe or file named 'mine.yaml'.*slimmable_mobilenet_v2_imagenet$"):
         load_config("mine.yaml")  # A missing file is not a mistyped name, so no recipe is suggested.
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match="does not contain a mapping"):

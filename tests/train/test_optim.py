@@ -20,6 +20,8 @@ def test_the_schedule_is_the_published_one():
 
 def test_the_schedule_without_warmup_starts_at_its_peak_and_ends_at_nothing():
     assert learning_rate(0, peak=0.5, total_steps=10, warmup_steps=0) == 0.5
+    straight = [learning_rate(step, peak=0.5, total_steps=10, warmup_steps=0, linear=True) for step in (0, 4, 10, 99)]
+    assert straight == pytest.approx([0.5, 0.3, 0, 0])
     assert learning_rate(10, peak=0.5, total_steps=10, warmup_steps=0) == pytest.approx(0, abs=1e-15)
     assert learning_rate(99, peak=0.5, total_steps=10, warmup_steps=0) == pytest.approx(0, abs=1e-15)
 

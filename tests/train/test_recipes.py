@@ -20,7 +20,7 @@ def test_the_shipped_recipes():
     assert RECIPES == [
         "alphanet_cifar10", "alphanet_cifar10_kl", "alphanet_cifar10_no_distill", "alphanet_imagenet",
         "attentive_imagenet", "bignas_imagenet", "digits", "finetune", "no_distill_imagenet", "own_images",
-        "slimmable_cifar10",
+        "slimmable_cifar10", "slimmable_mobilenet_v1_imagenet", "slimmable_mobilenet_v2_imagenet",
     ]  # fmt: skip
 
 
@@ -61,6 +61,15 @@ def test_the_baselines_differ_in_the_loss_only(name, loss):
     assert load_config("alphanet_imagenet").differences(load_config(name)) == [
         f"sandwich.loss: adaptive_alpha -> {loss}"
     ]
+
+
+@pytest.mark.parametrize(("version", "low"), [("v1", 0.25), ("v2", 0.35)])
+def test_the_slimmable_recipes_are_the_published_ones(version, low):
+    config = load_config(f"slimmable_mobilenet_{version}_imagenet")
+    optim, data = config.optim, config.data
+    assert config.net is not None and config.net.widths == (low, 1.0) and config.net.tie == "uniform"
+    assert (data.image_size, data.batch_size, optim.epochs, optim.schedule) == (224, 1024, 250, "linear")
+    assert peak_learning_rate(optim, data.batch_size) == 0.5 and optim.warmup_epochs == 0
 
 
 def test_the_cifar_baselines_differ_in_the_loss_alone():
