@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,10 @@ def upstream_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("upstream") / "checkpoint.pth.tar"
     subprocess.run([sys.executable, str(MAKE_CHECKPOINT), str(path)], check=True, timeout=200)
     return path
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_on() -> Iterator[None]:
+    """No test, and so no library that it runs, may switch off the warnings of the package."""
+    yield
+    assert logging.getLogger("alphanet_zoo.data.broken").isEnabledFor(logging.WARNING)
