@@ -150,7 +150,7 @@ def test_wrong_shards_are_refused(shards, tmp_path):
     with pytest.raises(UsageError, match="data.cache"):
         ShardSource("https://localhost/x", "train.tar")
     write_shard(shards / "empty.tar", [("a.txt", b"")])
-    with pytest.raises(UsageError, match="holds no samples"):
+    with pytest.raises(UsageError, match="contains no samples"):
         ShardSource(str(shards), "empty.tar")
     write_shard(shards / "classless.tar", [("a.jpg", encoded(0))])
     with pytest.raises(AlphaNetError, match=r"classless\.tar: its sample a has no class"):
