@@ -23,6 +23,8 @@ def upstream_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def logging_stays_on() -> Iterator[None]:
-    """No test, and so no library that it runs, may switch off the warnings of the package."""
+    """No test, and so no library that it runs, may switch off the warnings of the process."""
+    levels = [(handler, handler.level) for handler in logging.root.handlers]
     yield
-    assert logging.getLogger("alphanet_zoo.data.broken").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("alphanet_zoo").isEnabledFor(logging.WARNING)
+    assert [(handler, handler.level) for handler, _ in levels] == levels

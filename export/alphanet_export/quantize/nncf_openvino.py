@@ -164,7 +164,7 @@ def _accuracy_control(
         right = [float(compiled(image)[0].argmax() == index) for image, index in items]
         return float(np.mean(right)), right
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level also changes handlers that others added.
     held_out = zip(images.held_out, classes, strict=True)
     pairs = [(np.ascontiguousarray(image[None]), int(index)) for image, index in held_out]
     with quiet(), kept_signal_stack():
