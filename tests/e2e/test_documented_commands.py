@@ -29,6 +29,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 PARSED_ONLY = {
+    "alphanet train slimmable_cifar10": "downloads weights; tests/slim/test_commands.py trains another network",
+    "alphanet search --supernet runs/slim": "requires that run; tests/slim/test_commands.py searches its own",
+    "alphanet export --supernet runs/slim": "requires that run; tests/slim/test_commands.py exports its own",
+    "alphanet verify first.onnx --reference runs/slim": "requires that run; see the line above",
     "alphanet compare": "measures many networks of timm, for tens of minutes",
     "alphanet verify-server": "requires a running model server; tests/cli/test_verify_server.py starts one",
     "alphanet train alphanet_imagenet": "requires ImageNet",
