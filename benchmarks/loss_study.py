@@ -125,28 +125,32 @@ def added_seconds(path: Path, seconds: float) -> float:
 
 def measured(supernet: AlphaNet, evaluator: Evaluator) -> list[dict[str, Any]]:
     """The figures of the five subnets on the test images; see the module's description."""
-    rows: list[dict[str, Any]] = []
-    for name, arch in probes(supernet.space).items():
-        net = evaluator.calibrated(supernet, arch)
-        predict, entropies = predictor(net), []
+    archs = probes(supernet.space)
+    rows = {name: figures_of(evaluator.calibrated(supernet, arch), evaluator) for name, arch in archs.items()}
+    teacher = rows["largest"]["entropy"]
+    return [{"name": name, **row, "entropy_gap": row["entropy"] - teacher} for name, row in rows.items()]
 
-        def logits_of(pixels: Tensor) -> Tensor:
-            logits = predict(pixels)  # noqa: B023
-            log_probabilities = logits.log_softmax(dim=1)
-            entropies.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1))  # noqa: B023
-            return logits
 
-        answers = evaluator.answers(
-            logits_of, evaluator.plan(net).preprocessing, net.num_classes, net.pretrained_cfg.get("label_names")
-        )
-        rows.append({
-            "name": name, "macs": count_macs(arch, supernet.space, net.num_classes),
-            "top1": 100 * answers.hits.accuracy, "nll": -float(answers.log_likelihood.mean()),
-            "ece": 100 * reliability(answers.confidence, answers.right).expected_calibration_error,
-            "entropy": float(torch.cat(entropies).mean()),
-        })  # fmt: skip
-    teacher = next(row["entropy"] for row in rows if row["name"] == "largest")
-    return [{**row, "entropy_gap": row["entropy"] - teacher} for row in rows]
+def figures_of(net: AlphaNet, evaluator: Evaluator) -> dict[str, float]:
+    """Cost, accuracy and uncertainty of a calibrated subnet on the test images."""
+    predict, entropies = predictor(net), []
+
+    def logits_of(pixels: Tensor) -> Tensor:
+        logits = predict(pixels)
+        log_probabilities = logits.log_softmax(dim=1)
+        entropies.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1))
+        return logits
+
+    answers = evaluator.answers(
+        logits_of, evaluator.plan(net).preprocessing, net.num_classes, net.pretrained_cfg.get("label_names")
+    )
+    return {
+        "macs": count_macs(net.arch, net.space, net.num_classes),
+        "top1": 100 * answers.hits.accuracy,
+        "nll": -float(answers.log_likelihood.mean()),
+        "ece": 100 * reliability(answers.confidence, answers.right).expected_calibration_error,
+        "entropy": float(torch.cat(entropies).mean()),
+    }
 
 
 FIGURES = {"top1": "top-1, %", "nll": "NLL, nats", "ece": "ECE, %", "entropy_gap": "entropy gap, nats"}

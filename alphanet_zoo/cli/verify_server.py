@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Compares, writes the result, prints it, and raises if the server differs."""
     if arguments.model.is_dir():
         raise UsageError(f"{str(arguments.model)!r} is a folder; pass an ONNX file that alphanet export wrote")
-    _check_file(arguments.model)
+    from alphanet_export.onnx_model import check_pixel_input
+
+    check_pixel_input(arguments.model)  # Loads no torch.
     if arguments.limit is not None and arguments.data is None:
         raise UsageError("--limit requires --data")
     if arguments.data is not None and not Path(arguments.data).is_dir():
@@ -63,18 +65,3 @@ def run(arguments: argparse.Namespace) -> int:
     say("\n".join(lines))
     report.check()
     return 0
-
-
-def _check_file(path: Path) -> None:
-    """Checks that a file takes preprocessed pixels, without loading torch.
-
-    Raises:
-        UsageError: It is not an ONNX file, or it includes its preprocessing.
-    """
-    from alphanet_export.onnx_model import input_shape, load_proto
-
-    if path.suffix.lower() != ".onnx":
-        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
-    if input_shape(path, load_proto(path))[1] is None:
-        raise UsageError(f"{path} includes its preprocessing, but verify-server sends preprocessed pixels; pass the "
-                         "file that the server runs, exported without --embed-preprocessing")  # fmt: skip

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from alphanet_zoo.nn.config import as_calibration, plain_cfg, restored_cfg
+from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.nn.plain import is_plain
 from alphanet_zoo.nn.timm_api import TimmApi
 from alphanet_zoo.space.arch import ArchSpec
@@ -36,12 +35,7 @@ class Configured(TimmApi):
         options = {"in_chans": self.in_chans, "global_pool": self.global_pool, "top1": self.top1}
         return {
             "model_type": "alphanet",
-            "space": self.space.to_dict(),
-            "arch": self.arch.to_dict(),
-            "num_classes": self.num_classes,
-            "supernet": self.supernet,
-            "calibration": copy.copy(self.calibration),
-            "pretrained_cfg": plain_cfg(self.pretrained_cfg),
+            **self.described(),
             **{key: value for key, value in options.items() if value != _DEFAULTS[key]},
         }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+from alphanet_zoo.nn.config import plain_cfg
 from alphanet_zoo.nn.provenance import Provenance
 from alphanet_zoo.space.family import Space
 
@@ -54,6 +56,17 @@ class Network(Provenance):
         Raises:
             ValueError: It cannot be described.
         """
+
+    def described(self) -> dict[str, Any]:
+        """The entries that the `config` of every family has, ready for JSON."""
+        return {
+            "space": self.space.to_dict(),
+            "arch": self.arch.to_dict(),
+            "num_classes": self.num_classes,
+            "supernet": self.supernet,
+            "calibration": copy.copy(self.calibration),
+            "pretrained_cfg": plain_cfg(self.pretrained_cfg),
+        }
 
     @abstractmethod
     def described_tensors(self) -> set[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.choices import FAMILY, Tie
+from alphanet_zoo.slim.choices import FAMILY
 from alphanet_zoo.slim.network import SlimNetwork
 from alphanet_zoo.slim.order import Importance
 from alphanet_zoo.slim.supernet import Slimmable, slimmable
@@ -36,7 +36,7 @@ def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> n
         pretrained: Download the weights of timm or torchvision. A torchvision network then has its own classes.
 
     Raises:
-        UsageError: There is no such network, or it cannot be built.
+        UsageError: The network does not exist or cannot be built.
         MissingDependencyError: timm is not installed.
     """
     library, _, inner = name.partition("/")
@@ -101,15 +101,11 @@ def named_slimmable(
     name: str,
     num_classes: int,
     input_size: Sequence[int] = (3, 96, 96),
-    widths: Sequence[float] = (0.25, 1.0),
-    divisor: int = 8,
-    tie: Tie | None = "uniform",
-    depth: bool = False,
     *,
-    resolutions: Sequence[int] | None = None,
     importance: Importance | None = "norm",
     weights: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Slimmable:
     """`alphanet_zoo.slim.supernet.slimmable` of a network's name, which can be saved and opened again.
 
@@ -118,24 +114,20 @@ def named_slimmable(
     Args:
         name: See `build_network`.
         num_classes: Outputs of the classifier.
-        input_size: See `slimmable`, as the following.
-        widths: Least and greatest share of the channels, or more than two choices.
-        divisor: Channels are kept in multiples of this.
-        tie: 'uniform', 'stage' or None.
-        depth: Whether residual blocks can be dropped.
-        resolutions: Choices of the side of the input.
-        importance: Order of the channels.
+        input_size: Channels, height and width of the images; a square.
+        importance: Order of the channels before training, see `slimmable`.
         weights: A file with the network's state dict (.safetensors, .pt or .pth), or 'pretrained' to download those of
             timm or torchvision. A classifier for other classes is not loaded. None: random weights.
         seed: Seed of random weights.
+        options: ``widths``, ``divisor``, ``tie``, ``depth`` and ``resolutions`` of `slimmable`.
 
     Raises:
-        UsageError: There is no such network, it is not suitable, or the weights are not its own.
+        UsageError: The network does not exist or is not suitable, or the weights are those of another network.
         MissingDependencyError: timm is not installed.
     """
     supernet = slimmable(
-        _seeded(name, num_classes, 0), input_size, widths, divisor, tie, depth,
-        resolutions=resolutions, importance=None, name=name.rpartition("/")[2].rpartition(":")[2], origin=name,
+        _seeded(name, num_classes, 0), input_size, importance=None, origin=name,
+        name=name.rpartition("/")[2].rpartition(":")[2], **options,
     )  # fmt: skip
     supernet.pretrained_cfg |= image_settings(name)
     found = _seeded(name, num_classes, seed).state_dict()

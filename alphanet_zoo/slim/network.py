@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.nn.config import default_cfg, plain_cfg
+from alphanet_zoo.nn.config import default_cfg
 from alphanet_zoo.nn.family import KernelsName, Network
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
@@ -124,12 +124,7 @@ class SlimNetwork(Network):
             "model_type": FAMILY,
             "network": self.origin,
             "options": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.options).items()},
-            "space": self.space.to_dict(),
-            "arch": self.arch.to_dict(),
-            "num_classes": self.num_classes,
-            "supernet": self.supernet,
-            "calibration": copy.copy(self.calibration),
-            "pretrained_cfg": plain_cfg(self.pretrained_cfg),
+            **self.described(),
         }
 
     def described_tensors(self) -> set[str]:
@@ -147,16 +142,8 @@ class SlimNetwork(Network):
         if classifier is None:
             yield
             return
-        plain = classifier.forward
-
-        def forward(x: Tensor) -> Tensor:
-            return plain(F.dropout(x, self._drop_rate))
-
-        vars(classifier)["forward"] = forward
-        try:
+        with classifier.register_forward_pre_hook(lambda _, inputs: F.dropout(inputs[0], self._drop_rate)):
             yield
-        finally:
-            del vars(classifier)["forward"]
 
     def _classifier(self) -> nn.Linear | None:
         """The last linear layer with an output for each class; None if there is none."""

@@ -360,11 +360,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a config."""
     for name, field in section.model_fields.items():
-        kind = next((each for each in get_args(field.annotation) if each is NetConfig), field.annotation)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from valid_keys(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+        kinds = get_args(field.annotation) or (field.annotation,)  # A section, or an optional one.
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        yield from valid_keys(inner[0], f"{prefix}{name}.") if inner else (f"{prefix}{name}",)
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -48,6 +48,8 @@ def from_document(document: Mapping[str, Any]) -> dict[str, Any]:
     own, cfg = document.get(OWN_KEY), document.get("pretrained_cfg")
     if not isinstance(own, Mapping) or not isinstance(cfg, Mapping):
         raise ValueError(f"it has no {OWN_KEY!r} entry; write it with save_pretrained")
+    if own.get("model_type", "alphanet") != "alphanet":  # Others name code, which a download must not choose.
+        raise ValueError(f"its model_type is {own['model_type']!r}; open the .safetensors file if you trust it")
     return {
         "model_type": "alphanet",
         **own,

@@ -20,6 +20,7 @@ from alphanet_export.onnx_model import (
     IMAGE_NAME,
     OUTPUT_NAME,
     PROBABILITIES_NAME,
+    check_pixel_input,
     graph_sha256,
     input_shape,
     load_proto,
@@ -237,13 +238,8 @@ def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
         UsageError: There is no such file, its name does not end in ``.onnx``, or it includes its preprocessing.
         AlphaNetError: See `open_exported`.
     """
-    if Path(path).suffix.lower() != ".onnx":
-        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
-    model = open_exported(path)
-    if model.embedded:
-        raise UsageError(f"{path} includes its preprocessing, but preprocessed pixels are sent to it here; pass a "
-                         "file that was exported without --embed-preprocessing")  # fmt: skip
-    return model
+    check_pixel_input(path)
+    return open_exported(path)
 
 
 def write_sidecar(form: Format, path: Path, metadata: Mapping[str, str]) -> None:

@@ -170,6 +170,20 @@ def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
+def check_pixel_input(path: str | os.PathLike[str]) -> None:
+    """Checks that an ONNX file takes preprocessed pixels, as servers, the web page and int8 require.
+
+    Raises:
+        UsageError: There is no such file, its name does not end in ``.onnx``, or it includes its preprocessing.
+        AlphaNetError: See `load_proto` and `input_shape`.
+    """
+    if Path(path).suffix.lower() != ".onnx":
+        raise UsageError(f"{path} is not an ONNX file; pass one that alphanet export --format onnx wrote")
+    if input_shape(path, load_proto(path))[1] is None:
+        raise UsageError(f"{path} includes its preprocessing, but preprocessed pixels are sent to it here; pass a "
+                         "file that was exported without --embed-preprocessing")  # fmt: skip
+
+
 def input_shape(path: str | os.PathLike[str], proto: onnx.ModelProto) -> tuple[int | None, int | None]:
     """(Batch size, or None if dynamic; side in pixels) of the input ``(batch, 3, S, S)``.
 

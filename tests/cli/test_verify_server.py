@@ -51,7 +51,7 @@ def test_a_file_with_its_preprocessing_is_refused_before_torch_is_loaded(tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.endswith("pass the file that the server runs, exported without --embed-preprocessing\n")
+    assert done.stderr.endswith("pass a file that was exported without --embed-preprocessing\n")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def test_a_card_that_exists_is_kept_and_one_without_accuracy_names_none(folder: 
     assert (tmp_path / "README.md").read_text() == "My card."
 
 
+def test_a_folder_cannot_name_code_to_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    config["alphanet"] |= {"model_type": "slimmable", "network": "os:getcwd", "options": {}}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AlphaNetError, match="its model_type is 'slimmable'; open the .safetensors file"):
+        AlphaNet.from_pretrained(tmp_path / "mine")
+
+
 def test_a_folder_in_another_format_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "mine")
     config = json.loads((folder / "config.json").read_text())

@@ -161,9 +161,9 @@ def test_newer_opset_has_the_same_operators(frozen: FrozenNet, content: bytes) -
 
 def test_the_ir_version_is_no_later_than_the_opset_needs(frozen: FrozenNet, content: bytes) -> None:
     assert onnx.load_from_string(content).ir_version == 8  # ONNX 1.13, which brought opset 18; read by ORT from 1.14.
-    for opset in (20, 24):
+    for opset in (20, 21, 24):
         proto = onnx.load_from_string(onnx_bytes(frozen, opset=opset))
-        assert proto.ir_version == {20: 9, 24: 10}[opset]
+        assert proto.ir_version == {20: 9, 21: 10, 24: 10}[opset]
         onnx.checker.check_model(proto)
 
 
