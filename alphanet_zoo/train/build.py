@@ -165,10 +165,12 @@ def choose_kernels(net: Network, config: TrainConfig, device: torch.device) -> N
     """Sets ``net.kernels`` as the config says.
 
     Raises:
-        UsageError: The compiled ones are asked for, and the run is not on a CPU.
+        UsageError: They are asked for and the run is not on a CPU, or CUDA graphs and it is not on a GPU.
         MissingProgramError: There is no C++ compiler.
         AlphaNetError: It fails.
     """
+    if config.optim.cuda_graphs and device.type != "cuda":
+        raise UsageError(f"optim.cuda_graphs requires a GPU, and the run is on {device.type}; leave it out")
     if config.optim.kernels == "compiled" and device.type != "cpu":
         raise UsageError(f"optim.kernels=compiled is for the CPU, and the run is on {device.type}; leave it out")
     net.kernels = config.optim.kernels

@@ -22,10 +22,12 @@ from alphanet_zoo.nn.losses import (
     Loss,
     per_label,
 )
+from alphanet_zoo.nn.slicing import adding_to_gradients
 from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.train.config import SandwichConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients, StepReport
+from alphanet_zoo.train.graphs import GraphedPasses
 from alphanet_zoo.train.optim import WeightAverage
 
 MicroBatch = tuple[Tensor, Tensor]
@@ -144,6 +146,7 @@ class SandwichStep:
         bf16_gradients: Average gradients in bfloat16.
         compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
         average: The moving average of the weights; None disables it.
+        graphs: Runs the passes of the largest and the smallest subnet as CUDA graphs; None disables it.
 
     Raises:
         ValueError: The optimiser is not fused; only a fused one can skip a step without waiting for the device.
@@ -159,6 +162,7 @@ class SandwichStep:
     bf16_gradients: bool = False
     compiled: Mapping[Arch, Callable[..., Tensor]] = field(default_factory=dict)
     average: WeightAverage | None = None
+    graphs: GraphedPasses | None = None
 
     def __post_init__(self) -> None:
         """Checks the optimiser."""
@@ -197,17 +201,17 @@ class SandwichStep:
             images = images if resolution is None else shrink_to(images, resolution)
             visited: list[SubnetOutcome] = []
             for name, arch in archs.items():
-                logits = self.forward(images, arch, resolution)
-                if not visited:
-                    loss = self.losses.label(logits, labels)
-                    label_losses.append(loss.detach())
-                    loss = self._with_teacher(loss, logits, images)
-                elif self.losses.distillation is not None:
-                    loss = self.losses.distillation(logits, visited[0].logits)
+                first = not visited
+                one_pass = partial(self._one_pass, arch, first=first, resolution=resolution, share=1.0 / count)
+                target = labels if first or self.losses.distillation is None else visited[0].logits
+                if self.graphs is not None and arch in (self.net.arch, self.net.space.smallest):
+                    passed = self.graphs((arch, first, count), resolution, one_pass, images, target)
                 else:
-                    loss = self.losses.label(logits, labels)
-                torch.autograd.backward(loss * (1.0 / count))
-                visited.append(SubnetOutcome(name, arch, logits.detach(), loss.detach()))
+                    passed = one_pass(images, target)
+                logits, loss, label_loss = passed
+                if first:
+                    label_losses.append(label_loss)
+                visited.append(SubnetOutcome(name, arch, logits, loss))
             outcomes.append(visited)
         losses = torch.stack([outcome.loss for visited in outcomes for outcome in visited])
         report = self.gradients.average(
@@ -224,6 +228,24 @@ class SandwichStep:
         if self.average is not None:
             self.average.update(self.net, 1.0 - nonfinite)
         return _outcome(outcomes, report)
+
+    def _one_pass(
+        self, arch: Arch, images: Tensor, target: Tensor, *, first: bool, resolution: int | None, share: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A forward and a backward pass of a subnet; ``share`` is that of the micro-batch in the gradients.
+
+        Returns:
+            Logits, the loss, and for the first subnet its loss against the labels (otherwise the loss), detached.
+        """
+        with adding_to_gradients():
+            logits = self.forward(images, arch, resolution)
+        if first or self.losses.distillation is None:
+            label_loss = self.losses.label(logits, target)
+            loss = self._with_teacher(label_loss, logits, images) if first else label_loss
+        else:
+            loss = label_loss = self.losses.distillation(logits, target)
+        torch.autograd.backward(loss * share)
+        return logits.detach(), loss.detach(), label_loss.detach()
 
     def forward(self, images: Tensor, arch: Arch, resolution: int | None = None) -> Tensor:
         """Logits of a subnet in the precision of the step, at no larger a resolution than ``resolution``."""

@@ -23,6 +23,7 @@ from alphanet_zoo.train.build import build_losses, build_net, chance_loss, choos
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
+from alphanet_zoo.train.graphs import GraphedPasses
 from alphanet_zoo.train.guard import Guard, GuardState
 from alphanet_zoo.train.optim import (
     WeightAverage,
@@ -78,11 +79,13 @@ class RunState:
         self.optimizer = make_optimizer(self.net, optim)
         chance = chance_loss(self.batches.labels, len(classes), config.sandwich.label_smoothing)
         self.guard = Guard(config.guard, chance)
+        gradients = Gradients(self.net)
         self.update = SandwichStep(
-            self.net, self.optimizer, Gradients(self.net), build_losses(config, classes, ranks.device), ranks,
+            self.net, self.optimizer, gradients, build_losses(config, classes, ranks.device), ranks,
             clip_value=optim.clip_value, bf16=optim.precision == "bf16",
             bf16_gradients=config.distributed.bf16_gradients,
             compiled=compile_recurring(self.net) if optim.compile else {}, average=self.average,
+            graphs=GraphedPasses(gradients.flat) if optim.cuda_graphs else None,
         )  # fmt: skip
         self.total_steps = optim.epochs * self.batches.steps_per_epoch
         self.end = min(config.max_steps or self.total_steps, self.total_steps)

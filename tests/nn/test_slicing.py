@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alphanet_zoo.nn.slicing import slice_to
+from alphanet_zoo.nn.slicing import adding_to_gradients, slice_to
 
 
 def test_leading_on_channels_centred_on_kernels() -> None:
@@ -31,3 +31,25 @@ def test_a_slice_is_a_view() -> None:
 def test_impossible_slices_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="no slice of shape"):
         slice_to(torch.zeros(4, 3, 5, 5), shape)
+
+
+def test_slices_add_their_gradients_to_those_of_the_parameter() -> None:
+    weight = torch.nn.Parameter(torch.randn(4, 3, 5, 5))
+    x = torch.randn(2, 2, 6, 6)
+    (torch.nn.functional.conv2d(x, slice_to(weight, (3, 2, 3, 3))) ** 2).sum().backward()
+    expected = weight.grad
+    weight.grad = buffer = torch.ones_like(weight)
+    with adding_to_gradients():
+        part = slice_to(weight, (3, 2, 3, 3))
+    (torch.nn.functional.conv2d(x, part) ** 2).sum().backward()
+    assert weight.grad is buffer and torch.equal(buffer, expected + 1.0)
+
+
+def test_hooks_of_a_parameter_see_the_gradients_of_slices() -> None:
+    weight, seen = torch.nn.Parameter(torch.randn(4, 3)), []
+    weight.grad = torch.zeros_like(weight)
+    weight.register_hook(seen.append)
+    with adding_to_gradients():
+        part = slice_to(weight, (2, 2))
+    part.sum().backward()
+    assert len(seen) == 1 and weight.grad.sum() == 4

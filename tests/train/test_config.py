@@ -7,6 +7,7 @@ import yaml
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.recipes import shipped_recipes
 from alphanet_zoo.train.config import TrainConfig, load_config, valid_keys
+from alphanet_zoo.train.loop import train
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())
@@ -165,3 +166,18 @@ def test_every_setting_is_documented():
 def test_the_config_loads_no_torch():
     code = "import sys, alphanet_zoo.train.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("settings", [
+    ["finetune.weights=net.safetensors", "optim.cuda_graphs=true"],
+    ["distributed.sync_bn=true", "optim.cuda_graphs=true"],
+])  # fmt: skip
+def test_cuda_graphs_are_for_supernets_without_messages_in_a_pass(settings):
+    with pytest.raises(UsageError, match=r"pass\s+optim.cuda_graphs=false"):
+        load_config("digits", settings)
+
+
+def test_cuda_graphs_require_a_gpu(tmp_path):
+    config = load_config("digits", [f"output={tmp_path / 'run'}", "optim.cuda_graphs=true", "device=cpu"])
+    with pytest.raises(UsageError, match="optim.cuda_graphs requires a GPU, and the run is on cpu"):
+        train(config)
