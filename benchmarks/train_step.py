@@ -113,6 +113,7 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     from alphanet_zoo.train.config import OptimConfig, SandwichConfig
     from alphanet_zoo.train.distributed import Ranks
     from alphanet_zoo.train.gradients import Gradients
+    from alphanet_zoo.train.graphs import GraphedPasses
     from alphanet_zoo.train.memory import keep_freed_memory
     from alphanet_zoo.train.optim import make_optimizer
     from alphanet_zoo.train.sandwich import (
@@ -129,13 +130,14 @@ def our_step(net: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     net.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     config = SandwichConfig()
-    optimizer = make_optimizer(net, OptimConfig(lr=0.1, epochs=1))
+    optimizer, gradients = make_optimizer(net, OptimConfig(lr=0.1, epochs=1)), Gradients(net)
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     step = SandwichStep(
-        net, optimizer, Gradients(net), Losses(label_loss_of(config), distillation_loss(config)),
+        net, optimizer, gradients, Losses(label_loss_of(config), distillation_loss(config)),
         Ranks(0, 1, images.device), clip_value=1.0, bf16=arguments.bf16,
         compiled=compile_recurring(net) if arguments.compile else {},
+        graphs=GraphedPasses(gradients.flat) if arguments.cuda_graphs else None,
     )  # fmt: skip
     cap = arguments.cap
     return lambda archs: [
@@ -213,6 +215,7 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="as optim.compile: compile the largest and smallest subnet in mode ours"
     )
+    parser.add_argument("--cuda-graphs", action="store_true", help="as optim.cuda_graphs, in mode ours")
     parser.add_argument("--shares", action="store_true", help="also print the share of time of each class of kernels")
     parser.add_argument("--schedule", type=json.loads, help="resolution schedule; also print the hours of a training")
     parser.add_argument("--cards", type=int, default=8, help="GPUs that --schedule assumes (default: 8)")

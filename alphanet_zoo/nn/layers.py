@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphanet_zoo.nn import gpu_kernels
 from alphanet_zoo.nn.cpu_kernels import operators
+from alphanet_zoo.nn.gpu_kernels import operators as gpu_operators
 from alphanet_zoo.nn.recompute import recomputed
 from alphanet_zoo.nn.slicing import slice_to
 from alphanet_zoo.space.shapes import BlockShape
@@ -92,10 +92,10 @@ def sliced_conv(layer: nn.Conv2d, x: Tensor, out_channels: int, kernel_size: int
     if compiled and depthwise and bias is None and kernel_size in operators.KERNEL_SIZES and operators.fits(x):
         return operators.depthwise_conv(x, weight, layer.stride[0])
     if x.is_cuda and not torch.compiler.is_compiling():
-        if depthwise and bias is None and gpu_kernels.fits(x, kernel_size):
-            return gpu_kernels.depthwise_conv(x, weight, layer.stride[0])
+        if depthwise and bias is None and gpu_operators.fits(x, kernel_size):
+            return gpu_operators.depthwise_conv(x, weight, layer.stride[0])
         if not depthwise and kernel_size == 1 and layer.stride == (1, 1):
-            return gpu_kernels.pointwise_conv(x, weight, bias)
+            return gpu_operators.pointwise_conv(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, kernel_size // 2, 1, out_channels if depthwise else 1)
 
 

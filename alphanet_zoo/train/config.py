@@ -72,6 +72,13 @@ class OptimConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _graphs_or_compile(self) -> OptimConfig:
+        """Both settings are for the same subnets."""
+        if self.cuda_graphs and self.compile:
+            raise ValueError("compile and cuda_graphs cannot be combined; pass one of them")
+        return self
+
+    @model_validator(mode="after")
     def _kernels_suit_the_precision(self) -> OptimConfig:
         """The compiled kernels support float32 only."""
         if self.kernels == "compiled" and self.precision != "fp32":

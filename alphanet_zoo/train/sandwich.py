@@ -204,7 +204,7 @@ class SandwichStep:
                 first = not visited
                 one_pass = partial(self._one_pass, arch, first=first, resolution=resolution, share=1.0 / count)
                 target = labels if first or self.losses.distillation is None else visited[0].logits
-                if self.graphs is not None and arch in (self.net.arch, self.net.space.smallest):
+                if self.graphs is not None and arch in recurring_archs(self.net):
                     passed = self.graphs((arch, first, count), resolution, one_pass, images, target)
                 else:
                     passed = one_pass(images, target)
@@ -274,13 +274,17 @@ def _outcome(micro_batches: list[list[SubnetOutcome]], report: Tensor) -> StepOu
     return StepOutcome(micro_batches, numbers, copied)
 
 
+def recurring_archs(net: Network) -> tuple[Arch, Arch]:
+    """The subnets of every step: the largest and the smallest."""
+    return net.arch, net.space.smallest
+
+
 def compile_recurring(net: Network) -> dict[Arch, Callable[..., Tensor]]:
     """Applies torch.compile to the largest and the smallest subnet; each is compiled when it first runs.
 
     Random subnets run eagerly, because compiling each of them takes longer than its step.
     """
-    archs = (net.arch, net.space.smallest)
-    return {arch: torch.compile(partial(net, arch=arch), dynamic=False) for arch in archs}
+    return {arch: torch.compile(partial(net, arch=arch), dynamic=False) for arch in recurring_archs(net)}
 
 
 @torch.no_grad()

@@ -235,7 +235,7 @@ def open_onnx(path: str | os.PathLike[str]) -> ExportedModel:
     """`open_exported` for uses that require an ONNX file that takes normalised pixels: servers, the web page, int8.
 
     Raises:
-        UsageError: There is no such file, its name does not end in ``.onnx``, or it includes its preprocessing.
+        UsageError: The file does not exist, is not named ``*.onnx``, or contains the preprocessing in its graph.
         AlphaNetError: See `open_exported`.
     """
     check_pixel_input(path)

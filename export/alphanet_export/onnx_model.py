@@ -174,7 +174,7 @@ def check_pixel_input(path: str | os.PathLike[str]) -> None:
     """Checks that an ONNX file takes preprocessed pixels, as servers, the web page and int8 require.
 
     Raises:
-        UsageError: There is no such file, its name does not end in ``.onnx``, or it includes its preprocessing.
+        UsageError: The file does not exist, is not named ``*.onnx``, or contains the preprocessing in its graph.
         AlphaNetError: See `load_proto` and `input_shape`.
     """
     if Path(path).suffix.lower() != ".onnx":

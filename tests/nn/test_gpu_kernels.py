@@ -12,7 +12,7 @@ SCRIPT = """
 import itertools
 import torch
 from torch.nn import functional as F
-from alphanet_zoo.nn.gpu_kernels import depthwise_conv, fits, pointwise_conv
+from alphanet_zoo.nn.gpu_kernels.operators import depthwise_conv, fits, pointwise_conv
 
 def check(ours, exact):
     for mine, theirs in zip(ours, exact, strict=True):
@@ -29,7 +29,7 @@ for (count, channels, height, width), side, stride in itertools.product(
 ):
     x = torch.randn(count, channels, height, width, requires_grad=True)
     weight = torch.randn(channels, 1, side, side, requires_grad=True)
-    assert fits(x, side)
+    assert fits(x, side) and not fits(x.double(), side)
     exact = F.conv2d(x, weight, None, stride, side // 2, 1, channels)
     check(with_gradients(depthwise_conv(x, weight, stride), (x, weight)), with_gradients(exact, (x, weight)))
 weight, bias = torch.randn(12, 40, 1, 1, requires_grad=True), torch.randn(12, requires_grad=True)

@@ -177,6 +177,11 @@ def test_cuda_graphs_are_for_supernets_without_messages_in_a_pass(settings):
         load_config("digits", settings)
 
 
+def test_cuda_graphs_and_compile_exclude_each_other():
+    with pytest.raises(UsageError, match="compile and cuda_graphs cannot be combined"):
+        load_config("digits", ["optim.compile=true", "optim.cuda_graphs=true"])
+
+
 def test_cuda_graphs_require_a_gpu(tmp_path):
     config = load_config("digits", [f"output={tmp_path / 'run'}", "optim.cuda_graphs=true", "device=cpu"])
     with pytest.raises(UsageError, match="optim.cuda_graphs requires a GPU, and the run is on cpu"):

@@ -31,23 +31,21 @@ def convolved(x: Tensor, taps: Tensor, stride: int) -> Tensor:
     """The convolution ``(N, H', W', C)`` of a map ``(N, H, W, C)`` with a kernel ``(K * K, C)`` float32."""
     count, height, width, channels = x.shape
     out = x.new_empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-    block = _channel_block(channels)
-    pixels = out.shape[0] * out.shape[1] * out.shape[2]
-    _convolve[(triton.cdiv(pixels, PIXELS), triton.cdiv(channels, block))](
-        x, taps, out, pixels, channels // 8, height, width, out.shape[1], out.shape[2],
-        K=side_of(taps), STRIDE=stride, PIXELS=PIXELS, CHANNELS=block,
-    )  # fmt: skip
-    return out
+    return _filled(out, x, taps, stride, backwards=False)
 
 
 def map_gradient(gradient: Tensor, taps: Tensor, shape: torch.Size, stride: int) -> Tensor:
     """The gradient of the map, of ``shape``, from that of the result ``(N, H', W', C)``."""
-    count, height, width, channels = shape
-    out, block = gradient.new_empty(shape), _channel_block(channels)
-    pixels = count * height * width
-    _map_gradient[(triton.cdiv(pixels, PIXELS), triton.cdiv(channels, block))](
-        gradient, taps, out, pixels, channels // 8, height, width, gradient.shape[1], gradient.shape[2],
-        K=side_of(taps), STRIDE=stride, PIXELS=PIXELS, CHANNELS=block,
+    return _filled(gradient.new_empty(shape), gradient, taps, stride, backwards=True)
+
+
+def _filled(out: Tensor, source: Tensor, taps: Tensor, stride: int, *, backwards: bool) -> Tensor:
+    """Computes ``out``: the convolution of ``source``, or with ``backwards`` its transpose."""
+    channels, block = out.shape[3], _channel_block(out.shape[3])
+    pixels = out.numel() // channels
+    _convolve[(triton.cdiv(pixels, PIXELS), triton.cdiv(channels, block))](
+        source, taps, out, pixels, channels // 8, *source.shape[1:3], *out.shape[1:3],
+        K=side_of(taps), STRIDE=stride, BACKWARDS=backwards, PIXELS=PIXELS, CHANNELS=block,
     )  # fmt: skip
     return out
 
@@ -73,16 +71,12 @@ def _channel_block(channels: int) -> int:
     return 16 if channels <= 16 else 32
 
 
-_SIZES = ["pixels", "per_program", "eighths", "height", "width", "out_height", "out_width"]
-"""Arguments for whose values no separate code is compiled."""
-
-
-@triton.jit(do_not_specialize=[name for name in _SIZES if name != "per_program"])
+@triton.jit(do_not_specialize=["pixels", "eighths", "height", "width", "out_height", "out_width"])
 def _convolve(
-    x, taps, out, pixels, eighths, height, width, out_height, out_width,
-    K: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    source, taps, out, pixels, eighths, height, width, out_height, out_width,
+    K: tl.constexpr, STRIDE: tl.constexpr, BACKWARDS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A block of the result."""
+    """A block of ``out``; ``height`` and ``width`` are those of ``source``."""
     channels = eighths * 8
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -92,44 +86,18 @@ def _convolve(
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for i in range(K):
         for j in tl.static_range(K):
-            y, z = row * STRIDE + (i - K // 2), column * STRIDE + (j - K // 2)
-            valid = inside & (y >= 0) & (y < height) & (z >= 0) & (z < width)
-            place = ((image * height + y) * width + z) * channels
-            value = tl.load(x + place[:, None] + channel[None, :], mask=valid[:, None] & exists[None, :], other=0.0)
-            tap = tl.load(taps + (i * K + j) * channels + channel, mask=exists, other=0.0)
-            total += value.to(tl.float32) * tap[None, :]
-    place = pixel.to(tl.int64) * channels
-    tl.store(
-        out + place[:, None] + channel[None, :],
-        total.to(out.dtype.element_ty),
-        mask=inside[:, None] & exists[None, :],
-    )
-
-
-@triton.jit(do_not_specialize=[name for name in _SIZES if name != "per_program"])
-def _map_gradient(
-    gradient, taps, out, pixels, eighths, height, width, out_height, out_width,
-    K: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """A block of the gradient of the map."""
-    channels = eighths * 8
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    column, row = pixel % width, pixel // width % height
-    image = (pixel // (width * height)).to(tl.int64)
-    inside, exists = pixel < pixels, channel < channels
-    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for i in range(K):
-        for j in tl.static_range(K):
-            y, z = row + (K // 2 - i), column + (K // 2 - j)
+            if BACKWARDS:
+                y, z = row + (K // 2 - i), column + (K // 2 - j)
+            else:
+                y, z = row * STRIDE + (i - K // 2), column * STRIDE + (j - K // 2)
             valid = inside & (y >= 0) & (z >= 0)
-            if STRIDE > 1:
+            if BACKWARDS and STRIDE > 1:
                 valid = valid & (y % STRIDE == 0) & (z % STRIDE == 0)
                 y, z = y // STRIDE, z // STRIDE
-            valid = valid & (y < out_height) & (z < out_width)
-            place = ((image * out_height + y) * out_width + z) * channels
+            valid = valid & (y < height) & (z < width)
+            place = ((image * height + y) * width + z) * channels
             value = tl.load(
-                gradient + place[:, None] + channel[None, :], mask=valid[:, None] & exists[None, :], other=0.0
+                source + place[:, None] + channel[None, :], mask=valid[:, None] & exists[None, :], other=0.0
             )
             tap = tl.load(taps + (i * K + j) * channels + channel, mask=exists, other=0.0)
             total += value.to(tl.float32) * tap[None, :]
@@ -152,7 +120,7 @@ def _at_tap(x, start, y, column, j, inside, height, width, channels, channel, ex
     )
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=["pixels", "per_program", "eighths", "height", "width", "out_height", "out_width"])
 def _weight_gradient(
     gradient, x, sums, pixels, per_program, eighths, height, width, out_height, out_width,
     K: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 KERNEL_SIZES = (3, 5, 7)
@@ -27,7 +28,7 @@ def has_triton() -> bool:
 
 def fits(x: Tensor, kernel_size: int) -> bool:
     """Whether `depthwise_conv` supports the map ``x``, ``(N, C, H, W)``, on its device."""
-    return kernel_size in KERNEL_SIZES and x.shape[1] % 8 == 0 and has_triton()
+    return kernel_size in KERNEL_SIZES and x.shape[1] % 8 == 0 and x.dtype != torch.float64 and has_triton()
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -63,12 +64,12 @@ def _compute_type(x: Tensor) -> torch.dtype:
 
 
 class _Depthwise(torch.autograd.Function):
-    """The kernels of `alphanet_zoo.nn.triton_depthwise`, with their gradients."""
+    """The kernels of `alphanet_zoo.nn.gpu_kernels.depthwise`, with their gradients. They can be differentiated once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         """See `depthwise_conv`."""
-        from alphanet_zoo.nn import triton_depthwise as kernels
+        from alphanet_zoo.nn.gpu_kernels import depthwise as kernels
 
         rows, taps = x.permute(0, 2, 3, 1).contiguous(), weight.flatten(1).t().contiguous()
         ctx.save_for_backward(rows, taps)
@@ -76,9 +77,10 @@ class _Depthwise(torch.autograd.Function):
         return kernels.convolved(rows, taps, stride).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradients of map and weight."""
-        from alphanet_zoo.nn import triton_depthwise as kernels
+        from alphanet_zoo.nn.gpu_kernels import depthwise as kernels
 
         (rows, taps), of_map, of_weight = ctx.saved_tensors, None, None
         gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
