@@ -176,7 +176,7 @@ def next_command(config: TrainConfig, model: Path) -> str:
     from alphanet_zoo.train.folder import digits_folder
 
     data, quoted = config.data, shlex.quote(str(model))
-    if config.finetune.net is not None:
+    if config.finetune.single:
         run, file = (shlex.quote(str(path)) for path in (config.output, Path(config.output, "net.onnx")))
         return f"alphanet export {run} -o {file}"
     if data.source == "multilabel":

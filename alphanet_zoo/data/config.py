@@ -47,8 +47,8 @@ class DataConfig(Section):
     """Images per step, over all processes."""
     transform: Literal["auto", "affine", "imagenet", "cifar"] = "affine"
     """`affine`: centre crop, then `rotate_degrees`, `shift` and `zoom`. `imagenet`: random resized crop and flip.
-    `cifar`: random crop with a border of 4 pixels, and flip. `auto`: `imagenet` for more than 40 pixels; for smaller
-    images `cifar`, or `affine` when fine-tuning a net whose evaluation crops the images."""
+    `cifar`: random shift by up to 4 pixels with reflection at the edges, and flip. `auto`: `imagenet` for more than 40
+    pixels; for smaller images `cifar`, or `affine` when fine-tuning a net whose evaluation crops the images."""
     autoaugment: bool = False
     """Apply AutoAugment after the flip: the ImageNet policy with transform `imagenet`, the CIFAR-10 policy with
     `cifar`."""
@@ -58,6 +58,9 @@ class DataConfig(Section):
     """Shift each image along each axis by a random share of its side, uniform between minus and plus this value."""
     zoom: Share = 0.0
     """Scale each image by a random factor, uniform between 1 - zoom and 1 + zoom."""
+    erasing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Random erasing: the probability that a random rectangle of 2 to 33 % of an image is filled with the mean colour
+    of the preprocessing, after the other augmentation (before `rotate_degrees`, `shift` and `zoom`)."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> DataConfig:
@@ -75,9 +78,12 @@ class DataConfig(Section):
             raise ValueError(f"download has no effect with source={self.source}; use source=cifar10, or download=false")
         if self.source == "multilabel" and self.hold_out:
             raise ValueError("hold_out requires one class per image; use a val.csv and hold_out=0")
-        if self.engine == "dali" and (self.source != "folder" or self.transform != "imagenet" or self.hold_out):
+        if self.engine == "dali" and (
+            self.source != "folder" or self.transform != "imagenet" or self.hold_out or self.erasing
+        ):
             raise ValueError(
-                "engine=dali requires source=folder, transform=imagenet and hold_out=0; otherwise use engine=torch"
+                "engine=dali requires source=folder, transform=imagenet, hold_out=0 and erasing=0; otherwise use "
+                "engine=torch"
             )
         if self.engine == "device" and (self.transform == "imagenet" or self.autoaugment):
             raise ValueError(

@@ -8,10 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from alphanet_zoo.data.augment import CentreCrop, CifarTransform, Window, draw_affine, make_transform
+from alphanet_zoo.data.augment import (
+    Box,
+    CentreCrop,
+    CifarTransform,
+    Window,
+    draw_affine,
+    draw_box,
+    make_transform,
+    reflected,
+)
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.data.draws import generator
 from alphanet_zoo.data.preprocess import Preprocessing
@@ -31,11 +39,13 @@ class Windows(NamedTuple):
         images: ``(N,)`` int64 indices of the images.
         corners: ``(N, 2)`` int64 top and left of each crop, in the image with its border.
         flips: ``(N,)`` bool, whether the crop is flipped from left to right.
+        boxes: ``(N, 4)`` int64, the top, left, bottom and right of the rectangle that is filled in each crop.
     """
 
     images: Tensor
     corners: Tensor
     flips: Tensor
+    boxes: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,13 @@ class ResidentImages:
 
     Args:
         images: ``(N, 3, S, S)`` uint8, on the CPU.
-        border: Black pixels that a window may show on each side of an image.
+        border: Pixels that a window may show beyond each side of an image.
+        fill: ``(3,)`` uint8, the colour of erased rectangles, on the CPU.
     """
 
-    def __init__(self, images: Tensor, border: int) -> None:
+    def __init__(self, images: Tensor, border: int, fill: Tensor) -> None:
         """Copies nothing yet; the first `take` on a device does."""
-        self._images, self._border = images, border
+        self._images, self._border, self._fill = images, border, fill
 
     def take(self, windows: Windows, device: torch.device) -> Tensor:
         """The windows' pixels.
@@ -112,16 +123,17 @@ class ResidentImages:
         Returns:
             ``(N, 3, S, S)`` uint8 on ``device``, channels-last in memory.
         """
-        self._images = self._images.to(device)
-        chosen, corners, flips = (part.to(device, non_blocking=True) for part in windows)
-        bordered = F.pad(self._images[chosen], [self._border] * 4)
-        along = torch.arange(self._images.shape[-1], device=device)
-        rows = corners[:, :1] + along
-        columns = corners[:, 1:] + torch.where(flips[:, None], along.flip(0), along)
-        batch = torch.arange(len(chosen), device=device)
+        self._images, self._fill = self._images.to(device), self._fill.to(device)
+        chosen, corners, flips, boxes = (part.to(device, non_blocking=True) for part in windows)
+        size = self._images.shape[-1]
+        rows, columns = (reflected(corners[:, axis, None], self._border, size) for axis in (0, 1))
+        columns = torch.where(flips[:, None], columns.flip(1), columns)
         # The three index tensors broadcast to (N, S, S); the channels, sliced between them, come last.
-        pixels = bordered[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        return pixels.permute(0, 3, 1, 2)
+        pixels = self._images[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        along = torch.arange(size, device=device)
+        inside = [(along >= boxes[:, axis, None]) & (along < boxes[:, axis + 2, None]) for axis in (0, 1)]
+        erased = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+        return torch.where(erased, self._fill, pixels).permute(0, 3, 1, 2)
 
 
 class BatchReader(Dataset["RawBatch | AlphaNetError"]):
@@ -144,6 +156,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         self.batch_size = config.batch_size // world
         self.steps_per_epoch = len(source) // config.batch_size
         self._transform = make_transform(config, preprocessing)
+        self._fill = torch.tensor([round(255 * value) for value in preprocessing.mean], dtype=torch.uint8)
         self._windowed: CentreCrop | CifarTransform | None = None
         if config.engine == "device" and isinstance(self._transform, CentreCrop | CifarTransform):
             self._windowed = self._transform
@@ -164,21 +177,25 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         epoch, indices = self.indices(step)
         size, side, broken = self.batch_size, self.config.image_size, dict[int, str]()
         images = torch.empty((size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        shown, windows, moves = [], [], []
+        shown, windows, boxes, moves = [], [], list[Box](), []
         try:
             for i, index in enumerate(indices):
                 image, used = self._load(epoch, index, broken)
                 rng = generator(self.seed, "augment", epoch, index)
+                shown.append(used)
                 if self._windowed is not None:
                     windows.append(self._windowed.window(rng))
                 else:
                     images[i] = self._transform(image, rng)
-                shown.append(used)
                 if self.config.transform == "affine":
                     moves.append(draw_affine(self.config, rng))
+                boxes.append(draw_box(self.config, rng))
+                if self._windowed is None:
+                    top, left, bottom, right = boxes[i]
+                    images[i, :, top:bottom, left:right] = self._fill[:, None, None]
         except AlphaNetError as error:
             return error
-        pixels = images if self._windowed is None else _as_windows(shown, windows)
+        pixels = images if self._windowed is None else _as_windows(shown, windows, boxes)
         thetas = torch.tensor(np.stack(moves), dtype=torch.float32) if moves else None
         return RawBatch(epoch, indices, pixels, self.source.labels[shown], thetas, tuple(broken.items()))
 
@@ -213,7 +230,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         if self._windowed is None:
             return None
         assert self._kept is not None
-        return ResidentImages(self._kept, self._windowed.border)
+        return ResidentImages(self._kept, self._windowed.border, self._fill)
 
     def _prepared(self, index: int) -> Tensor:
         """An image after the part of its transform that is the same in every epoch."""
@@ -236,7 +253,7 @@ class BatchReader(Dataset["RawBatch | AlphaNetError"]):
         self._kept = kept
 
 
-def _as_windows(shown: list[int], windows: list[Window]) -> Windows:
+def _as_windows(shown: list[int], windows: list[Window], boxes: list[Box]) -> Windows:
     """The windows of a batch, as tensors."""
     top, left, flips = zip(*windows, strict=True)
-    return Windows(torch.tensor(shown), torch.tensor([top, left]).T, torch.tensor(flips))
+    return Windows(torch.tensor(shown), torch.tensor([top, left]).T, torch.tensor(flips), torch.tensor(boxes))

@@ -20,7 +20,7 @@ from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.named import image_settings, named_slimmable
 from alphanet_zoo.slim.supernet import Slimmable
 from alphanet_zoo.space.family import Space
-from alphanet_zoo.train.config import FineTuneConfig, NetConfig, TrainConfig
+from alphanet_zoo.train.config import SUPERNET, FineTuneConfig, NetConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.zoo.archs import NamedArch, find_arch
 from alphanet_zoo.zoo.open import open_net
@@ -61,7 +61,7 @@ def image_cfg(config: TrainConfig) -> dict[str, Any]:
 
 
 def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
-    """The net of a run in training mode on the CPU: a supernet, or the subnet to fine-tune.
+    """The net of a run in training mode on the CPU: a supernet, new or to fine-tune, or the subnet to fine-tune.
 
     Initial weights depend on the seed only. A fine-tuned net keeps its classifier if the class names are the same;
     otherwise it gets a new one.
@@ -81,7 +81,7 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
 
 
 def _alphanet(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
-    """A new supernet of the space, or the subnet to fine-tune."""
+    """A new supernet of the space, or the net to fine-tune."""
     space = config.search_space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.seed, "weights"))
@@ -109,10 +109,11 @@ def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmab
 
 
 def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
-    """The static net to fine-tune.
+    """The net to fine-tune: static, or a supernet for ``finetune.arch=supernet``.
 
     Raises:
-        UsageError: The net does not exist, or it is a supernet without the subnet of the config.
+        UsageError: The net does not exist, it is a supernet without the subnet of the config, or it is static and
+            ``finetune.arch=supernet``.
         AlphaNetError: It cannot be read or downloaded.
     """
     assert finetune.net is not None
@@ -123,10 +124,14 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
             "the weights of an AlphaNet"
         )
     net = cast(AlphaNet, opened)
+    if finetune.arch == SUPERNET:
+        if not net.supernet:
+            raise UsageError(f"{finetune.net} contains a single subnet; remove finetune.arch=supernet")
+        return net
     if net.supernet and finetune.arch is None:
         raise UsageError(
             f"{finetune.net} contains a supernet; pass the subnet to fine-tune: finetune.arch=smallest, largest, a "
-            "model name, or a JSON file of alphanet search --best"
+            "model name, or a JSON file of alphanet search --best; finetune.arch=supernet fine-tunes all of them"
         )
     if finetune.arch is None:
         return net

@@ -24,6 +24,8 @@ from alphanet_zoo.zoo.names import is_name
 
 AUTO, NET = "auto", "net"
 """Values of `space`: fit one to the images; take that of the net to fine-tune."""
+SUPERNET = "supernet"
+"""Value of `finetune.arch`: every subnet."""
 
 Macs = Annotated[float, Field(gt=0.0), BeforeValidator(lambda v: parse_count(v) if isinstance(v, str) else v)]
 """A cost such as ``60M``, in multiply-accumulates."""
@@ -141,7 +143,7 @@ class SandwichConfig(Section):
 
 
 class FineTuneConfig(Section):
-    """Fine-tuning of a single subnet."""
+    """Fine-tuning of a single subnet, or of a whole supernet."""
 
     model: str | None = None
     """Name of a model whose weights are included in the package or published, such as `alphanet_a0`."""
@@ -150,13 +152,14 @@ class FineTuneConfig(Section):
     `save_pretrained` or a Hub repository. Without `model` and `weights`, a supernet of `space` is trained."""
     arch: str | dict[str, Any] | None = None
     """The subnet to extract from a supernet: `smallest`, `largest`, a model name such as `alphanet_a0`, a JSON file
-    such as the one of `alphanet search --best`, or an entry of a front (`front.json#3`)."""
+    such as the one of `alphanet search --best`, or an entry of a front (`front.json#3`). `supernet`: none; training
+    of the whole supernet starts from its weights."""
 
     @field_validator("arch", mode="before")
     @classmethod
     def _read_arch(cls, value: object) -> object:
         """Replaces the path of a file by its arch."""
-        if not isinstance(value, str) or value in ENDS or is_name(value):
+        if not isinstance(value, str) or value in (SUPERNET, *ENDS) or is_name(value):
             return value
         try:
             return find_arch(value).arch.to_dict()
@@ -177,8 +180,13 @@ class FineTuneConfig(Section):
 
     @property
     def net(self) -> str | None:
-        """What `alphanet_zoo.zoo.open.open_net` opens; None if a supernet is trained."""
+        """What `alphanet_zoo.zoo.open.open_net` opens; None if training starts from random weights."""
         return self.model or self.weights
+
+    @property
+    def single(self) -> bool:
+        """Whether a single subnet is fine-tuned."""
+        return self.net is not None and self.arch != SUPERNET
 
 
 class NetConfig(Section):
@@ -315,7 +323,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _graphs_need_a_supernet(self) -> TrainConfig:
         """CUDA graphs contain no messages between processes, and no running statistics of a fine-tuned net."""
-        if self.optim.cuda_graphs and (self.finetune.net is not None or self.distributed.sync_bn):
+        if self.optim.cuda_graphs and (self.finetune.single or self.distributed.sync_bn):
             raise ValueError(
                 "optim.cuda_graphs requires training a supernet, and distributed.sync_bn=false; pass "
                 "optim.cuda_graphs=false"

@@ -13,6 +13,7 @@ from alphanet_zoo.data.augment import (
     CifarTransform,
     ImageNetTransform,
     draw_affine,
+    draw_box,
     draw_crop,
     make_transform,
     normalise,
@@ -63,7 +64,7 @@ def test_where_no_box_fits_the_middle_is_taken(height, width, expected):
 
 def test_cifar_images_move_by_up_to_four_pixels_and_flip():
     image = torch.randint(1, 256, (3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    bordered = torch.nn.functional.pad(image, [4] * 4)
+    bordered = torch.nn.functional.pad(image.float(), [4] * 4, mode="reflect").to(torch.uint8)
     windows = {}
     for top in range(9):
         for left in range(9):
@@ -89,6 +90,20 @@ def test_a_variation_is_a_function_of_its_generator_and_leaves_the_global_one_al
     assert len({image.contiguous().numpy().tobytes() for image in first}) > 35
     assert all(image.shape == (3, 24, 24) and image.dtype == torch.uint8 for image in first)
     assert torch.equal(start, copy)
+
+
+def test_erased_boxes_have_the_published_sizes_lie_in_the_image_and_are_as_frequent_as_asked():
+    config = DataConfig(root="x", image_size=32, batch_size=1, transform="cifar", erasing=0.25)
+    drawn = np.array([draw_box(config, generator(0, "augment", 0, i)) for i in range(8000)])
+    boxes = drawn[drawn.any(1)]
+    assert abs(len(boxes) / len(drawn) - 0.25) < 0.02
+    top, left, bottom, right = boxes.T
+    assert boxes.min() == 0 and boxes.max() == 32 and (top < bottom).all() and (left < right).all()
+    area, ratio = (bottom - top) * (right - left) / 32**2, (bottom - top) / (right - left)
+    assert 0.01 < area.min() < 0.03 and 0.3 < area.max() < 0.36 and abs(area.mean() - 0.173) < 0.01
+    assert 0.2 < ratio.min() < 0.35 and 3.0 < ratio.max() < 4.5
+    whole = draw_box(config.model_copy(update={"image_size": 1, "erasing": 1.0}), np.random.default_rng(0))
+    assert whole == (0, 0, 1, 1)
 
 
 def test_the_centre_crop_is_the_evaluations():

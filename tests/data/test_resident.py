@@ -26,6 +26,8 @@ MEANT = Preprocessing(16, 18, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 VARIED: dict[str, dict[str, Any]] = {
     "affine": {"rotate_degrees": 10, "shift": 0.1, "zoom": 0.1},
     "cifar": {"transform": "cifar"},
+    "erasing": {"transform": "cifar", "erasing": 0.5},
+    "affine_erasing": {"shift": 0.1, "erasing": 0.5},
 }
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -55,12 +57,14 @@ def test_windows_are_cut_and_flipped_by_hand() -> None:
     images = torch.arange(1, 28, dtype=torch.uint8).view(1, 3, 3, 3).repeat(2, 1, 1, 1)
     images[1] += 100
     windows = Windows(
-        torch.tensor([1, 0, 0]), torch.tensor([[1, 1], [0, 2], [1, 0]]), torch.tensor([False, False, True])
-    )
-    taken = ResidentImages(images, 1).take(windows, torch.device("cpu"))
+        torch.tensor([1, 0, 0]), torch.tensor([[1, 1], [0, 2], [1, 0]]), torch.tensor([False, False, True]),
+        torch.tensor([[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 3, 2]]),
+    )  # fmt: skip
+    fill = torch.tensor([200, 201, 202], dtype=torch.uint8)
+    taken = ResidentImages(images, 1, fill).take(windows, torch.device("cpu"))
     assert torch.equal(taken[0], images[1]) and taken.is_contiguous(memory_format=torch.channels_last)
-    assert taken[1, 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
-    assert taken[2, 1].tolist() == [[11, 10, 0], [14, 13, 0], [17, 16, 0]]
+    assert taken[1, 0].tolist() == [[5, 6, 5], [2, 3, 2], [5, 6, 5]]
+    assert taken[2, 1].tolist() == [[11, 10, 11], [201, 201, 14], [201, 201, 17]]
 
 
 @pytest.mark.parametrize("name", VARIED)
@@ -79,7 +83,18 @@ def test_any_number_of_workers_and_processes_gives_the_same_bits_from_any_step(r
     shares = [batches_of(root, rank, 2, **VARIED[name]).batch(4) for rank in range(2)]
     for own, part in zip(shares, expected[4].split(2), strict=True):
         assert own.indices == part.indices and torch.equal(own.labels, part.labels)
-        torch.testing.assert_close(own.images, part.images, rtol=0, atol=1e-6 if name == "affine" else 0)
+        torch.testing.assert_close(own.images, part.images, rtol=0, atol=0 if "transform" in VARIED[name] else 1e-6)
+
+
+@pytest.mark.parametrize("engine", ["torch", "device"])
+def test_erasing_fills_boxes_with_the_mean_colour_and_changes_nothing_else(root: Path, engine: str) -> None:
+    settings = {"transform": "cifar", "engine": engine}
+    plain, erased = (batches_of(root, **settings, erasing=share) for share in (0.0, 1.0))
+    for step in range(4):
+        before, after = plain.batch(step).images, erased.batch(step).images
+        filled = (after.abs() < 0.5 / 255 / 0.2).all(1)
+        assert torch.equal(torch.where(filled[:, None], 0, before), torch.where(filled[:, None], 0, after))
+        assert all(0.01 < share < 0.37 for share in filled.float().mean((1, 2)).tolist())
 
 
 def test_an_image_is_varied_by_epoch_and_index_whatever_its_place_in_a_batch(root: Path) -> None:

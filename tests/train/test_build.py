@@ -88,6 +88,23 @@ def test_a_subnet_is_fine_tuned_and_ends_as_a_static_net_with_statistics(root, s
     assert not torch.equal(build_net(again, ["a", "c"]).classifier.weight, net.classifier.weight)
 
 
+def test_a_whole_supernet_is_trained_further_from_its_weights(root, supernet_file, tmp_path):
+    settings = config(root, tmp_path / "run", f"finetune.weights={supernet_file}", "finetune.arch=supernet",
+                      "optim.epochs=1", "validation.every_epochs=1")  # fmt: skip
+    before, source = build_net(settings, ["a", "b"]), load_net(supernet_file)
+    assert before.supernet and before.num_classes == 2
+    kept = [name for name in source.state_dict() if "classifier" not in name]
+    assert kept and all(torch.equal(before.state_dict()[name], source.state_dict()[name]) for name in kept)
+    result = train(settings)
+    trained = load_net(result.model)
+    assert trained.supernet and trained.space == ALPHANET_TINY and set(result.validation) == {"smallest", "largest"}
+    assert any(not torch.equal(trained.state_dict()[name], before.state_dict()[name]) for name in kept)
+    save_net(source.extract(ALPHANET_TINY.smallest), tmp_path / "static.safetensors")
+    static = config(root, tmp_path, f"finetune.weights={tmp_path / 'static.safetensors'}", "finetune.arch=supernet")
+    with pytest.raises(UsageError, match=r"contains a single subnet; remove finetune.arch=supernet"):
+        build_net(static, ["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
