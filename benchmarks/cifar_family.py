@@ -118,10 +118,14 @@ def evaluate_piece(arguments: argparse.Namespace) -> int:
 def described(work: Work, held_out: int, test_images: int) -> str:
     """Data that the weights were trained, selected and measured on."""
     config, images = stored_config(work.results), len(training_folders(work)[0])
+    runs = [config]
+    if config.finetune.weights is not None:
+        runs.insert(0, stored_config(Path(config.finetune.weights).parents[1]))
+    epochs = ", then ".join(f"{run.optim.epochs} epochs of batch {run.data.batch_size}" for run in runs)
     return (
-        f"Trained with the recipe alphanet_cifar10 for {config.optim.epochs} epochs of batch {config.data.batch_size} "
-        f"on {images} training images of CIFAR-10, recompressed as JPEG; archs selected on {held_out} more; top-1 "
-        f"measured on the {test_images} test images, recompressed in the same way."
+        f"Trained with the recipe alphanet_cifar10 for {epochs}, on {images} training images of CIFAR-10, recompressed "
+        f"as JPEG; archs selected on {held_out} more; top-1 measured on the {test_images} test images, recompressed in "
+        f"the same way."
     )
 
 

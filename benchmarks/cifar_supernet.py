@@ -19,11 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cifar_family
@@ -38,18 +35,13 @@ from alphanet_zoo.cli.command import (
     positive_int,
     run_command,
 )
-from alphanet_zoo.data.folder import FolderSource
-from alphanet_zoo.data.sources import split_hold_out
-from alphanet_zoo.train.runlog import read_log
 
 RESERVE = 90.0
-"""Seconds that `run` keeps for search, evaluation and start-up after training."""
-PROBE_SECONDS = {"eager": 25.0, "compiled": 60.0}
-"""Time limit of each probe of `run`. Compilation must fit the second."""
+"""Seconds that `run` keeps for search and evaluation after training."""
 
 
 def run_piece(arguments: argparse.Namespace) -> int:
-    """Measures the speed, trains, searches and evaluates, all within --time-limit."""
+    """Measures the time of a step, trains, searches and evaluates, all within --time-limit."""
     work = open_work(arguments)
     assert work.seconds_left is not None
     plan = work.results / "run.json"
@@ -67,50 +59,21 @@ def run_piece(arguments: argparse.Namespace) -> int:
 
 
 def planned(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
-    """The measured speed of each mode, and the settings with which the training fits into the remaining time."""
-    probes = {mode: probe(arguments, work, mode) for mode in PROBE_SECONDS}
-    mode = max(probes, key=lambda name: probes[name]["images_per_second"])
-    speed = probes[mode]["images_per_second"]
-    settings = ["optim.compile=true"] if mode == "compiled" else []
-    if not probes["eager"]["label_loss_falls"]:
-        settings.append("optim.lr=0.05")
-    hold_out = work.config(RECIPE, work.run).data.hold_out
-    images = len(split_hold_out(FolderSource(work.data / "train"), hold_out)[0])
-    epochs = max(int(0.9 * ((work.seconds_left or 0.0) - RESERVE) * speed / images), 3)
-    settings += [f"optim.epochs={epochs}", f"validation.every_epochs={max(epochs // 5, 1)}"]
-    print(f"{mode}: {speed:.0f} images per second; settings: {' '.join(settings)}", flush=True)
+    """The measured time of a step, and the number of epochs that fits into the remaining time."""
+    from alphanet_zoo.train.dryrun import dry_run
+
+    measured = dry_run(work.config(RECIPE, work.run), arguments.probe_steps)
+    assert measured is not None
+    print(measured, flush=True)
+    epoch_seconds = measured.total_seconds / work.config(RECIPE, work.run).optim.epochs
+    epochs = max(int(((work.seconds_left or 0.0) - RESERVE) / (1.02 * epoch_seconds)), 1)
+    settings = [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(10.0, epochs / 10)}"]
+    print(f"settings: {' '.join(settings)}", flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return {"device": device, "torch": torch.__version__, "probes": probes, "settings": settings, "command": sys.argv}
-
-
-def probe(arguments: argparse.Namespace, work: Work, mode: str) -> dict[str, Any]:
-    """Trains for some seconds in a separate process: images per second, and whether the label loss falls."""
-    folder = work.folder / f"probe-{mode}"
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [
-        sys.executable, __file__, "train", "--work", str(folder), "--data", str(work.data),
-        "--device", arguments.device, "--time-limit", str(PROBE_SECONDS[mode]), "optim.epochs=60",
-        "validation.every_epochs=0", "log.every_steps=10", *arguments.overrides,
-        *(["optim.compile=true"] if mode == "compiled" else []),
-    ]  # fmt: skip
-    began = time.monotonic()
-    try:
-        subprocess.run(command, check=True, timeout=PROBE_SECONDS[mode] + 30.0)
-        error = None
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
-        error = str(failure)
-    steps = [line for line in read_log(folder / "run" / "log.jsonl") if "images_per_second" in line]
-    steady = steps[len(steps) // 2 :] if len(steps) > 3 else []
-    losses = [line["subnets"]["largest"]["loss"] for line in steps]
-    few = max(len(losses) // 5, 1)
-    result = {
-        "images_per_second": median(line["images_per_second"] for line in steady) if steady and not error else 0.0,
-        "label_loss_falls": bool(losses) and median(losses[-few:]) < median(losses[:few]),
-        "first_loss": losses[0] if losses else None, "last_loss": losses[-1] if losses else None,
-        "seconds": time.monotonic() - began, "error": error,
+    return {
+        "device": device, "torch": torch.__version__, "epoch_seconds": epoch_seconds,
+        "images_per_second": measured.phases[0].images_per_second, "settings": settings, "command": sys.argv,
     }  # fmt: skip
-    print(f"probe {mode}: {json.dumps(result)}", flush=True)
-    return result
 
 
 def train_piece(arguments: argparse.Namespace) -> int:
@@ -171,6 +134,9 @@ def add_options(pieces: dict[str, argparse.ArgumentParser]) -> None:
         pieces[name].add_argument(
             "--calib-images", type=positive_int, default=8192, help="images per subnet (default: 8192)"
         )
+    pieces["run"].add_argument(
+        "--probe-steps", type=positive_int, default=40, help="steps to measure before training (default: 40)"
+    )
     pieces["package"].add_argument("-o", "--output", type=Path, help="output folder (default: that of the package)")
 
 

@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
 from alphanet_zoo.train.config import TrainConfig, load_config
 
 RECIPE = "alphanet_cifar10"
 OURS = (
-    "data.engine=device", "data.hold_out=5000", "data.workers=8", "data.batch_size=512", "optim.precision=bf16",
-    "validation.every_epochs=10", "checkpoint_every_steps=2000", "log.every_steps=20", "log.progress=false",
+    "data.engine=device", "data.hold_out=5000", "data.workers=8", "data.erasing=0.5", "sandwich.random_subnets=1",
+    "sandwich.drop_rate=0.1", "sandwich.drop_path_rate=0", "optim.weight_decay=5e-4", "optim.lr_batch=null",
+    "validation.every_epochs=0", "checkpoint_every_steps=2000", "log.every_steps=20", "log.progress=false",
 )  # fmt: skip
-"""Settings of the recipe for one GPU; settings on the command line override them."""
+"""Settings of the recipe; settings on the command line override them."""
+ON_GPU = (
+    "data.batch_size=1024", "optim.lr=0.3", "optim.warmup_epochs=10", "optim.precision=bf16", "optim.cuda_graphs=true",
+)  # fmt: skip
+ON_CPU = ("data.batch_size=256", "optim.lr=0.05", "optim.warmup_epochs=1", "optim.kernels=compiled", "data.workers=0")
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,10 @@ class Work:
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
     def config(self, recipe: str, output: Path, *settings: str) -> TrainConfig:
-        """A recipe with the settings `OURS`, ``settings``, and those of the command line."""
+        """A recipe with the settings `OURS` for its device, ``settings``, and those of the command line."""
+        cpu = "device=cpu" in self.overrides or not torch.cuda.is_available()
         places = (f"data.root={self.data}", f"output={output}")
-        return load_config(recipe, [*OURS, *places, *settings, *self.overrides])
+        return load_config(recipe, [*OURS, *(ON_CPU if cpu else ON_GPU), *places, *settings, *self.overrides])
 
     def write(self, name: str, content: Any) -> None:
         """Writes a result: text unchanged, anything else as JSON."""

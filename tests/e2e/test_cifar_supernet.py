@@ -17,7 +17,7 @@ from alphanet_zoo.zoo.shipped import SIZE_LIMIT, load_member
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cifar_supernet.py"
 SETTINGS = [
-    "data.hold_out=20", "data.batch_size=10", "data.workers=0", "optim.precision=fp32", "device=cpu",
+    "data.hold_out=20", "data.batch_size=10", "optim.kernels=torch", "device=cpu",
     "validation.every_epochs=0", "log.every_steps=1", "optim.warmup_epochs=0",
 ]  # fmt: skip
 
@@ -73,12 +73,13 @@ def test_the_pieces_lead_from_images_to_a_family_that_loads(packed: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_call_measures_trains_searches_and_evaluates(packed: Path, tmp_path: Path) -> None:
-    work, more = tmp_path / "work", ["--evaluations", "20", "--calib-images", "20", "max_steps=8", *SETTINGS]
+    work = tmp_path / "work"
+    more = ["--evaluations", "20", "--calib-images", "20", "--probe-steps", "3", "max_steps=8", *SETTINGS]
     command = [sys.executable, str(SCRIPT), "run", "--work", str(work), "--data", str(packed), "--device", "cpu", *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0 and "RESUME ME" not in done.stdout, done.stdout + done.stderr
     plan = json.loads((work / "results" / "run.json").read_text())
-    assert plan["probes"]["eager"]["images_per_second"] > 0.0 and plan["probes"]["eager"]["error"] is None
+    assert plan["images_per_second"] > 0.0 and plan["settings"][0].startswith("optim.epochs=")
     assert len(json.loads((work / "results" / "evaluate.json").read_text())["subnets"]) == 10
     assert shipped_family(work / "results" / "family") is not None
 
