@@ -8,6 +8,7 @@ shapes and types must match.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -30,6 +31,8 @@ CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 DIGEST_KEY = "weights_sha256"
 
+HUB_PREFIX = "hf-hub:"
+"""Marks the name of a Hub repository, as in timm; optional unless a local folder has the organisation's name."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -164,8 +167,8 @@ def from_pretrained(
     never read.
 
     Args:
-        pretrained_model_name_or_path: ``organisation/name``, a folder of `save_pretrained`, the output folder of
-            ``alphanet train``, or a ``.safetensors`` file.
+        pretrained_model_name_or_path: ``organisation/name`` (or ``hf-hub:organisation/name``), a folder of
+            `save_pretrained`, the output folder of ``alphanet train``, or a ``.safetensors`` file.
         revision: Branch, tag or commit; None is the pinned commit, or ``main``.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         force_download: Download files that are in the cache too.
@@ -185,7 +188,7 @@ def from_pretrained(
         return _load_folder(Path(source), sha256)
     if os.path.isdir(source) or (source.endswith(".safetensors") and os.path.isfile(source)):
         return _load_file(weights_file(source), sha256)
-    _check_repository(source)
+    source = checked_repository(source)
     pin = pin_of(source, revision) if sha256 is None else None
     if pin is not None:
         revision, sha256 = pin.revision, pin.sha256
@@ -208,12 +211,28 @@ def from_pretrained(
         ) from mismatch
 
 
-def _check_repository(source: str) -> None:
-    """Raises unless ``source`` is the full name of a repository, with its organisation."""
+def checked_repository(source: str) -> str:
+    """The name of a Hub repository, without ``hf-hub:``.
+
+    Without that prefix, a name in an existing local folder is taken for a mistyped path, so that no request is sent.
+
+    Raises:
+        UsageError: ``source`` is not the full name of a repository, with its organisation.
+    """
+    name = source.removeprefix(HUB_PREFIX)
     if os.path.isfile(source):
         raise UsageError(f"{source} is a file; pass a folder, or load the file with weights={source!r}")
-    if not _REPOSITORY.fullmatch(source):
+    if not _REPOSITORY.fullmatch(name):
         raise UsageError(f"{source!r} is neither an existing folder nor a Hub repository (organisation/name)")
+    parent = os.path.dirname(source)
+    if name == source and os.path.isdir(parent):
+        near = difflib.get_close_matches(os.path.basename(source), os.listdir(parent), 1)
+        hint = f"; did you mean {parent}/{near[0]}?" if near else "."
+        raise UsageError(
+            f"{source} does not exist in the local folder {parent}{hint} For a Hub repository of that name, pass "
+            f"{HUB_PREFIX}{source}"
+        )
+    return name
 
 
 def _load_folder(folder: Path, sha256: str | None) -> Network:

@@ -73,7 +73,7 @@ def open_net(
 
     An existing path is opened by its type: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
     folder of ``alphanet train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
-    repository (``organisation/name``).
+    repository (``organisation/name``, or ``hf-hub:organisation/name`` if a local folder has the organisation's name).
 
     Args:
         source: What to open.

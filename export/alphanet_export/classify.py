@@ -36,6 +36,10 @@ def open_model_file(
         AlphaNetError: The file is corrupt or has changed, or its metadata does not fit its input.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, not an exported file; open a run or a saved network with Classifier({str(path)!r})"
+        )
     recorded = read_sidecar(path, format_of(path))
     runtime = open_runtime(path, threads=threads)
     metadata = recorded or decoded_entries(path, runtime.metadata)

@@ -36,6 +36,11 @@ def net() -> AlphaNet:
     return labelled_net()
 
 
+def test_a_folder_is_not_an_exported_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder, not an exported file; .*Classifier\("):
+        az.Classifier.load(tmp_path)
+
+
 def test_a_prediction_is_the_networks_output_on_the_evaluation_transform(net: AlphaNet, paths: list[Path]) -> None:
     results = az.Classifier(net).predict(paths, topk=3, batch_size=4)
     assert [result.path for result in results] == paths

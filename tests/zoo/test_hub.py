@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,18 @@ def test_download_restores_the_net_and_then_the_cache_is_used(server: HubServer,
     assert server.count("GET", "model.safetensors") == 1 and server.count("GET", "config.json") == 1
     assert load()["value"] == first["value"]
     assert server.count("GET") == 2
+
+
+def test_a_prefix_marks_a_repository_whose_organisation_is_also_a_local_folder(
+    server: HubServer, client: HubClient, repo: str, tmp_path: Path
+) -> None:
+    (tmp_path / "someone").mkdir()
+    code = f"import contextlib\nwith contextlib.chdir(folder):\n{textwrap.indent(LOAD, '    ')}"
+    arguments = {"cache_dir": str(tmp_path / "cache")}
+    refused = client(code, folder=str(tmp_path), repo=repo, arguments=arguments)
+    assert refused["error"] == "UsageError" and f"pass hf-hub:{repo}" in refused["message"] and not server.requests
+    found = client(code, folder=str(tmp_path), repo=f"hf-hub:{repo}", arguments=arguments)
+    assert found["value"] == [json.loads(json.dumps(live_net().config())), False, weights_sum(live_net())]
 
 
 def test_offline_and_air_gapped_caches_work(server: HubServer, load: Any, offline: HubClient, repo: str,

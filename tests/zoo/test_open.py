@@ -87,6 +87,16 @@ def test_what_is_no_network_is_refused_with_the_remedy(source, error, named, tmp
         open_net(source.format(tmp_path))
 
 
+def test_a_mistyped_path_sends_no_request(net, tmp_path, monkeypatch):
+    save_net(net, tmp_path / "runs" / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"runs/mime.*does not exist in the local folder runs.*hf-hub:runs/mime"):
+        open_net("runs/mime")
+    (tmp_path / "runs" / "digits").mkdir()
+    with pytest.raises(UsageError, match="did you mean runs/digits"):
+        AlphaNet.from_pretrained("runs/digit")
+
+
 def test_a_revision_requires_the_hub(net, tmp_path):
     save_net(net, tmp_path / "net.safetensors")
     with pytest.raises(UsageError, match="requires a Hub repository"):
