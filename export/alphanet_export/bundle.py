@@ -191,6 +191,7 @@ def _described(name: str, path: Path, script: str) -> dict[str, Any]:
         "files": [file.name for file in form.files(path)],
         "packages": f"{_SCRIPTS[name].packages} numpy pillow",
         "script": script,
+        "report": form.report_path(path).name,
         "compiled": form.compiles,
         "apple": not form.runs_here,
     }

@@ -154,7 +154,8 @@ def test_the_files(bundle: Path, net: AlphaNet, paths: list[Path]) -> None:
     assert text.startswith("# tiny\n") and MARKER in text and "{" not in text and "\n\n\n" not in text
     for word in (
         "10 classes: ", "python predict.py photo.jpg    # ONNX Runtime", "pip install openvino numpy pillow",
-        "python predict_pt2.py", "| `tiny.xml`, `tiny.bin`, `tiny.xml.json` | the model for OpenVINO |",
+        "python predict_pt2.py", "| `tiny.verify.json`, `tiny.xml.verify.json`, `tiny.pt2.verify.json` | comparison",
+        "| `tiny.xml`, `tiny.bin`, `tiny.xml.json` | the model for OpenVINO |",
         "(1, 3, 12, 12)", "short side to 13 pixels", "0.485, 0.456, 0.406", "(1, 10)", "softmax", "test-licence",
     ):  # fmt: skip
         assert word in text, word
