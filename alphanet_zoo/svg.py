@@ -11,6 +11,8 @@ WIDTH = 800
 """Width of a plot in its own units; the page scales it."""
 CURVES = 6
 """Number of CSS classes ``curve-0``, ``curve-1``, ... for curves and their legend."""
+_ROW = 22
+"""Height of a row of the legend."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -66,7 +68,7 @@ def curve_plot(
     (left, right), (x0, x1) = (62.0, WIDTH - 14.0), (min(xs), max(xs))
     shades = {name: number for number, name in enumerate(curves)} if shades is None else shades
     legend = _legend({name: points[-1][1] for name, points in curves.items()}, shades, unit)
-    top, bottom = 18.0 * legend[1] + 12, height - 40.0
+    top, bottom = _ROW * legend[1] + 14.0, height - 40.0
     ticks = axis_ticks(min(ys), max(ys))
     y0, y1 = min(*ys, ticks[0]), max(*ys, ticks[-1])
 
@@ -105,14 +107,14 @@ def _legend(values: Mapping[str, float], shades: Mapping[str, int], unit: str) -
     shapes, x, row = [], 10.0, 0
     for name, value in values.items():
         words = f"{name} {value:.4g} {unit}".rstrip()
-        wide = 30 + 6.6 * len(words)
+        wide = 34 + 10.4 * len(words)  # Wide enough for the larger text that pages use on a narrow screen.
         if x + wide > WIDTH and x > 10:
             x, row = 10.0, row + 1
-        y = 18 * row
+        y = _ROW * row
         shapes.append(
-            f'<rect class="curve-{shades[name] % CURVES} spot" x="{x:.1f}" y="{y + 4}" width="11" height="11"/>'
+            f'<rect class="curve-{shades[name] % CURVES} spot" x="{x:.1f}" y="{y + 7}" width="11" height="11"/>'
         )
-        shapes.append(text(x + 17, y + 14, words))
+        shapes.append(text(x + 17, y + 17, words))
         x += wide
     return shapes, row + 1
 

@@ -27,7 +27,8 @@ TEXT_FORMATS = ("text", "jsonl", "csv")
 CSV_HEADER = ("path", "rank", "label", "index", "probability")
 
 EPILOG = """examples:
-  %(prog)s cat.jpg --model alphanet_a4
+  %(prog)s photo.jpg
+  %(prog)s photo.jpg --model alphanet_a4
   %(prog)s photos/ --file alphanet_a4.onnx --topk 3
   %(prog)s 'photos/**/*.jpg' --model runs/my_run -o results.csv
   %(prog)s scan.png --model runs/digits --arch best.json --calib-data runs/digits-data/train
@@ -82,11 +83,15 @@ def _add_model(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classifies the images and writes the results; returns 1 if an image could not be read."""
+    by_default = args.model is None and args.file is None
     _check(args)
     paths = _image_files(args.images)
     if args.output is not None and any(_same(args.output, path) for path in paths):
         raise UsageError(f"-o {args.output} is one of the images; pass another file")
     classifier = _classifier(args)
+    if by_default and classifier.labels is not None:
+        known = ", ".join(classifier.labels)
+        note(args.prog, f"model {args.model} (classes: {known}); pass --model or --file for another")
     if classifier.model.random_weights:
         note(args.prog, "note: the weights are random, so the results are meaningless")
     failed: list[str] = []

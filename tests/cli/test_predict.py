@@ -139,6 +139,7 @@ def test_the_default_model_is_the_middle_one_of_the_included_family(
     monkeypatch.setattr(families, "FOLDER", tmp_path / "none")
     assert "Pass --model with a name" in refusal(capsys, "pictures")
     supernet = fill_live(build_supernet(ALPHANET_TINY, 10))
+    supernet.pretrained_cfg["label_names"] = tuple("abcdefghij")
     save_net(supernet, tmp_path / "half.safetensors", half=True)
     rounded = load_net(tmp_path / "half.safetensors")
     archs = {"tiny_s": ALPHANET_TINY.smallest, "tiny_l": ALPHANET_TINY.largest}
@@ -152,7 +153,10 @@ def test_the_default_model_is_the_middle_one_of_the_included_family(
     out, err = capsys.readouterr()
     (expected,) = az.Classifier("tiny_l").predict("pictures/0-wide.jpg")
     assert out == f"pictures/0-wide.jpg: {expected}\n"
-    assert err == "alphanet predict: note: the weights are random, so the results are meaningless\n"
+    assert err == (
+        "alphanet predict: model tiny_l (classes: a, b, c, d, e, f, g, h, i, j); pass --model or --file for another\n"
+        "alphanet predict: note: the weights are random, so the results are meaningless\n"
+    )
 
 
 def test_labels_of_ones_own_and_several_labels(root: Path, tmp_path: Path, capsys: Output) -> None:
