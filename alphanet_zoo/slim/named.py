@@ -26,13 +26,21 @@ PRETRAINED = "pretrained"
 _MEANING = "timm/NAME, torchvision/NAME or module:function"
 
 
-def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+def is_network_name(name: str) -> bool:
+    """Whether a text is a name for `build_network`: ``timm/NAME``, ``torchvision/NAME`` or ``module:function``."""
+    library, slash, _ = name.partition("/")
+    module, colon, function = name.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return bool(slash) and library in ("timm", "torchvision") or (bool(colon) and dotted and function.isidentifier())
+
+
+def build_network(name: str, num_classes: int | None, *, pretrained: bool = False) -> nn.Module:
     """The network of a name, for colour images.
 
     Args:
         name: ``timm/NAME``, ``torchvision/NAME``, or ``module:function``, a function that takes ``num_classes`` and
             returns a module. The module may be a file in the current folder.
-        num_classes: Outputs of the classifier.
+        num_classes: Outputs of the classifier; None, with ``pretrained``, is the number of the weights.
         pretrained: Download the weights of timm or torchvision. A torchvision network then has its own classes.
 
     Raises:
@@ -57,7 +65,7 @@ def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> n
         chosen = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": num_classes}
         net = models.get_model(inner, **chosen)
         return net
-    if pretrained:
+    if pretrained or num_classes is None:
         raise UsageError(f"{name} has no published weights; pass the path of a file as weights")
     return _called(name, num_classes)
 
@@ -153,7 +161,7 @@ def _weights(
     if weights == PRETRAINED:
         found, source = build_network(name, num_classes, pretrained=True).state_dict(), f"the weights of {name}"
     else:
-        found, source = _read(Path(weights)), os.fspath(weights)
+        found, source = read_weights(Path(weights)), os.fspath(weights)
     shared = {key: tensor for key, tensor in found.items() if key in expected}
     other = [key for key, tensor in shared.items() if tensor.shape != expected[key].shape]
     head = [key for key in other if expected[key].shape[:1] == (num_classes,) != found[key].shape[:1]]
@@ -166,8 +174,13 @@ def _weights(
     return {key: tensor for key, tensor in shared.items() if key not in head}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file with a state dict (.safetensors, .pt or .pth) by name.
+
+    Raises:
+        UsageError: There is no such file, or it contains something else.
+        AlphaNetError: It cannot be read.
+    """
     if not path.is_file():
         raise UsageError(f"the weights {path} are not a file; pass a .safetensors, .pt or .pth file, or {PRETRAINED}")
     try:
