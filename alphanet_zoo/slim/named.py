@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def build_network(name: str, num_classes: int | None, *, pretrained: bool = Fals
 
     Raises:
         UsageError: The network does not exist or cannot be built.
+        AlphaNetError: The weights cannot be downloaded.
         MissingDependencyError: timm is not installed.
     """
     library, _, inner = name.partition("/")
@@ -55,7 +57,8 @@ def build_network(name: str, num_classes: int | None, *, pretrained: bool = Fals
             raise MissingDependencyError("timm", "timm") from error
         if not timm.is_model(inner.partition(".")[0]):
             raise UsageError(f"timm has no network {inner!r}; timm.list_models() lists them")
-        net: nn.Module = timm.create_model(inner, pretrained=pretrained, num_classes=num_classes)
+        with _download_errors(name, pretrained):
+            net: nn.Module = timm.create_model(inner, pretrained=pretrained, num_classes=num_classes)
         return net
     if library == "torchvision" and inner:
         from torchvision import models
@@ -63,11 +66,26 @@ def build_network(name: str, num_classes: int | None, *, pretrained: bool = Fals
         if inner not in models.list_models(models):
             raise UsageError(f"torchvision has no classifier {inner!r}; torchvision.models.list_models() lists them")
         chosen = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": num_classes}
-        net = models.get_model(inner, **chosen)
+        with _download_errors(name, pretrained):
+            net = models.get_model(inner, **chosen)
         return net
     if pretrained or num_classes is None:
         raise UsageError(f"{name} has no published weights; pass the path of a file as weights")
     return _called(name, num_classes)
+
+
+@contextlib.contextmanager
+def _download_errors(name: str, pretrained: bool) -> Iterator[None]:
+    """Turns the errors of a download into one line; HTTP, TLS, proxy and Hub errors have no common base class."""
+    try:
+        yield
+    except Exception as error:
+        if not pretrained:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise AlphaNetError(
+            f"cannot get the published weights of {name} ({reason}); pass the path of a file with its state dict"
+        ) from error
 
 
 def _called(name: str, num_classes: int) -> nn.Module:
