@@ -31,6 +31,7 @@ _MODULES = {
     "load_upstream": "zoo.convert",
     "list_models": "zoo.names",
     "create_model": "zoo.registry",
+    "from_pretrained": "zoo.hub",
 }
 _EXPORT = {"export": "alphanet_export.export"}
 _SUBPACKAGES = ("space", "nn", "slim", "data", "evaluate", "zoo", "predict", "train", "search")
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from alphanet_zoo.space.presets import ALPHANET_TINY as ALPHANET_TINY
     from alphanet_zoo.space.space import SearchSpace as SearchSpace
     from alphanet_zoo.zoo.convert import load_upstream as load_upstream
+    from alphanet_zoo.zoo.hub import from_pretrained as from_pretrained
     from alphanet_zoo.zoo.names import list_models as list_models
     from alphanet_zoo.zoo.registry import create_model as create_model
 

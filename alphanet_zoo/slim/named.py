@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,26 @@ PRETRAINED = "pretrained"
 _MEANING = "timm/NAME, torchvision/NAME or module:function"
 
 
-def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+def is_network_name(name: str) -> bool:
+    """Whether a text is a name for `build_network`: ``timm/NAME``, ``torchvision/NAME`` or ``module:function``."""
+    library, slash, _ = name.partition("/")
+    module, colon, function = name.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return bool(slash) and library in ("timm", "torchvision") or (bool(colon) and dotted and function.isidentifier())
+
+
+def build_network(name: str, num_classes: int | None, *, pretrained: bool = False) -> nn.Module:
     """The network of a name, for colour images.
 
     Args:
         name: ``timm/NAME``, ``torchvision/NAME``, or ``module:function``, a function that takes ``num_classes`` and
             returns a module. The module may be a file in the current folder.
-        num_classes: Outputs of the classifier.
+        num_classes: Outputs of the classifier; None, with ``pretrained``, is the number of the weights.
         pretrained: Download the weights of timm or torchvision. A torchvision network then has its own classes.
 
     Raises:
         UsageError: The network does not exist or cannot be built.
+        AlphaNetError: The weights cannot be downloaded.
         MissingDependencyError: timm is not installed.
     """
     library, _, inner = name.partition("/")
@@ -47,7 +57,8 @@ def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> n
             raise MissingDependencyError("timm", "timm") from error
         if not timm.is_model(inner.partition(".")[0]):
             raise UsageError(f"timm has no network {inner!r}; timm.list_models() lists them")
-        net: nn.Module = timm.create_model(inner, pretrained=pretrained, num_classes=num_classes)
+        with _download_errors(name, pretrained):
+            net: nn.Module = timm.create_model(inner, pretrained=pretrained, num_classes=num_classes)
         return net
     if library == "torchvision" and inner:
         from torchvision import models
@@ -55,11 +66,26 @@ def build_network(name: str, num_classes: int, *, pretrained: bool = False) -> n
         if inner not in models.list_models(models):
             raise UsageError(f"torchvision has no classifier {inner!r}; torchvision.models.list_models() lists them")
         chosen = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": num_classes}
-        net = models.get_model(inner, **chosen)
+        with _download_errors(name, pretrained):
+            net = models.get_model(inner, **chosen)
         return net
-    if pretrained:
+    if pretrained or num_classes is None:
         raise UsageError(f"{name} has no published weights; pass the path of a file as weights")
     return _called(name, num_classes)
+
+
+@contextlib.contextmanager
+def _download_errors(name: str, pretrained: bool) -> Iterator[None]:
+    """Turns the errors of a download into one line; HTTP, TLS, proxy and Hub errors have no common base class."""
+    try:
+        yield
+    except Exception as error:
+        if not pretrained:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise AlphaNetError(
+            f"cannot get the published weights of {name} ({reason}); pass the path of a file with its state dict"
+        ) from error
 
 
 def _called(name: str, num_classes: int) -> nn.Module:
@@ -153,7 +179,7 @@ def _weights(
     if weights == PRETRAINED:
         found, source = build_network(name, num_classes, pretrained=True).state_dict(), f"the weights of {name}"
     else:
-        found, source = _read(Path(weights)), os.fspath(weights)
+        found, source = read_weights(Path(weights)), os.fspath(weights)
     shared = {key: tensor for key, tensor in found.items() if key in expected}
     other = [key for key, tensor in shared.items() if tensor.shape != expected[key].shape]
     head = [key for key in other if expected[key].shape[:1] == (num_classes,) != found[key].shape[:1]]
@@ -166,8 +192,13 @@ def _weights(
     return {key: tensor for key, tensor in shared.items() if key not in head}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file with a state dict (.safetensors, .pt or .pth) by name.
+
+    Raises:
+        UsageError: There is no such file, or it contains something else.
+        AlphaNetError: It cannot be read.
+    """
     if not path.is_file():
         raise UsageError(f"the weights {path} are not a file; pass a .safetensors, .pt or .pth file, or {PRETRAINED}")
     try:

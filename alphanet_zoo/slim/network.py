@@ -19,6 +19,7 @@ from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.choices import FAMILY, Tie
 from alphanet_zoo.slim.space import SlimSpace
+from alphanet_zoo.zoo.hub_mixin import HubMixin
 
 _DROP_PATHS = {"DropPath": "drop_prob", "StochasticDepth": "p"}
 """Classes of stochastic depth in timm and torchvision, and the attribute with their rate."""
@@ -36,7 +37,7 @@ class Options:
     resolutions: tuple[int, ...]
 
 
-class SlimNetwork(Network):
+class SlimNetwork(HubMixin, Network):
     """A network of any class with the description of its search space.
 
     Attributes:

@@ -22,6 +22,7 @@ from alphanet_zoo.slim.supernet import Slimmable
 from alphanet_zoo.space.family import Space
 from alphanet_zoo.train.config import SUPERNET, FineTuneConfig, NetConfig, TrainConfig
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
+from alphanet_zoo.train.teacher import open_teacher
 from alphanet_zoo.zoo.archs import NamedArch, find_arch
 from alphanet_zoo.zoo.open import open_net
 
@@ -147,16 +148,19 @@ def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.devi
     """The losses of the subnets.
 
     Raises:
-        UsageError: The teacher is a supernet, or its classes differ from those of the images.
+        UsageError: The teacher is a supernet, does not exist, or has other classes than the images.
     """
     sandwich, teacher = config.sandwich, None
     if sandwich.teacher is not None:
-        teacher = open_net(sandwich.teacher).net.to(device).to(memory_format=torch.channels_last)
-        names = teacher.pretrained_cfg.get("label_names")
-        if teacher.supernet or teacher.calibration is None:
-            raise UsageError(f"the teacher {sandwich.teacher} has no batch-norm statistics; pass a calibrated subnet")
-        if teacher.num_classes != len(classes) or (names and tuple(names) != tuple(classes)):
-            raise UsageError(f"the classes of the teacher {sandwich.teacher} differ from those of the images")
+        cfg = image_cfg(config)
+        teacher = open_teacher(
+            sandwich.teacher, classes, weights=sandwich.teacher_weights, mean=cfg["mean"], std=cfg["std"],
+            size=config.data.image_size or cfg["input_size"][-1], device=device,
+        )  # fmt: skip
+        if teacher.runs_a_file and config.optim.cuda_graphs:
+            raise UsageError(
+                f"the teacher {sandwich.teacher} is a file, which CUDA graphs cannot run; pass optim.cuda_graphs=false"
+            )
     label, distillation = label_loss_of(sandwich), distillation_loss(sandwich)
     if config.data.source != "multilabel":
         return Losses(label, distillation, teacher, sandwich.teacher_share)

@@ -121,7 +121,13 @@ class SandwichConfig(Section):
     `[[0.6, 16], [0.25, 24], [0.15, 32]]`; the shares must sum to 1. Images are resized to that resolution once per
     step, and no subnet runs at a larger one. It may be below the smallest resolution of the space. Empty: no limit."""
     teacher: str | None = None
-    """File of a trained static net with the same classes; the largest subnet also learns from it."""
+    """A trained classifier from which the largest subnet also learns: `timm/NAME`, `torchvision/NAME` or
+    `module:function` (see `net.name`), an exported file (.onnx, .ort, .xml, .pte, .pt2), or a static net of this
+    package: a model name, file, run, folder or Hub repository. It must have the classes of the images; they are matched
+    by name."""
+    teacher_weights: str | None = None
+    """File with the state dict of a teacher `timm/NAME`, `torchvision/NAME` or `module:function` (.safetensors, .pt or
+    .pth). null: the published weights of timm or torchvision."""
     teacher_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Weight of the `teacher` (KL) in the loss of the largest subnet; the labels get the rest."""
 
@@ -133,6 +139,15 @@ class SandwichConfig(Section):
         if schedule and abs(total - 1.0) > 1e-6:
             raise ValueError(f"the shares sum to {total:g}; they must sum to 1")
         return schedule
+
+    @model_validator(mode="after")
+    def _weights_are_those_of_a_teacher(self) -> SandwichConfig:
+        """``teacher_weights`` requires ``teacher``."""
+        if self.teacher_weights is not None and self.teacher is None:
+            raise ValueError(
+                "teacher_weights has no effect without teacher; set sandwich.teacher to the network's name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _alphas_ascend(self) -> SandwichConfig:

@@ -58,14 +58,14 @@ class Losses:
     Attributes:
         label: Loss ``(logits, labels) -> scalar`` of the first subnet.
         distillation: Loss ``(student logits, teacher logits) -> scalar`` of the other subnets; None uses ``label``.
-        teacher: A trained net in eval mode that the first subnet also learns from; None disables it.
+        teacher: Maps images to logits of a trained network, from which the first subnet also learns; None disables it.
         teacher_share: Weight of ``teacher`` in the loss of the first subnet; the labels get the rest.
         teacher_distance: Loss ``(logits, teacher logits) -> scalar`` of the first subnet against ``teacher``.
     """
 
     label: Loss
     distillation: Loss | None = None
-    teacher: Network | None = None
+    teacher: Callable[[Tensor], Tensor] | None = None
     teacher_share: float = 0.5
     teacher_distance: Loss = field(default_factory=KLDistillation)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alphanet_zoo.nn.model import AlphaNet
-from alphanet_zoo.space.cost import count_macs
+from alphanet_zoo.nn.family import Network
+from alphanet_zoo.slim.choices import FAMILY as SLIMMABLE
 from alphanet_zoo.zoo.families import families
 
 _DATASETS = {"imagenet": ("ImageNet-1k", "imagenet-1k"), "cifar10": ("CIFAR-10", "cifar10")}
@@ -20,7 +20,7 @@ _BODY = """
 ```python
 import alphanet_zoo as az
 
-net = az.AlphaNet.from_pretrained("{repository}")
+net = az.{loader}("{repository}")
 ```
 {timm}
 
@@ -46,7 +46,7 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net
 _PROJECT = "https://arxiv.org/abs/2102.07954"
 
 
-def model_card(net: AlphaNet, repository: str) -> str:
+def model_card(net: Network, repository: str) -> str:
     """The card, with the front matter of the Hugging Face Hub.
 
     Args:
@@ -61,10 +61,12 @@ def model_card(net: AlphaNet, repository: str) -> str:
     if net.top1 is not None and dataset is not None:
         result = [EvalResult("image-classification", dataset[1], dataset[0], "accuracy", net.top1, "Top-1 (%)")]
     license, source = cfg.get("license"), f"{'hf-hub' if '/' in repository else 'local-dir'}:{repository}"
+    slimmable = net.config()["model_type"] == SLIMMABLE
+    own_tags = ["slimmable", "alphanet-zoo"] if slimmable else ["timm", "transformers", "alphanet"]
     front = ModelCardData(
         license=license or "unknown",
-        tags=["image-classification", "timm", "transformers", "alphanet"],
-        library_name="timm",
+        tags=["image-classification", *own_tags],
+        library_name="alphanet-zoo" if slimmable else "timm",
         pipeline_tag="image-classification",
         model_name=title if result else None,
         eval_results=result,
@@ -72,9 +74,10 @@ def model_card(net: AlphaNet, repository: str) -> str:
     body = _BODY.format(
         title=title,
         kind="The supernet of image classifiers" if net.supernet else "An image classifier",
-        macs=count_macs(net.arch, net.space, net.num_classes) / 1e6,
+        macs=net.space.count_macs(net.arch, net.num_classes) / 1e6,
         params=sum(parameter.numel() for parameter in net.parameters()) / 1e6,
-        timm="" if net.supernet else _TIMM.format(source=source),
+        loader="from_pretrained" if slimmable else "AlphaNet.from_pretrained",
+        timm="" if net.supernet or slimmable else _TIMM.format(source=source),
         classes=net.num_classes,
         size=net.arch.resolution,
         project=_PROJECT,
@@ -92,7 +95,7 @@ def _dataset(name: str) -> tuple[str, str] | None:
     return None if family is None else _DATASETS.get(family, (family, family))
 
 
-def _calibration(net: AlphaNet) -> str:
+def _calibration(net: Network) -> str:
     """The origin of the batch-norm statistics, in words."""
     value = net.calibration
     if isinstance(value, dict):

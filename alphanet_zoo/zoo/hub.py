@@ -21,7 +21,6 @@ from typing import Any
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing, sha256_of
 from alphanet_zoo.nn.family import Network
-from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.zoo.card import model_card
 from alphanet_zoo.zoo.files import WEIGHTS_NAME, find_config, is_run, load_net, save_net, weights_file
 from alphanet_zoo.zoo.hub_config import from_document, to_document
@@ -42,7 +41,7 @@ class DigestError(AlphaNetError):
 
 
 def save_pretrained(
-    net: AlphaNet,
+    net: Network,
     save_directory: str | os.PathLike[str],
     *,
     repo_id: str | None = None,
@@ -79,7 +78,7 @@ def save_pretrained(
     return _push(net, repo_id or folder.resolve().name, **push_to_hub_kwargs)
 
 
-def _write(net: AlphaNet, folder: Path, name: str) -> None:
+def _write(net: Network, folder: Path, name: str) -> None:
     """Writes the three files; ``name`` is that of the repository in the examples of the card."""
     config = to_document(net) | {DIGEST_KEY: save_net(net, folder / WEIGHTS_NAME)}
     with replacing(folder / CONFIG_NAME) as temporary:
@@ -90,10 +89,10 @@ def _write(net: AlphaNet, folder: Path, name: str) -> None:
 
 
 def push_to_hub(
-    net: AlphaNet,
+    net: Network,
     repo_id: str,
     *,
-    commit_message: str = "Push an AlphaNet",
+    commit_message: str = "Push a network",
     private: bool | None = None,
     token: str | bool | None = None,
     branch: str | None = None,
@@ -266,7 +265,7 @@ def _load_files(config_path: Path, weights: Path, sha256: str | None) -> Network
     try:
         config = from_document(document)
     except ValueError as error:
-        raise AlphaNetError(f"{config_path} does not describe an AlphaNet: {error}") from error
+        raise AlphaNetError(f"{config_path} does not describe a network: {error}") from error
     described = find_config(weights)
     if described is None and sha256 is not None:
         raise AlphaNetError(f"{weights} has no config in its header, and the pin covers no other file")

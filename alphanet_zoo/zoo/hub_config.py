@@ -7,9 +7,11 @@ of timm by ``pretrained_cfg``, if there is no ``model_type``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.slim.choices import FAMILY as SLIMMABLE
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
 
 GENERIC = "alphanet"
@@ -18,29 +20,34 @@ GENERIC = "alphanet"
 OWN_KEY = "alphanet"
 
 
-def to_document(net: AlphaNet) -> dict[str, Any]:
+_LIBRARIES = ("timm/", "torchvision/")
+"""Starts of the names of networks that a saved folder may choose; others name code."""
+
+
+def to_document(net: Network) -> dict[str, Any]:
     """The content of ``config.json``, without the digest of the weights.
 
     Raises:
-        ValueError: See `AlphaNet.config`.
+        ValueError: See `Network.config`; or a slimmable network is not one of timm or torchvision.
     """
     config = net.config()
-    document = {
-        **timm_name(net),
-        "num_classes": config.pop("num_classes"),
-        "num_features": net.num_features,
-        "global_pool": net.global_pool,
-        "pretrained_cfg": config.pop("pretrained_cfg"),
-    }
-    labels = document["pretrained_cfg"].pop("label_names")
+    cfg = config.pop("pretrained_cfg")
+    document: dict[str, Any] = {"num_classes": config.pop("num_classes"), "pretrained_cfg": cfg}
+    if config["model_type"] == SLIMMABLE:
+        _check_library(config)
+        document["architecture"] = cfg["architecture"]
+    else:
+        own = cast(AlphaNet, net)
+        document |= timm_name(own) | {"num_features": own.num_features, "global_pool": own.global_pool}
+        config.pop("model_type")
+    labels = cfg.pop("label_names")
     if labels:
         document["label_names"] = labels
-    config.pop("model_type")
     return document | {OWN_KEY: config}
 
 
 def from_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The config (see `AlphaNet.config`) in the content of ``config.json``.
+    """The config (see `Network.config`) in the content of ``config.json``.
 
     Raises:
         ValueError: The content is not that of `to_document`.
@@ -48,14 +55,26 @@ def from_document(document: Mapping[str, Any]) -> dict[str, Any]:
     own, cfg = document.get(OWN_KEY), document.get("pretrained_cfg")
     if not isinstance(own, Mapping) or not isinstance(cfg, Mapping):
         raise ValueError(f"it has no {OWN_KEY!r} entry; write it with save_pretrained")
-    if own.get("model_type", "alphanet") != "alphanet":  # Others name code, which a download must not choose.
-        raise ValueError(f"its model_type is {own['model_type']!r}; open the .safetensors file if you trust it")
+    if own.get("model_type") == SLIMMABLE:
+        _check_library(own)
+    elif own.get("model_type", "alphanet") != "alphanet":
+        raise ValueError(f"its model_type is {own['model_type']!r}; install a newer version of alphanet-zoo")
     return {
         "model_type": "alphanet",
         **own,
         "num_classes": document.get("num_classes"),
         "pretrained_cfg": {**cfg, "label_names": document.get("label_names")},
     }
+
+
+def _check_library(config: Mapping[str, Any]) -> None:
+    """Raises ValueError if a slimmable network is built by code that a download must not choose."""
+    name = config.get("network")
+    if not isinstance(name, str) or not name.startswith(_LIBRARIES):
+        raise ValueError(
+            f"its network {name!r} names code, which a saved folder must not choose; save and open it as a "
+            ".safetensors file (alphanet_zoo.zoo.files.save_net and load_net) if you trust the code"
+        )
 
 
 def timm_name(net: AlphaNet) -> dict[str, Any]:

@@ -6,15 +6,15 @@ They are the methods of ``huggingface_hub.PyTorchModelHubMixin``, and ``export``
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
     from alphanet_export.export import ExportResult
-    from alphanet_zoo.nn.model import AlphaNet
+    from alphanet_zoo.nn.family import Network
 
 
 class HubMixin:
-    """Adds to `AlphaNet` the methods of ``huggingface_hub.PyTorchModelHubMixin``, and ``export``."""
+    """Adds to the networks the methods of ``huggingface_hub.PyTorchModelHubMixin``, and ``export``."""
 
     def export(self, output: str | os.PathLike[str] | None = None, **options: Any) -> ExportResult:
         """Writes the network to files for deployment; see `alphanet_export.export.export`.
@@ -23,23 +23,34 @@ class HubMixin:
         """
         from alphanet_export import export
 
-        return export.export(cast("AlphaNet", self), output, **options)
+        return export.export(cast("Network", self), output, **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> str | None:
         """Writes ``config.json``, ``model.safetensors`` and a card; see `alphanet_zoo.zoo.hub.save_pretrained`."""
         from alphanet_zoo.zoo import hub
 
-        return hub.save_pretrained(cast("AlphaNet", self), save_directory, **kwargs)
+        return hub.save_pretrained(cast("Network", self), save_directory, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> AlphaNet:
-        """Loads a Hub repository or a folder; see `alphanet_zoo.zoo.hub.from_pretrained`."""
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Loads a Hub repository or a folder; see `alphanet_zoo.zoo.hub.from_pretrained`.
+
+        Raises:
+            UsageError: It contains a network of another class.
+        """
+        from alphanet_zoo.errors import UsageError
         from alphanet_zoo.zoo import hub
 
-        return cast("AlphaNet", hub.from_pretrained(pretrained_model_name_or_path, **kwargs))
+        net = hub.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if not isinstance(net, cls):
+            raise UsageError(
+                f"{os.fspath(pretrained_model_name_or_path)} contains a {type(net).__name__}, not a {cls.__name__}; "
+                "call alphanet_zoo.from_pretrained, which loads both"
+            )
+        return net
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the files of `save_pretrained`; see `alphanet_zoo.zoo.hub.push_to_hub`."""
         from alphanet_zoo.zoo import hub
 
-        return hub.push_to_hub(cast("AlphaNet", self), repo_id, **kwargs)
+        return hub.push_to_hub(cast("Network", self), repo_id, **kwargs)

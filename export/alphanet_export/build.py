@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from alphanet_export.placing import default_name
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.family import Network
@@ -97,6 +99,12 @@ def _opened(network: str | os.PathLike[str] | Network) -> OpenedNet:
     """The network, opened."""
     if isinstance(network, Network):
         return OpenedNet(network, "file", "memory")
+    if isinstance(network, nn.Module):
+        raise UsageError(
+            f"a {type(network).__name__} has no arch, preprocessing and calibration record; pass an AlphaNet, or "
+            "az.slimmable(net) and arch=. supernet.subnet(arch) is a subnet that can be exported; its attribute net is "
+            "the module that supernet.extract(arch) returns"
+        )
     return open_net(network)
 
 

@@ -40,9 +40,7 @@ def open_model_file(
         raise UsageError(
             f"{path} is a folder, not an exported file; open a run or a saved network with Classifier({str(path)!r})"
         )
-    recorded = read_sidecar(path, format_of(path))
-    runtime = open_runtime(path, threads=threads)
-    metadata = recorded or decoded_entries(path, runtime.metadata)
+    runtime, metadata = opened_file(path, threads)
     described: dict[str, Any] = {
         "labels": tuple(metadata["labels"]) if metadata.get("labels") else None,
         "multi_label": bool(metadata.get("multi_label")),
@@ -58,9 +56,17 @@ def open_model_file(
         )
 
     def predict(images: Tensor) -> Tensor:
-        return torch.from_numpy(_padded_inference(runtime, images.numpy()))
+        return torch.from_numpy(padded_inference(runtime, images.numpy()))
 
     return preprocessed(spec, predict, **described)
+
+
+def opened_file(path: str | os.PathLike[str], threads: int | None = None) -> tuple[Runtime, Mapping[str, Any]]:
+    """The runtime of a file, and its metadata; see `open_model_file`, also for the exceptions."""
+    path = Path(path)
+    recorded = read_sidecar(path, format_of(path))
+    runtime = open_runtime(path, threads=threads)
+    return runtime, recorded or decoded_entries(path, runtime.metadata)
 
 
 def _preprocessing(path: Path, metadata: Mapping[str, Any], given: Preprocessing | None) -> Preprocessing:
@@ -86,7 +92,7 @@ def _embedded_inference(runtime: Runtime, images: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(np.concatenate([runtime.infer(batch) for batch in batches]))
 
 
-def _padded_inference(runtime: Runtime, images: FloatArray) -> FloatArray:
+def padded_inference(runtime: Runtime, images: FloatArray) -> FloatArray:
     """Logits of any number of images; the last batch of a model with a fixed batch size is padded."""
     missing = -len(images) % (runtime.batch or 1)
     padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
