@@ -14,7 +14,7 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.analysis import Analysis, analyse, cost_terms
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.checks import check_arguments, check_network, copied
+from alphanet_zoo.slim.checks import check_arguments, check_names, check_network, copied
 from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
 from alphanet_zoo.slim.cost import cost_of
 from alphanet_zoo.slim.labels import Conflict
@@ -175,6 +175,7 @@ def slimmable(
     depth: bool = False,
     *,
     resolutions: Sequence[int] | None = None,
+    keep: Sequence[str] = (),
     importance: Importance | None = "norm",
     name: str | None = None,
     origin: str | None = None,
@@ -193,6 +194,8 @@ def slimmable(
             own.
         depth: Whether residual blocks that keep the shape of their input can be dropped, up to half of each stage.
         resolutions: Choices of the side of the input; None is that of ``input_size`` alone.
+        keep: Names of layers that keep all of their output channels, and those of the layers that are added to them. A
+            container, such as a stage, stands for its layers.
         importance: Order of the channels before training: by the weights of the batch norms ('norm') or the L1 norms
             of the weights ('l1'), the most important first. None keeps the order of ``net``.
         name: Name of the space; None is the name of the class.
@@ -206,6 +209,7 @@ def slimmable(
     sides = tuple(resolutions) if resolutions is not None else (input_size[-1],)
     check_arguments(input_size, widths, divisor, tie, sides)
     check_network(net)
+    check_names(net, keep)
     twin = copied(net)
     parameter = next(twin.parameters())
     tracked = [n for n, m in twin.named_modules() if isinstance(m, _NormBase) and m.track_running_stats]
@@ -213,11 +217,12 @@ def slimmable(
         twin.get_submodule(module_name).track_running_stats = False  # type: ignore[assignment]
     draws = torch.Generator().manual_seed(0)
     images = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
-    analysis = _analysed(twin, images)
+    analysis = _analysed(twin, images, keep)
     settle(twin, analysis, images[-1], widths[0], widths[-1], divisor, depth)
     options = Options(
-        (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides
-    )
+        (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides,
+        tuple(keep),
+    )  # fmt: skip
     space = _space(twin, analysis, options, name or type(net).__name__)
     report = report_of(twin, analysis, space)
     analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
@@ -227,14 +232,14 @@ def slimmable(
     return supernet
 
 
-def _analysed(net: nn.Module, images: Sequence[Tensor]) -> Analysis:
+def _analysed(net: nn.Module, images: Sequence[Tensor], keep: Sequence[str]) -> Analysis:
     """The analysis of a network.
 
     Raises:
         UsageError: It fails, or is not a classifier.
     """
     try:
-        analysis = analyse(net, images)
+        analysis = analyse(net, images, keep)
     except Conflict as failure:
         raise UsageError(f"the network fails on images of shape {tuple(images[-1].shape)}: {failure}") from failure
     for mode, record in (("evaluation", analysis.evaluation), ("training", analysis.training)):

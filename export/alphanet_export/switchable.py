@@ -17,13 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from alphanet_export.freeze import freeze
-from alphanet_export.onnx_model import open_session
+from alphanet_export.onnx_model import FloatArray, open_session
 from alphanet_export.quiet import quiet
 from alphanet_export.verify.measure.parity import (
     PARITY_LEVELS,
     SYNTHETIC_IMAGES,
     TOLERANCE,
-    FloatArray,
     Parity,
     allow_rounding,
     compare_logits,
@@ -252,7 +251,8 @@ def _scale(part: FloatArray, own: FloatArray) -> FloatArray | None:
     scale = np.divide((wide * target).sum(axes, keepdims=True), squares, where=squares > 0, out=np.ones_like(squares))
     if np.abs(wide * scale - target).max() > _ROUNDING * np.abs(target).max():
         return None
-    return scale.astype(np.float32)
+    found: FloatArray = scale.astype(np.float32)
+    return found
 
 
 def _content(tensor: TensorProto) -> tuple[Any, ...]:
