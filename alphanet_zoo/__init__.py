@@ -26,6 +26,7 @@ _MODULES = {
     "Classifier": "predict.classifier",
     "SlimArch": "slim.arch",
     "slimmable": "slim.supernet",
+    "Switchable": "slim.switchable",
     "SLIMMABLE_MOBILENET_V1": "slim.presets",
     "SLIMMABLE_MOBILENET_V2": "slim.presets",
     "load_upstream": "zoo.convert",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V1 as SLIMMABLE_MOBILENET_V1
     from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V2 as SLIMMABLE_MOBILENET_V2
     from alphanet_zoo.slim.supernet import slimmable as slimmable
+    from alphanet_zoo.slim.switchable import Switchable as Switchable
     from alphanet_zoo.space.arch import ArchSpec as ArchSpec
     from alphanet_zoo.space.choices import Stage as Stage
     from alphanet_zoo.space.cost import count_macs as count_macs

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"alphanet_zoo": ROOT / "alphanet_zoo", "alphanet_export": ROOT / "export" / "alphanet_export"}
 Graph = dict[str, set[str]]
 
-FILE_USERS = {"alphanet_zoo.predict.classifier", "alphanet_zoo.train.teacher"}
-"""`Classifier.load` and a teacher that is an exported file import `alphanet_export` when they are called."""
+FILE_USERS = {"alphanet_zoo.predict.classifier", "alphanet_zoo.slim.switchable", "alphanet_zoo.train.teacher"}
+"""`Classifier.load`, `Switchable.export` and a teacher that is a file import `alphanet_export` when called."""
 
 HUB_MIXIN = "alphanet_zoo.zoo.hub_mixin"
 """The one module that may close a circle: its methods load `zoo.hub` and `alphanet_export` when they are called."""

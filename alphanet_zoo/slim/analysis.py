@@ -18,6 +18,9 @@ from alphanet_zoo.slim.cost import Length
 from alphanet_zoo.slim.labels import Conflict, FixedLabels, Labelling, Labels, restricted
 from alphanet_zoo.slim.trace import Event, Trace, tensors_of, trace
 
+KEPT = "it is one of keep"
+"""Reason for the layers that the user keeps."""
+
 Mask = npt.NDArray[np.bool_]
 Term = tuple[int, list[Length], int]
 
@@ -88,12 +91,13 @@ class Analysis:
         return [labels if labels.any() else labels[:0] for labels in found]
 
 
-def analyse(net: nn.Module, images: Sequence[Tensor]) -> Analysis:
+def analyse(net: nn.Module, images: Sequence[Tensor], keep: Sequence[str] = ()) -> Analysis:
     """Traces a network in evaluation and training until nothing new is learned about its labels.
 
     Args:
         net: The network; its batch norms must not track statistics. It is left in training mode.
         images: ``(BATCH, C, H, W)`` at each resolution, the largest last.
+        keep: Names of modules whose convolutions and linear layers keep all of their output channels.
 
     Raises:
         Failure: The network fails.
@@ -107,6 +111,10 @@ def analyse(net: nn.Module, images: Sequence[Tensor]) -> Analysis:
         for name, t in tensors_of(net).items()
     }  # fmt: skip
     analysis = Analysis(labels, tensors)
+    for name, module in net.named_modules():
+        inside = any(name == each or name.startswith(f"{each}.") for each in keep)
+        if inside and isinstance(module, _ConvNd | nn.Linear):
+            labels.freeze(tensors[f"{name}.weight"][1 if getattr(module, "transposed", False) else 0], KEPT)
     before = -1
     while labels.changed != before:
         before = labels.changed

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -71,6 +73,25 @@ def check_network(net: nn.Module) -> None:
             f"no parameter of the network ({type(net).__name__}) requires gradients, so it cannot be trained; call "
             "net.requires_grad_(True)"
         )
+
+
+def check_names(net: nn.Module, keep: Sequence[str]) -> None:
+    """Checks the names of the layers to keep.
+
+    Raises:
+        UsageError: One is not a module with a convolution or a linear layer.
+    """
+    if isinstance(keep, str):
+        raise UsageError(f"keep is {keep!r}; pass a list of names, such as [{keep!r}]")
+    layers = [name for name, module in net.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
+    for name in keep:
+        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
+            near = difflib.get_close_matches(str(name), layers, 1, cutoff=0.0)
+            raise UsageError(
+                f"keep names {name!r}, which is not a layer of {type(net).__name__}; did you mean {near[0]}?"
+                if near
+                else f"keep names {name!r}, and {type(net).__name__} has no layers"
+            )
 
 
 def copied(net: nn.Module) -> nn.Module:

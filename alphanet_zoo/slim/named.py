@@ -145,7 +145,7 @@ def named_slimmable(
         weights: A file with the network's state dict (.safetensors, .pt or .pth), or 'pretrained' to download those of
             timm or torchvision. A classifier for other classes is not loaded. None: random weights.
         seed: Seed of random weights.
-        options: ``widths``, ``divisor``, ``tie``, ``depth`` and ``resolutions`` of `slimmable`.
+        options: ``widths``, ``divisor``, ``tie``, ``depth``, ``resolutions`` and ``keep`` of `slimmable`.
 
     Raises:
         UsageError: The network does not exist or is not suitable, or the weights are those of another network.

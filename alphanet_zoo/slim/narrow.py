@@ -198,17 +198,28 @@ def narrowed(how: Bound) -> Iterator[None]:
 
 
 @torch.no_grad()
-def extracted(net: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of the narrowed network: the same classes with smaller layers and their own weights."""
+def extracted(net: nn.Module, plan: Plan, *, share: bool = False) -> nn.Module:
+    """A copy of the narrowed network: the same classes with smaller layers and their own weights.
+
+    Args:
+        net: The network at full width.
+        plan: What to keep.
+        share: The parameters are views of those of ``net`` and require no gradients; buffers are copies. Parameters
+            that keep indices that are not consecutive are copies too.
+    """
     copies: dict[int, Any] = {}
     how = bound(net, plan)
     for owner, key, cuts in how.tensors:
         part = owner[key]
         for cut in cuts:
             part = cut.of(part)
-        part = part.detach().clone(memory_format=torch.contiguous_format)
         is_parameter = isinstance(owner[key], nn.Parameter)
-        copies[id(owner[key])] = nn.Parameter(part, owner[key].requires_grad) if is_parameter else part
+        part = part.detach()
+        if not (share and is_parameter):
+            part = part.clone(memory_format=torch.contiguous_format)
+        copies[id(owner[key])] = nn.Parameter(part, not share and owner[key].requires_grad) if is_parameter else part
+    for parameter in net.parameters() if share else ():
+        copies.setdefault(id(parameter), nn.Parameter(parameter.detach(), False))
     with replaced(how.sizes):
         static = copy.deepcopy(net, copies)
     for i, channels in plan.features.items():

@@ -35,6 +35,7 @@ class Options:
     tie: Tie | None
     depth: bool
     resolutions: tuple[int, ...]
+    keep: tuple[str, ...] = ()
 
 
 class SlimNetwork(HubMixin, Network):

@@ -14,11 +14,11 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.analysis import Analysis, analyse, cost_terms
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.checks import check_arguments, check_network, copied
+from alphanet_zoo.slim.checks import check_arguments, check_names, check_network, copied
 from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
 from alphanet_zoo.slim.cost import cost_of
 from alphanet_zoo.slim.labels import Conflict
-from alphanet_zoo.slim.narrow import Bound, bound, extracted, narrowed, plan, replaced
+from alphanet_zoo.slim.narrow import Bound, Cut, Plan, bound, extracted, narrowed, plan, replaced
 from alphanet_zoo.slim.network import Options, SlimNet, SlimNetwork
 from alphanet_zoo.slim.order import Importance, reorder
 from alphanet_zoo.slim.report import Report, report_of
@@ -99,12 +99,7 @@ class Slimmable(SlimNetwork):
         Raises:
             ValueError: The space does not contain ``arch``.
         """
-        kept = self._analysis.kept(self.space.kept_atoms(arch))
-        static = extracted(self.net, plan(self.net, self._analysis, kept, self.space.dropped_blocks(arch)))
-        for name, module in static.named_modules():
-            if name in self._tracked and isinstance(module, _NormBase):
-                module.track_running_stats = True
-        return static
+        return self._extracted(arch, share=False)
 
     def subnet(self, arch: SlimArch) -> SlimNet:
         """`extract` as a network that resizes its images and keeps a record of its statistics, in this one's mode.
@@ -115,6 +110,19 @@ class Slimmable(SlimNetwork):
         static = SlimNet(self.extract(arch), self.space, arch, self.options, self.origin)
         static.pretrained_cfg = self.pretrained_cfg | {"input_size": static.pretrained_cfg["input_size"]}
         return static.train(self.training)
+
+    def view(self, arch: SlimArch) -> SlimNet:
+        """As `subnet`, in evaluation, but its parameters share this network's memory and require no gradients.
+
+        Parameters that keep channels that are not adjacent, after a concatenation, are copies.
+        """
+        static = SlimNet(self._extracted(arch, share=True), self.space, arch, self.options, self.origin)
+        static.pretrained_cfg = self.pretrained_cfg | {"input_size": static.pretrained_cfg["input_size"]}
+        return static.eval()
+
+    def cuts(self, arch: SlimArch) -> dict[str, tuple[Cut, ...]]:
+        """The kept indices of each tensor of `net` that is smaller in ``arch``, by name."""
+        return self._plan(arch).cuts
 
     def reorder(self, by: Importance = "norm", images: Tensor | None = None) -> list[str]:
         """Sorts the channels of every group by importance, the most important first; the full network stays the same.
@@ -134,12 +142,24 @@ class Slimmable(SlimNetwork):
             images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
         return reorder(self.net, self._analysis, by, images)
 
+    def _plan(self, arch: SlimArch) -> Plan:
+        """What an arch keeps."""
+        kept = self._analysis.kept(self.space.kept_atoms(arch))
+        return plan(self.net, self._analysis, kept, self.space.dropped_blocks(arch))
+
+    def _extracted(self, arch: SlimArch, *, share: bool) -> nn.Module:
+        """A network of the class of `net`, whose batch norms track statistics as the original's did."""
+        static = extracted(self.net, self._plan(arch), share=share)
+        for name, module in static.named_modules():
+            if name in self._tracked and isinstance(module, _NormBase):
+                module.track_running_stats = True
+        return static
+
     def _prepared(self, arch: SlimArch) -> Bound:
         """The plan of an arch for this network; the most recent ones are kept."""
         key = (arch, next(self.net.parameters()).device)
         if key not in self._bound:
-            kept = self._analysis.kept(self.space.kept_atoms(arch))
-            self._bound[key] = bound(self.net, plan(self.net, self._analysis, kept, self.space.dropped_blocks(arch)))
+            self._bound[key] = bound(self.net, self._plan(arch))
             if len(self._bound) > _KEPT_PLANS:
                 self._bound.popitem(last=False)
         self._bound.move_to_end(key)
@@ -155,6 +175,7 @@ def slimmable(
     depth: bool = False,
     *,
     resolutions: Sequence[int] | None = None,
+    keep: Sequence[str] = (),
     importance: Importance | None = "norm",
     name: str | None = None,
     origin: str | None = None,
@@ -173,6 +194,8 @@ def slimmable(
             own.
         depth: Whether residual blocks that keep the shape of their input can be dropped, up to half of each stage.
         resolutions: Choices of the side of the input; None is that of ``input_size`` alone.
+        keep: Names of layers that keep all of their output channels, and those of the layers that are added to them. A
+            container, such as a stage, stands for its layers.
         importance: Order of the channels before training: by the weights of the batch norms ('norm') or the L1 norms
             of the weights ('l1'), the most important first. None keeps the order of ``net``.
         name: Name of the space; None is the name of the class.
@@ -186,6 +209,7 @@ def slimmable(
     sides = tuple(resolutions) if resolutions is not None else (input_size[-1],)
     check_arguments(input_size, widths, divisor, tie, sides)
     check_network(net)
+    check_names(net, keep)
     twin = copied(net)
     parameter = next(twin.parameters())
     tracked = [n for n, m in twin.named_modules() if isinstance(m, _NormBase) and m.track_running_stats]
@@ -193,11 +217,12 @@ def slimmable(
         twin.get_submodule(module_name).track_running_stats = False  # type: ignore[assignment]
     draws = torch.Generator().manual_seed(0)
     images = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
-    analysis = _analysed(twin, images)
+    analysis = _analysed(twin, images, keep)
     settle(twin, analysis, images[-1], widths[0], widths[-1], divisor, depth)
     options = Options(
-        (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides
-    )
+        (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides,
+        tuple(keep),
+    )  # fmt: skip
     space = _space(twin, analysis, options, name or type(net).__name__)
     report = report_of(twin, analysis, space)
     analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
@@ -207,14 +232,14 @@ def slimmable(
     return supernet
 
 
-def _analysed(net: nn.Module, images: Sequence[Tensor]) -> Analysis:
+def _analysed(net: nn.Module, images: Sequence[Tensor], keep: Sequence[str]) -> Analysis:
     """The analysis of a network.
 
     Raises:
         UsageError: It fails, or is not a classifier.
     """
     try:
-        analysis = analyse(net, images)
+        analysis = analyse(net, images, keep)
     except Conflict as failure:
         raise UsageError(f"the network fails on images of shape {tuple(images[-1].shape)}: {failure}") from failure
     for mode, record in (("evaluation", analysis.evaluation), ("training", analysis.training)):

@@ -104,7 +104,7 @@ def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmab
     size = config.data.image_size
     return named_slimmable(
         net.name, num_classes, (3, size, size), widths=net.widths, divisor=net.divisor, tie=net.tie, depth=net.depth,
-        resolutions=net.resolutions or None, importance=net.importance, weights=net.weights,
+        resolutions=net.resolutions or None, keep=net.keep, importance=net.importance, weights=net.weights,
         seed=torch_seed(config.seed, "weights"),
     )  # fmt: skip
 

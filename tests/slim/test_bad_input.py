@@ -102,6 +102,7 @@ ARGUMENTS = {
     "divisor": (0, "divisor is 0"),
     "tie": ("layer", "tie is 'layer'"),
     "resolutions": ((32, 16), "resolutions is"),
+    "keep": (["bodi"], "keep names 'bodi', which is not a layer of Net; did you mean body"),
 }
 
 
@@ -110,6 +111,11 @@ def test_arguments(name: str) -> None:
     value, message = ARGUMENTS[name]
     with pytest.raises(UsageError, match=message):
         az.slimmable(Net(), **{"input_size": SIZE, name: value})  # type: ignore[arg-type]
+
+
+def test_keep_is_a_list() -> None:
+    with pytest.raises(UsageError, match=r"keep is 'body'; pass a list of names, such as \['body'\]"):
+        az.slimmable(Net(), SIZE, keep="body")
 
 
 def test_a_square_input_is_required() -> None:

@@ -378,3 +378,21 @@ def test_methods_of_timm_work_on_an_extracted_network() -> None:
     static.reset_classifier(5)
     assert outputs(static, images).shape == (2, 5)
     assert type(static) is type(net) and static.pretrained_cfg == net.pretrained_cfg
+
+
+def test_layers_can_be_kept_at_full_width() -> None:
+    """A kept layer has all of its channels in every subnet, with a reason in the report."""
+    layers = [
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(16, 24, 3), nn.Conv2d(24, 32, 3)),
+    ]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+    supernet = az.slimmable(net, (3, 16, 16), keep=["0", "3.1"])
+    small = supernet.extract(supernet.space.smallest)
+    assert [small[0].out_channels, small[3][0].out_channels, small[3][1].out_channels] == [16, 8, 32]
+    assert {line.layer: line.reason for line in supernet.report.fixed} == dict.fromkeys(
+        ("0", "3.1"), "it is one of keep"
+    )
+    assert supernet.options.keep == ("0", "3.1")

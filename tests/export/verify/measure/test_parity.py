@@ -7,7 +7,18 @@ import onnx
 import pytest
 import torch
 
-from alphanet_export.verify.measure.parity import TOLERANCE, measure_consistency, measure_parity, synthetic_images
+from alphanet_export.onnx_model import FloatArray, ImageArray
+from alphanet_export.verify.measure.parity import (
+    LARGEST_TOLERANCE,
+    TOLERANCE,
+    Parity,
+    allow_rounding,
+    compare_logits,
+    measure_consistency,
+    measure_parity,
+    synthetic_images,
+    torch_logits,
+)
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from alphanet_zoo.nn.model import AlphaNet
 from tests.export.exported import corrupted, tiny_net, tiny_onnx
@@ -117,3 +128,31 @@ def test_synthetic_images_are_seeded_smooth_and_normalised() -> None:
     assert torch.allclose(images.std(dim=(1, 2, 3)), torch.ones(4), atol=1e-5)
     step = (images[..., 1:] - images[..., :-1]).std()
     assert step < 0.5  # White noise has 1.41.
+
+
+class Cancelling(torch.nn.Module):
+    """A network whose float32 logits lose digits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.mean((2, 3)) + 300) - 300
+
+
+def test_a_network_that_amplifies_rounding_has_a_larger_tolerance() -> None:
+    """Four times PyTorch's own error, and at most 5e-4; a wrong file is still refused."""
+    net, images = Cancelling().eval(), synthetic_images(8, 16)
+    own = net(images).numpy()
+    exact = net(images.double()).numpy()
+    error = float((np.abs(own - exact).max(1) / np.abs(exact).max(1)).max())
+    assert TOLERANCE < error < LARGEST_TOLERANCE / 2
+
+    def compared(factor: float) -> Parity:
+        def run(pixels: ImageArray) -> FloatArray:
+            return (torch_logits(net)(pixels) * factor).astype(np.float32)
+
+        return compare_logits({"all": run}, "PyTorch", torch_logits(net), images, True, TOLERANCE)
+
+    raised = allow_rounding(compared(1 + error), net, images)
+    assert not compared(1 + error).holds and raised.holds
+    assert raised.tolerance == pytest.approx(min(4 * error, LARGEST_TOLERANCE))
+    assert not allow_rounding(compared(1.01), net, images).holds
+    assert allow_rounding(compared(1.0), net, images).tolerance == TOLERANCE
