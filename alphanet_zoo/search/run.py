@@ -72,7 +72,7 @@ class SearchRun:
         scorer: Scores a subnet.
         scores: The file of scores.
         strategy: Proposes subnets.
-        time_limit: Seconds after which no subnet is begun; None is no limit.
+        time_limit: Seconds after which no subnet is begun; None for no limit.
 
     Attributes:
         evaluated: Number of subnets of the search that have a score, also those that were stopped early.

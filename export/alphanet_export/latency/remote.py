@@ -27,7 +27,7 @@ _TOOLS = {
         "s/.*Median: *\\([0-9.]*\\) *ms.*/\\1/p",
     ),
 }
-"""Command-line tool of each runtime, how it runs a file, and the ``sed`` command that takes the time from its output."""
+"""Command-line tool of each runtime, how it runs a file, and the ``sed`` command that finds the time in its output."""
 
 _TEXT = """#!/bin/sh
 # Times every ONNX file in this folder with @TOOL@, in @ROUNDS@ rounds, and writes @TIMES@.
