@@ -18,6 +18,9 @@ _POLL_SECONDS = 0.2
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """Error numbers of a lock that another process has taken: EAGAIN from ``flock``, the others from ``msvcrt.locking``."""
 
+_HANDLES: dict[Path, int] = {}
+"""Files whose bytes this process locks, and their handles."""
+
 
 @contextmanager
 def locked_file(path: Path, *, wait: bool) -> Iterator[None]:
@@ -38,6 +41,51 @@ def locked_file(path: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked_byte(path: Path, place: int, *, wait: bool) -> Iterator[None]:
+    """Locks one byte of a file during the block, and creates the file if it does not exist; it stays empty.
+
+    The lock is against other processes, not against other threads of this one.
+
+    Args:
+        path: The file. The bytes of one file are independent locks.
+        place: Position of the byte.
+        wait: Whether to wait for another process that has locked it.
+
+    Raises:
+        BlockingIOError: Another process has locked it, and ``wait`` is false.
+    """
+    handle = _HANDLES.setdefault(path, -1)
+    if handle < 0:  # It stays open: closing any handle of a file releases all of a process's locks of its bytes.
+        handle = _HANDLES[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    while True:
+        try:
+            _lock_byte(handle, place)
+            break
+        except OSError as error:
+            if error.errno not in _HELD:
+                break
+            if not wait:
+                raise BlockingIOError(error.errno, error.strerror) from error
+        time.sleep(_POLL_SECONDS / 20)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _lock_byte(handle, place, unlock=True)
+
+
+def _lock_byte(handle: int, place: int, *, unlock: bool = False) -> None:
+    """Locks or unlocks one byte of an open file."""
+    if fcntl is not None:
+        fcntl.lockf(handle, fcntl.LOCK_UN if unlock else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        return
+    import msvcrt
+
+    os.lseek(handle, place, os.SEEK_SET)
+    msvcrt.locking(handle, msvcrt.LK_UNLCK if unlock else msvcrt.LK_NBLCK, 1)
 
 
 @contextmanager

@@ -314,6 +314,23 @@ def positive_float(text: str) -> float:
     return number
 
 
+def duration_seconds(text: str) -> float:
+    """An argparse type: a time such as ``90s``, ``30m`` or ``2h``, in seconds; a number alone is seconds.
+
+    Raises:
+        UsageError: It is not a positive time.
+    """
+    unit = text[-1:].lower()
+    seconds = _as_float(text[:-1] if unit in _UNITS else text) * _UNITS.get(unit, 1)
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{text!r} is not a time; pass one such as 90s, 30m or 2h")
+    return seconds
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+"""Seconds of each unit of a time."""
+
+
 def percentage(text: str) -> float:
     """An argparse type: a number from 0 to 100.
 

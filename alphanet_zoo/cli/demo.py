@@ -135,7 +135,7 @@ def choose(evaluated: Sequence[dict[str, Any]], budget: float) -> ArchSpec:
 
 def _export(output: Path, supernet_file: Path, data: Path, arch: ArchSpec) -> None:
     """Writes the arch, and the ONNX file with ``alphanet export``."""
-    from alphanet_zoo.search.run import write_arch
+    from alphanet_zoo.search.front import write_arch
 
     write_arch(output / "digits.json", arch.to_dict())
     _run(
@@ -182,8 +182,8 @@ def _measure(evaluator: SubnetEvaluator, test: Evaluator, chosen: ArchSpec) -> l
 
 def _write_front(output: Path, evaluated: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
     """Writes front.json and front.png."""
+    from alphanet_zoo.search.front import write_front
     from alphanet_zoo.search.plot import plot_front
-    from alphanet_zoo.search.run import write_front
 
     write_front(output / "front.json", [e for e in evaluated if e["front"]])
     points = [(entry["macs"], entry["accuracy"]) for entry in evaluated]

@@ -128,7 +128,15 @@ class TrainingBatches:
 def evaluation_batches(
     source: ImageSource, preprocessing: Preprocessing, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every ``world_size``-th image of a source, from ``rank`` on, in order, with its label.
+    """As `evaluation_pixels`, normalised: images ``(N, 3, S, S)`` float32 and labels, as in the source."""
+    for pixels, labels in evaluation_pixels(source, preprocessing, batch_size, rank=rank, world_size=world_size):
+        yield preprocessing.normalise(pixels), labels
+
+
+def evaluation_pixels(
+    source: ImageSource, preprocessing: Preprocessing, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every ``world_size``-th image of a source, from ``rank`` on, in order, with its label, before normalisation.
 
     Broken images are left out, so that a batch may have fewer images.
 
@@ -140,7 +148,7 @@ def evaluation_batches(
         world_size: Number of processes that share the images.
 
     Yields:
-        Images ``(N, 3, S, S)`` float32 and labels, as in the source.
+        Images ``(N, 3, S, S)`` uint8 and labels, as in the source.
 
     Raises:
         AlphaNetError: Too many images are broken, see `BrokenImages`.
@@ -154,7 +162,7 @@ def evaluation_batches(
         read = [(index, preprocessing.pixels(image)) for index, image in loaded]
         if read:
             indices, pixels = zip(*read, strict=True)
-            yield preprocessing.normalise(torch.stack(pixels)), source.labels[list(indices)]
+            yield torch.stack(pixels), source.labels[list(indices)]
     broken.check_some_left()
 
 

@@ -49,7 +49,23 @@ def calibration_batches(
     seed: int = 0,
     augment: bool = False,
 ) -> Iterator[Tensor]:
-    """Normalised batches of randomly chosen images.
+    """As `calibration_pixels`, normalised: ``(N, 3, S, S)`` float32."""
+    for pixels in calibration_pixels(
+        source, preprocessing, images=images, batch_size=batch_size, seed=seed, augment=augment
+    ):
+        yield preprocessing.normalise(pixels)
+
+
+def calibration_pixels(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    *,
+    images: int | None = PUBLISHED_IMAGES,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    augment: bool = False,
+) -> Iterator[Tensor]:
+    """Batches of randomly chosen images, before normalisation.
 
     The batches mix all classes, because batch norm's variance is that within a batch. Every batch has the same weight
     in the average, so they have equal sizes up to one image (`calibration_order`). A broken image is replaced by the
@@ -65,7 +81,7 @@ def calibration_batches(
             evaluation does, instead of the centre crop of the evaluation.
 
     Yields:
-        ``(N, 3, S, S)`` float32, N at most ``batch_size``.
+        ``(N, 3, S, S)`` uint8, N at most ``batch_size``.
 
     Raises:
         AlphaNetError: Too many images are broken, see `BrokenImages`.
@@ -92,7 +108,7 @@ def calibration_batches(
                 pixels.append(transform(image, generator(seed, "calibration", index)))
             else:
                 pixels.append(preprocessing.pixels(image))
-        yield preprocessing.normalise(torch.stack(pixels))
+        yield torch.stack(pixels)
 
 
 def _whole_image(

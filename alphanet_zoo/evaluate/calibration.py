@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES, calibration_batches
+from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES, calibration_pixels
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.evaluate.pixels import PixelStore
 from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.config import Calibration
 from alphanet_zoo.nn.family import Network
@@ -59,9 +60,9 @@ class CalibrationPlan:
         """Plain values for JSON; `of_record` is the inverse."""
         return {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
 
-    def images_of(self, source: ImageSource, *, keep: bool = False) -> CalibrationImages:
-        """The preprocessed images of a source; ``keep`` caches them in memory for further networks."""
-        return CalibrationImages(self, source, keep=keep)
+    def images_of(self, source: ImageSource, *, store: PixelStore | None = None) -> CalibrationImages:
+        """The preprocessed images of a source; ``store`` keeps them for further networks."""
+        return CalibrationImages(self, source, store=store)
 
 
 class CalibrationImages:
@@ -70,30 +71,30 @@ class CalibrationImages:
     Args:
         plan: The plan.
         source: Training images.
-        keep: Cache the batches in memory when they are read for the first time.
+        store: Keeps the batches when they are read for the first time; None reads them for every network.
 
     Attributes:
         selection: SHA-256 of the decoded images in their order, before preprocessing; set when the batches have been
             read.
     """
 
-    def __init__(self, plan: CalibrationPlan, source: ImageSource, *, keep: bool = False) -> None:
+    def __init__(self, plan: CalibrationPlan, source: ImageSource, *, store: PixelStore | None = None) -> None:
         """Reads no image."""
-        self.plan, self.selection, self._keep = plan, "", keep
+        self.plan, self.selection, self._store = plan, "", store
         self._source, self._kept = source, list[Tensor]()
 
     def __iter__(self) -> Iterator[Tensor]:
         """The batches, in the plan's order."""
         if self._kept:
-            yield from self._kept
+            yield from map(self.plan.preprocessing.normalise, self._kept)
             return
         read, plan, kept = _Recorded(self._source), self.plan, list[Tensor]()
-        for batch in calibration_batches(
+        for batch in calibration_pixels(
             read, plan.preprocessing, images=plan.images, batch_size=plan.batch_size, seed=plan.seed,
             augment=plan.augment,
         ):  # fmt: skip
-            kept += [batch] * self._keep
-            yield batch
+            kept += [] if self._store is None else [self._store.kept(batch)]
+            yield plan.preprocessing.normalise(batch)
         self.selection, self._kept = read.digest.hexdigest(), kept
 
     def calibrate(self, net: Network, *, stopped: Callable[[], bool] = bool) -> Network:

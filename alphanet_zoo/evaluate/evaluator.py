@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alphanet_zoo.data.batches import decoded_images, evaluation_batches
+from alphanet_zoo.data.batches import decoded_images, evaluation_batches, evaluation_pixels
 from alphanet_zoo.data.calibration import BATCH_SIZE, PUBLISHED_IMAGES
 from alphanet_zoo.data.classes import match_classes
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.evaluate.calibration import CalibrationImages, CalibrationPlan, default_augment
+from alphanet_zoo.evaluate.pixels import PixelStore
 from alphanet_zoo.evaluate.statistics import wilson_interval
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.family import Arch
 
 CACHE_LIMIT = 512 * 2**20
-"""Maximum size of the preprocessed images that an evaluator keeps in memory, in bytes."""
+"""Maximum size of the preprocessed images that an evaluator without a store keeps in memory, in bytes."""
 
 Predict = Callable[[Tensor], Tensor]
 """Maps images to logits ``(N, classes)``: a network, or a file in its runtime. The images are ``(N, 3, S, S)``, or
@@ -103,7 +104,7 @@ class Answers:
 class Evaluator:
     """Measures the accuracy of networks on fixed images. The counts are deterministic.
 
-    Preprocessed images are kept in memory, up to `CACHE_LIMIT` bytes.
+    Preprocessed images are kept as bytes: in memory up to `CACHE_LIMIT`, or all of them in ``store``.
 
     Args:
         validation: Labelled images; None if only `calibrated` is used.
@@ -117,6 +118,7 @@ class Evaluator:
         labels_by_position: Match the classes of ``validation`` to outputs by position, not by name.
         rank: Rank of this process, which runs every ``world_size``-th image.
         world_size: Number of processes that share the validation images.
+        store: Keeps all preprocessed images, so that each is decoded once per resolution.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Evaluator:
         labels_by_position: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        store: PixelStore | None = None,
     ) -> None:
         """Reads no image."""
         self.validation, self.calibration = validation, calibration
@@ -141,6 +144,7 @@ class Evaluator:
         self._kept: dict[Preprocessing, list[tuple[Tensor, Tensor]]] = {}
         self._calibrations: dict[CalibrationPlan, CalibrationImages] = {}
         self._kept_bytes = 0
+        self._store, self._all = (PixelStore(), False) if store is None else (store, True)
 
     def plan(self, net: Network, arch: Arch | None = None, input_size: int | None = None) -> CalibrationPlan:
         """The calibration plan of a subnet.
@@ -169,10 +173,8 @@ class Evaluator:
         assert self.calibration is not None
         plan = self.plan(net, arch, input_size)
         if plan not in self._calibrations:
-            size = min(self._images, len(self.calibration)) * 3 * plan.preprocessing.input_size**2 * 4
-            keep = self._kept_bytes + size <= CACHE_LIMIT
-            self._kept_bytes += size * keep
-            self._calibrations[plan] = plan.images_of(self.calibration, keep=keep)
+            keep = self._keeps(min(self._images, len(self.calibration)), plan.preprocessing)
+            self._calibrations[plan] = plan.images_of(self.calibration, store=self._store if keep else None)
         static = net.subnet(arch or net.arch)
         return self._calibrations[plan].calibrate(static, stopped=stopped) if static.has_statistics else static.eval()
 
@@ -230,15 +232,20 @@ class Evaluator:
         assert self.validation is not None
         if preprocessing is None:
             return decoded_images(self.validation, **self._share)
-        if preprocessing in self._kept:
-            return self._kept[preprocessing]
-        batches = evaluation_batches(self.validation, preprocessing, self._batch_size, **self._share)
-        size = len(self.validation) * 3 * preprocessing.input_size**2 * 4 // self._share["world_size"]
-        if self._kept_bytes + size > CACHE_LIMIT:
-            return batches
+        if preprocessing not in self._kept:
+            if not self._keeps(len(self.validation) // self._share["world_size"], preprocessing):
+                return evaluation_batches(self.validation, preprocessing, self._batch_size, **self._share)
+            read = evaluation_pixels(self.validation, preprocessing, self._batch_size, **self._share)
+            self._kept[preprocessing] = [(self._store.kept(pixels), labels) for pixels, labels in read]
+        return ((preprocessing.normalise(pixels), labels) for pixels, labels in self._kept[preprocessing])
+
+    def _keeps(self, images: int, preprocessing: Preprocessing) -> bool:
+        """Whether to keep so many preprocessed images; those that are kept count against the limit."""
+        size = images * 3 * preprocessing.input_size**2
+        if not self._all and self._kept_bytes + size > CACHE_LIMIT:
+            return False
         self._kept_bytes += size
-        self._kept[preprocessing] = list(batches)
-        return self._kept[preprocessing]
+        return True
 
 
 def input_of(net: Network, size: int | None = None) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""The Pareto front of cost and score."""
+"""The Pareto front of cost and score, and its hypervolume."""
 
 from __future__ import annotations
 
@@ -41,3 +41,21 @@ def best_of_ranges(points: Sequence[tuple[float, float]], ranges: int) -> list[i
     for i in sorted(range(len(points)), key=lambda i: (-points[i][1], points[i][0])):
         best.setdefault(min(int((points[i][0] - low) / width), ranges - 1), i)
     return [best[place] for place in sorted(best)]
+
+
+def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
+    """Area that the ``(cost, score)`` points dominate, up to a worst point.
+
+    Args:
+        points: The points; those that do not dominate ``worst`` add nothing.
+        worst: The highest cost and the lowest score that count.
+
+    Source: Zitzler and Thiele, "Multiobjective optimization using evolutionary algorithms", 1998.
+    """
+    area, reached = 0.0, worst[1]
+    front = [points[i] for i in pareto_front(points)]
+    for cost, score in front:
+        if cost < worst[0] and score > reached:
+            area += (worst[0] - cost) * (score - reached)
+            reached = score
+    return area

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
+from alphanet_zoo.search.costs import LATENCY, UNITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +41,34 @@ def plot_front(
         axes.set(xlabel="million MACs per image", title=f"Accuracy against cost{counted}")
 
 
+def plot_entries(path: str | Path, evaluated: Sequence[Mapping[str, Any]], axis: str) -> None:
+    """Plots the entries of a search to a PNG file: the score against a cost, and the front.
+
+    Args:
+        path: The PNG file.
+        evaluated: See `alphanet_zoo.search.run.entries_of`; at least one.
+        axis: The cost.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    scale, unit = (1.0, "ms per image") if axis == LATENCY else (1e-6, f"million {UNITS[axis]}")
+    percent = 100.0 if "accuracy" in evaluated[0] else 1.0
+    with accuracy_picture(path, None if percent == 100.0 else "score") as axes:
+        for label, style, entries in (
+            ("evaluated", "o", evaluated),
+            ("front", "o-", [e for e in evaluated if e["front"]]),
+        ):
+            points = [scale * e[axis] for e in entries], [percent * e["score"] for e in entries]
+            colour = "0.7" if label == "evaluated" else "tab:blue"
+            axes.plot(*points, style, color=colour, markersize=4, label=f"{label} ({len(entries)} subnets)")
+        images = f" ({evaluated[0]['images']} images)" if "images" in evaluated[0] else ""
+        axes.set(xlabel=unit, title=f"Pareto front{images}")
+
+
 @contextmanager
-def accuracy_picture(path: str | Path) -> Iterator[Axes]:
-    """Yields axes for top-1 accuracy (y axis), and writes them to a PNG file if the block succeeds.
+def accuracy_picture(path: str | Path, measure: str | None = None) -> Iterator[Axes]:
+    """Yields axes for top-1 accuracy or another measure (y axis), and writes a PNG file if the block succeeds.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -56,7 +82,7 @@ def accuracy_picture(path: str | Path) -> Iterator[Axes]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     yield axes
-    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_ylabel(measure or "top-1 accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     with replacing(path) as temporary:

@@ -49,8 +49,18 @@ class Space(Protocol[A]):
     def resolution(self) -> tuple[int, ...]:
         """Choices of the side of the input, in pixels."""
 
+    @property
+    def entries(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+        """Name and ascending choices of each scalar of an arch."""
+
     def __contains__(self, arch: object) -> bool:
         """Whether every entry of ``arch`` is one of the choices."""
+
+    def arch_of(self, scalars: Sequence[Any]) -> A:
+        """The arch with these scalars."""
+
+    def sample_array(self, n: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+        """Draws ``n`` archs like `sample`: ``(n, scalars)``, the ``scalars`` of one arch per row."""
 
     def validate(self, arch: A) -> A:
         """Returns ``arch`` if it is in this space; raises ValueError otherwise."""

@@ -117,6 +117,8 @@ def read_front(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
         except (OSError, ValueError, TypeError) as error:
             raise AlphaNetError(f"cannot read the front in {path}: {error}; pass a file of alphanet search") from error
     content = _read_json(path)
+    if isinstance(content, Mapping) and "front" in content:
+        content = content["front"]
     if isinstance(content, list) and content and all(isinstance(each, dict) and "arch" in each for each in content):
         return content
     return None

@@ -33,6 +33,7 @@ PARSED_ONLY = {
     "alphanet search --supernet runs/slim": "requires that run; tests/slim/test_commands.py searches its own",
     "alphanet export --supernet runs/slim": "requires that run; tests/slim/test_commands.py exports its own",
     "alphanet verify first.onnx --reference runs/slim": "requires that run; see the line above",
+    "alphanet profile --runtime onnxruntime": "measures for minutes; tests/export/latency measures a small space",
     "alphanet compare": "measures many networks of timm, for tens of minutes",
     "alphanet verify-server": "requires a running model server; tests/cli/test_verify_server.py starts one",
     "alphanet train alphanet_imagenet": "requires ImageNet",
@@ -47,7 +48,8 @@ PARSED_ONLY = {
 OTHER_PROGRAMS = {
     "make": "runs the commands below in a new environment; CI runs `make lint test`",
     "pip install": "installs packages",
-    "torchrun": "starts several processes; tests/train/test_distributed.py does. Its settings are checked here",
+    "torchrun": "starts several processes; tests/train/test_distributed.py and tests/cli/test_search.py do. Its "
+    "arguments are checked here",
     "tritonserver": "is NVIDIA's server; tests/export/verify/measure/test_triton.py runs it if it is installed",
     "trtexec": "is NVIDIA's TensorRT, which requires a GPU",
     "python page/serve.py": "serves until it is stopped; tests/export/writers/test_web_page.py runs it",
@@ -179,11 +181,19 @@ def test_every_command_line_is_accepted(line: Line, tmp_path: Path, monkeypatch:
         load_config(parsed.recipe, parsed.settings)
 
 
-def test_settings_of_torchrun_are_accepted() -> None:
+def test_settings_of_torchrun_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.text for line in ALL if line.text.startswith("torchrun")]
     assert len(lines) >= 2
     for text in lines:
         words = shlex.split(text, comments=True)
+        if "alphanet_zoo.cli.search" in words:
+            module = import_module("alphanet_zoo.cli.search")
+            arguments = words[words.index("alphanet_zoo.cli.search") + 1 :]
+            monkeypatch.chdir(tmp_path)
+            for folder in ("runs/digits", "runs/digits-data/val", "runs/digits-data/train"):
+                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            module.make_parser("alphanet search").parse(arguments)
+            continue
         recipe, *settings = words[words.index("--config") + 1 :]
         load_config(recipe, settings)
 

@@ -21,7 +21,7 @@ def test_four_commands_count_the_same_images(tmp_path, capsys):
     trained = next(line["validation"] for line in lines if "validation" in line)["smallest"]
     images = ["--data", data / "val", "--calib-data", data / "train"]
     alphanet(capsys, "search", "--supernet", run, *images, "--evaluations", 6, "-o", front)
-    cheapest = json.loads(front.read_text())[0]
+    cheapest = json.loads(front.read_text())["front"][0]
     assert cheapest["arch"] == ALPHANET_TINY.smallest.to_dict()
     (tmp_path / "smallest.json").write_text(json.dumps(cheapest["arch"]))
     model = tmp_path / "smallest.onnx"

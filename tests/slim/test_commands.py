@@ -95,7 +95,7 @@ def test_search_export_and_verify(run: Path, capsys: pytest.CaptureFixture[str])
     data = ["--calib-data", "run-data/train"]
     searched = ["--data", "run-data/val", "--evaluations", "2", "--calib-images", "64", "-o", "front.json"]
     assert main(["search", "--supernet", "run", *data, *searched, "--best", "best.json"]) == 0
-    front = json.loads(Path("front.json").read_text("utf-8"))
+    front = json.loads(Path("front.json").read_text("utf-8"))["front"]
     space = open_net(run).net.space
     assert all(space.count_macs(az.SlimArch.from_dict(entry["arch"])) == entry["macs"] for entry in front)
     assert main(["export", "--supernet", "run", "--arch", "smallest", *data, "--onnx", "-o", "small.onnx"]) == 0

@@ -13,7 +13,8 @@ from torch import nn
 
 import alphanet_zoo as az
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.search.evolution import evolve, first_population
+from alphanet_zoo.search.costs import MACS, Limit, make_problem
+from alphanet_zoo.search.strategies import Evolution, run_strategy
 from alphanet_zoo.slim.choices import atom_choices, atoms_at, width_choices
 from alphanet_zoo.slim.space import SlimSpace
 
@@ -171,15 +172,14 @@ def test_windows_without_archs(uniform: SlimSpace, free: SlimSpace, monkeypatch:
 def test_the_search_runs_on_a_slimmable_space(tie: str | None) -> None:
     """The strategies of `alphanet_zoo.search` take any space; the score prefers wide layers at the end."""
     space = made(tie=tie)
-    rng = np.random.default_rng(0)
-    low, high = 0.2 * space.count_macs(space.largest), 0.9 * space.count_macs(space.largest)
-    initial = first_population(space, low, high, 6, rng, num_classes=5)
-    assert len(initial) >= 3 and all(arch in space for arch in initial)
+    problem = make_problem(space, {MACS: Limit(0.2, 0.9, relative=True)}, num_classes=5)
 
     def score(arch: az.SlimArch) -> float:
         return float(np.dot(space.kept_atoms(arch), [1, 1, 1, 2, 3]))
 
-    found = evolve(space, space.count_macs, score, initial=initial, evaluations=20, rng=rng, low=low, high=high)
+    found = run_strategy(problem, Evolution.sized(20), lambda archs, _: ((score(a), True) for a in archs),
+                         evaluations=20, seed=0)  # fmt: skip
     assert len({c.arch for c in found}) == len(found) > 10
+    low, high = problem.limits[MACS]
     assert all(low <= c.cost <= high and c.cost == space.count_macs(c.arch) for c in found)
-    assert max(c.score for c in found) >= max(map(score, initial))
+    assert max(c.score for c in found) >= max(c.score for c in found if c.round == 0)

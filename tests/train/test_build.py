@@ -9,7 +9,7 @@ from alphanet_zoo.nn.calibration import calibrate
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.losses import KLDistillation, LabelSmoothedCrossEntropy
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
-from alphanet_zoo.search.run import write_arch, write_front
+from alphanet_zoo.search.front import write_arch, write_front
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, IMAGENET_FAMILY
 from alphanet_zoo.train.build import build_losses, build_net, named_arch
 from alphanet_zoo.train.config import load_config

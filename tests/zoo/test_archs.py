@@ -11,7 +11,7 @@ import pytest
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
-from alphanet_zoo.search.run import write_front
+from alphanet_zoo.search.front import write_front
 from alphanet_zoo.space.cost import count_macs, macs_text
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, IMAGENET_FAMILY
 from alphanet_zoo.zoo.archs import find_arch, read_front
