@@ -6,6 +6,7 @@ with the size and SHA-256 of the other two. It is written under a temporary name
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of, sync_file, sync_folder
+from alphanet_zoo.tensor_file import parse_tensor_file, read_content
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -77,14 +79,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))["files"]
+        contents = {}
         for name in ("tensors.safetensors", "state.json"):
-            file, entry = path / name, manifest[name]
-            if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+            contents[name] = read_content(path / name)
+            if hashlib.sha256(contents[name]).hexdigest() != manifest[name]["sha256"]:
                 raise AlphaNetError(f"the checkpoint {path} is damaged: {name} does not match the manifest")
-        state = json.loads((path / "state.json").read_text("utf-8"))
-        return Checkpoint(state["step"], load_file(path / "tensors.safetensors"), state["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, AlphaNetError):
+        tensors = parse_tensor_file(path / "tensors.safetensors", contents["tensors.safetensors"]).tensors
+        state = json.loads(contents["state.json"])
+        return Checkpoint(state["step"], tensors, state["state"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, AlphaNetError) and not isinstance(error, UsageError):
             raise
         raise AlphaNetError(f"the checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 
 _LONGEST_NAME = 255
 """Bytes of a file name that file systems accept."""
@@ -33,6 +34,25 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a regular file for reading; a named pipe without a writer does not block.
+
+    Raises:
+        OSError: There is no such file, or it may not be read.
+        AlphaNetError: It is a folder, device, pipe or socket.
+    """
+    file = open(path, "rb", opener=_open_without_waiting)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise AlphaNetError(f"cannot read {os.fspath(path)}: not a regular file")
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file without waiting for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> None:

@@ -14,6 +14,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_OPEN: set[int] = set()
+"""Descriptors of the locks of this process. A forked child closes them, or it would keep a lock of a dead parent."""
 _POLL_SECONDS = 0.2
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """Error numbers of a lock that another process has taken: EAGAIN from ``flock``, the others from ``msvcrt.locking``."""
@@ -36,11 +38,9 @@ def locked_file(path: Path, *, wait: bool) -> Iterator[None]:
         BlockingIOError: Another process has locked it, and ``wait`` is false.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with _closing(handle):
         _lock(handle, wait=wait)
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -107,11 +107,33 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
         return
     handle = os.open(folder, os.O_RDONLY)
-    try:
+    with _closing(handle):
         _lock(handle, wait=False)
         yield
+
+
+@contextmanager
+def _closing(handle: int) -> Iterator[None]:
+    """Closes a descriptor after the block; forked children close it at once."""
+    _OPEN.add(handle)
+    try:
+        yield
     finally:
-        os.close(handle)
+        if handle in _OPEN:
+            _OPEN.discard(handle)
+            os.close(handle)
+
+
+def _close_in_child() -> None:
+    """Closes the locks of the parent process; it keeps them."""
+    for handle in _OPEN:
+        with suppress(OSError):
+            os.close(handle)
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _lock(handle: int, *, wait: bool) -> None:

@@ -27,8 +27,9 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET, SPACES, FamilyMember
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.families import families, shipped_family_of
-from alphanet_zoo.zoo.hub import CONFIG_NAME, DIGEST_KEY
+from alphanet_zoo.zoo.hub import DIGEST_KEY
 from alphanet_zoo.zoo.hub_config import GENERIC
+from alphanet_zoo.zoo.hub_download import CONFIG_NAME
 from alphanet_zoo.zoo.pins import PINS
 from alphanet_zoo.zoo.registry import adapt, create_model, refuse_unknown
 

@@ -47,7 +47,7 @@ def _gaussian_blur(pixels: Pixels, radius: float, rng: np.random.Generator) -> P
 def _jpeg_compression(pixels: Pixels, quality: float, rng: np.random.Generator) -> Pixels:
     with io.BytesIO() as file:
         _picture(pixels).save(file, "JPEG", quality=int(quality))
-        return _from_picture(Image.open(file))
+        return _from_picture(Image.open(file, formats=("JPEG",)))
 
 
 def _brightness(pixels: Pixels, added: float, rng: np.random.Generator) -> Pixels:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode
 
 from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.files import open_regular
 
 IMAGE_ENDINGS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
@@ -35,6 +35,8 @@ PIXEL_LIMIT = 89_478_485
 _JPEG_OPERATOR = getattr(torch.ops.image, "decode_jpeg", None)
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame, of any coding."""
+_SEGMENT_MARKERS = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+"""JPEG markers of the segments that may precede the frame. Decoders do not agree on the length of others."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -80,11 +82,8 @@ def read_file(path: str | os.PathLike[str]) -> bytearray:
         AlphaNetError: It cannot be read; the message names it.
     """
     try:
-        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise AlphaNetError(f"cannot read the image {path}: not a regular file")
-            content = bytearray(status.st_size)
+        with open_regular(path) as file:
+            content = bytearray(os.fstat(file.fileno()).st_size)
             read = file.readinto(content)
             return content[:read] + file.read() if read < len(content) else content
     except OSError as error:
@@ -92,11 +91,6 @@ def read_file(path: str | os.PathLike[str]) -> bytearray:
         if os.path.islink(path) and not os.path.exists(path):
             reason = f"link to {os.readlink(path)}, which does not exist"
         raise AlphaNetError(f"cannot read the image {path}: {reason}") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a file; a named pipe without a writer does not block."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode_image(content: bytes | bytearray, name: str, *, pixel_limit: int = PIXEL_LIMIT) -> Tensor:
@@ -117,7 +111,8 @@ def decode_image(content: bytes | bytearray, name: str, *, pixel_limit: int = PI
         AlphaNetError: The image is damaged, truncated, empty, too large, not of one of `FORMATS`, or has 32-bit or
             float samples, which have no fixed range.
     """
-    header = _jpeg_header(content)
+    with _translated(name):
+        header = _jpeg_header(content)
     if header is not None:
         _check_size(header.width, header.height, name, pixel_limit)
         if header.plain_jpeg and _JPEG_OPERATOR is not None:
@@ -143,7 +138,7 @@ def read_header(content: bytes | bytearray, name: str) -> ImageHeader:
         width, height = image.size
         if image.format != "TIFF" and _orientation(image) >= 5:  # Pillow gives the upright size of a TIFF.
             width, height = height, width
-    header = _jpeg_header(content)
+        header = _jpeg_header(content)
     return ImageHeader(width, height, header is not None and header.plain_jpeg)
 
 
@@ -163,14 +158,17 @@ def _jpeg_header(content: bytes | bytearray) -> ImageHeader | None:
     place, end = 2, len(content)
     while place + 9 < end and content[place] == 0xFF:
         marker = content[place + 1]
+        length = int.from_bytes(content[place + 2 : place + 4])
         if marker == 0xFF:
             place += 1
         elif marker in _FRAME_MARKERS:
             height, width = (int.from_bytes(content[place + i : place + i + 2]) for i in (5, 7))
             plain = content[place + 4] == 8 and content[place + 9] in (1, 3) and height > 0 and width > 0
             return ImageHeader(width, height, plain)
+        elif marker not in _SEGMENT_MARKERS or length < 2:
+            raise ValueError(f"its JPEG header has the marker FF{marker:02X} before the frame")
         else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4])
+            place += 2 + length
     return None
 
 

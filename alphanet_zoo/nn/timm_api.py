@@ -15,6 +15,8 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.shapes import net_shape
 from alphanet_zoo.space.space import SearchSpace
 
+MOST_CLASSES, MOST_CHANNELS = 10_000_000, 65_536
+"""Largest number of classes, and of channels of the images."""
 POOLS = ("avg", "")
 """Values of ``global_pool``: average pooling, or none."""
 
@@ -102,8 +104,8 @@ class TimmApi(Network):
         Raises:
             ValueError: An argument is out of its domain.
         """
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes!r}; pass an integer of at least 0")
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or not 0 <= num_classes <= MOST_CLASSES:
+            raise ValueError(f"num_classes is {num_classes!r}; pass an integer from 0 to {MOST_CLASSES}")
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in POOLS:
             raise ValueError(f"global_pool is {pool!r}; AlphaNet has only 'avg' and '' (no pooling)")
@@ -184,8 +186,8 @@ class TimmApi(Network):
 
 def check_in_chans(in_chans: Any) -> None:
     """Raises ValueError unless ``in_chans`` is a positive integer."""
-    if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-        raise ValueError(f"in_chans is {in_chans!r}; pass an integer of at least 1")
+    if isinstance(in_chans, bool) or not isinstance(in_chans, int) or not 1 <= in_chans <= MOST_CHANNELS:
+        raise ValueError(f"in_chans is {in_chans!r}; pass an integer from 1 to {MOST_CHANNELS}")
 
 
 def level_indices(levels: int, indices: int | Sequence[int] | None) -> list[int]:

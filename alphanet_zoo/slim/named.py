@@ -20,6 +20,8 @@ from alphanet_zoo.slim.choices import FAMILY
 from alphanet_zoo.slim.network import SlimNetwork
 from alphanet_zoo.slim.order import Importance
 from alphanet_zoo.slim.supernet import Slimmable, slimmable
+from alphanet_zoo.tensor_file import read_tensor_file
+from alphanet_zoo.unpickle import read_tensors
 
 PRETRAINED = "pretrained"
 """Value of ``weights``: download those of timm or torchvision."""
@@ -201,20 +203,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UsageError(f"the weights {path} are not a file; pass a .safetensors, .pt or .pth file, or {PRETRAINED}")
-    try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AlphaNetError(f"cannot read the weights in {path}: {' '.join(str(error).split())[:200]}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UsageError(f"{path} does not contain a state dict; save net.state_dict()")
-    return dict(content)
+    if path.suffix.lower() == ".safetensors":
+        return read_tensor_file(path).tensors
+    return read_tensors(path, keys=("state_dict", "model"), bare=True)
 
 
 def from_config(config: Mapping[str, Any]) -> SlimNetwork:

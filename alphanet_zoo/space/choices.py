@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Self
 
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.family import ProductSpace
+
+LIMITS = {
+    "width": 2**16, "depth": 256, "kernel_size": 255, "expand_ratio": 64, "resolution": 2**14, "stem_width": 2**16,
+    "head_width": 2**16, "head_expand": 64,
+}  # fmt: skip
+"""Largest value of each entry. Larger ones, in a file from elsewhere, would take all memory before they are refused."""
+MOST_CHOICES, MOST_STAGES, MOST_BLOCKS = 4096, 64, 1024
+"""Largest number of choices of an entry, of stages, and of blocks."""
 
 
 def _as_choices(entry: str, values: object) -> tuple[int, ...]:
@@ -18,6 +27,11 @@ def _as_choices(entry: str, values: object) -> tuple[int, ...]:
         raise ValueError(f"{entry} has the choices {values!r}; pass positive integers")
     if list(choices) != sorted(set(choices)):
         raise ValueError(f"{entry} has the choices {values!r}; list them in ascending order, each once")
+    limit = LIMITS[entry.rpartition(" ")[2]]
+    if choices[-1] > limit or len(choices) > MOST_CHOICES:
+        raise ValueError(
+            f"{entry} has {len(choices)} choices up to {choices[-1]}; pass at most {MOST_CHOICES} choices up to {limit}"
+        )
     return choices
 
 
@@ -92,12 +106,21 @@ class SpaceChoices(ProductSpace[ArchSpec]):
         for entry in ("resolution", "stem_width", "head_width"):
             object.__setattr__(self, entry, _as_choices(f"space {self.name}: {entry}", getattr(self, entry)))
         object.__setattr__(self, "stages", tuple(self.stages))
-        if not self.stages:
-            raise ValueError(f"space {self.name} has no stages; pass at least one")
+        if not 1 <= len(self.stages) <= MOST_STAGES:
+            raise ValueError(f"space {self.name} has {len(self.stages)} stages; pass 1 to {MOST_STAGES}")
+        if sum(stage.depth[-1] for stage in self.stages) > MOST_BLOCKS:
+            raise ValueError(f"space {self.name} has more than {MOST_BLOCKS} blocks; pass smaller depths")
         if self.stem_stride not in (1, 2):
             raise ValueError(f"space {self.name}: stem_stride is {self.stem_stride!r}; pass 1 or 2")
-        if isinstance(self.head_expand, bool) or not isinstance(self.head_expand, int) or self.head_expand < 1:
-            raise ValueError(f"space {self.name}: head_expand is {self.head_expand!r}; pass one positive integer")
+        if (
+            isinstance(self.head_expand, bool)
+            or not isinstance(self.head_expand, int)
+            or not (1 <= self.head_expand <= LIMITS["head_expand"])
+        ):
+            raise ValueError(
+                f"space {self.name}: head_expand is {self.head_expand!r}; pass one integer from 1 to "
+                f"{LIMITS['head_expand']}"
+            )
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> Self:
@@ -108,7 +131,7 @@ class SpaceChoices(ProductSpace[ArchSpec]):
         """
         try:
             items = dict(spec)
-            items["stages"] = tuple(Stage(**row) for row in items["stages"])
+            items["stages"] = tuple(Stage(**row) for row in islice(items["stages"], MOST_STAGES + 1))
             return cls(**items)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a search space: {error}; pass a mapping returned by SearchSpace.to_dict") from error

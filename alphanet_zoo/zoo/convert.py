@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +15,12 @@ from alphanet_zoo.space.choices import Stage
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.space.shapes import shortcut_varies
 from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.tensor_file import check_values
+from alphanet_zoo.unpickle import read_tensors
 from alphanet_zoo.zoo.files import check_tensors
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
 
-_FOREIGN_CLASS = (OrderedDict, "utils.config.Config")
+_FOREIGN_CLASS = "utils.config.Config"
 _PREFIX = "module."
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _CLASSIFIER = "classifier.linear.linear.weight"
@@ -79,8 +77,9 @@ def _block(published: str, ours: str, stage: Stage, *, shortcut: bool) -> NameMa
 def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
     """The supernet in the authors' checkpoint, in eval mode, with the checkpoint's own running statistics.
 
-    The file is a pickle. It is read by PyTorch's restricted unpickler, which builds tensors and plain containers and
-    runs no code. The one class in it that PyTorch does not know is read as a dict.
+    The file is a pickle. A child process with limited memory and time reads it with PyTorch's restricted unpickler,
+    which builds tensors and plain containers and runs no code; see `alphanet_zoo.unpickle`. The one class in it that
+    PyTorch does not know is read as a dict.
 
     Args:
         path: The authors' ``.pth.tar`` file. The number of classes is that of its classifier.
@@ -92,7 +91,16 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
 
     Source: docs/specification.md, section 7.
     """
-    tensors = _state_dict(path)
+    return supernet_of(_state_dict(path), os.fspath(path))
+
+
+def supernet_of(tensors: Mapping[str, Tensor], source: str) -> AlphaNet:
+    """The supernet of the tensors of the authors' checkpoint; errors as `load_upstream`.
+
+    Args:
+        tensors: The tensors under the published names, without ``module.``.
+        source: Their origin, for messages.
+    """
     head = tensors.get(_CLASSIFIER)
     classes = head.shape[0] if head is not None and head.dim() == 2 and head.shape[0] else 1000
     with torch.device("meta"):
@@ -100,7 +108,8 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
     names, expected = name_map(ALPHANET), net.state_dict()
     wanted = {key: expected[ours] for key, ours in names.items() if ours is not None}
     found = {key: tensor for key, tensor in tensors.items() if names.get(key, key) is not None}
-    check_tensors(os.fspath(path), found, wanted)
+    check_tensors(source, found, wanted)
+    check_values(source, found)
     ours = {str(names[key]): tensor.clone(memory_format=torch.contiguous_format) for key, tensor in found.items()}
     net.load_state_dict(ours, assign=True)
     net.calibration = "checkpoint"
@@ -121,36 +130,15 @@ def imagenet_labels() -> tuple[str, ...]:
 def _state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, without the prefix ``module.`` of distributed training."""
     name = os.fspath(path)
-    checkpoint = _unpickle(path)
-    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
-        raise AlphaNetError(f"{name} has no 'state_dict'; pass the authors' checkpoint (.pth.tar)")
-    state = {str(key).removeprefix(_PREFIX): value for key, value in checkpoint["state_dict"].items()}
-    others = [key for key, value in state.items() if not isinstance(value, Tensor) or value.layout != torch.strided]
-    if others or len(state) != len(checkpoint["state_dict"]):
-        what = f"{others[0]} is not a dense tensor" if others else "two entries have the same name"
-        raise AlphaNetError(f"the 'state_dict' of {name} is not valid: {what}; pass the authors' checkpoint (.pth.tar)")
-    return state
-
-
-def _unpickle(path: str | os.PathLike[str]) -> Any:
-    """The object in a file of ``torch.save``, of any format, read without running code from it."""
-    name = os.fspath(path)
     if not Path(path).is_file():
         raise UsageError(f"no such file: {name}; pass the authors' checkpoint")
     if Path(path).suffix == ".safetensors":
         raise UsageError(f"{name} is already in the format of this package; pass the authors' checkpoint (.pth.tar)")
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals([_FOREIGN_CLASS]):
-            warnings.simplefilter("ignore")  # Notes about the pickle's protocol; the result is checked instead.
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # A damaged pickle can make the unpickler raise almost any type.
-        foreign = re.search(r"(?:GLOBAL|Unsupported (?:class|type)) ([\w.]+)", str(error))
-        if foreign:
-            message = f"{name} contains {foreign[1]}, which an AlphaNet checkpoint does not; it was not run"
-        else:
-            message = (
-                f"{name} is not a readable checkpoint ({type(error).__name__}): truncated, corrupt or another format"
-            )
-        raise AlphaNetError(message) from error
+    tensors = read_tensors(path, foreign=_FOREIGN_CLASS)
+    state = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
+    if len(state) != len(tensors):
+        raise AlphaNetError(
+            f"the 'state_dict' of {name} is not valid: two entries have the same name; pass the authors' checkpoint "
+            "(.pth.tar)"
+        )
+    return state

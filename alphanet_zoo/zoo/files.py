@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import exported_in, replacing, sha256_of
 from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.family import Network
+from alphanet_zoo.tensor_file import check_values, parse_tensor_file, read_content, read_metadata, tensors_sha256
 from alphanet_zoo.zoo.built import built
 
 METADATA_KEY = "alphanet"
@@ -34,8 +35,28 @@ RUN_FINAL = "final"
 STORAGE_KEY = "storage"
 """Entry of the config with the type in which parameters are stored; absent for float32."""
 
+DIGEST_KEY = "tensors_sha256"
+"""Entry of the config in the header: the digest of the tensors as they are stored, checked on every load."""
+
 _HALF = "float16"
 _LISTED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class NetFile:
+    """A file of `save_net`, read completely; `net_of` builds its network.
+
+    Attributes:
+        path: The file.
+        config: The config in its header; None if it has none.
+        tensors: The tensors by name, as stored.
+        sha256: SHA-256 of the file, in hexadecimal.
+    """
+
+    path: Path
+    config: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+    sha256: str
 
 
 def save_net(net: Network, path: str | os.PathLike[str], *, half: bool = False) -> str:
@@ -55,6 +76,7 @@ def save_net(net: Network, path: str | os.PathLike[str], *, half: bool = False) 
     Raises:
         ValueError: A tensor has another floating-point type or exceeds the range of float16; or a layer of ``net`` has
             been replaced, pruned or parametrised, so that `load_net` could not read the file.
+        AlphaNetError: A value is not finite.
     """
     _check_layers(net)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
@@ -64,6 +86,8 @@ def save_net(net: Network, path: str | os.PathLike[str], *, half: bool = False) 
     description = net.config()
     if half:
         description[STORAGE_KEY], tensors = _HALF, _halved(net, tensors)
+    check_values(f"the network for {os.fspath(path)}", tensors)
+    description[DIGEST_KEY] = tensors_sha256(tensors)
     config = json.dumps(description, sort_keys=True, allow_nan=False)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: config})
@@ -115,7 +139,8 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None) -> Network:
     """Loads the network in a safetensors file, in eval mode, with its calibration record.
 
-    Names, shapes and types of all tensors must match exactly. Only parameters that `save_net` rounded are cast.
+    Names, shapes and types of all tensors must match exactly, and all values must be finite. If the file records the
+    digest of its tensors, it is checked. Only parameters that `save_net` rounded are cast.
 
     Args:
         path: A file that `save_net` wrote, or a folder with one, see `weights_file`.
@@ -125,21 +150,52 @@ def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None =
         UsageError: There is no such file.
         AlphaNetError: The file is corrupt or has no config, or tensors do not match the config; the message names them.
     """
+    return net_of(read_net_file(path), config=config)
+
+
+def read_net_file(path: str | os.PathLike[str]) -> NetFile:
+    """Reads a file once, and checks its values and the digest that it records of its tensors.
+
+    Args:
+        path: As for `load_net`.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: The file is corrupt, a value is not finite, or the tensors have another digest.
+    """
     path = weights_file(path)
+    return net_file(path, read_content(path))
+
+
+def net_file(path: Path, content: bytes) -> NetFile:
+    """As `read_net_file`, from the content of the file."""
+    read = parse_tensor_file(path, content)
+    config = _decoded(path, read.metadata)
+    recorded = None if config is None else config.pop(DIGEST_KEY, None)
+    check_values(str(path), read.tensors)
+    if recorded is not None and tensors_sha256(read.tensors) != recorded:
+        raise AlphaNetError(
+            f"the tensors of {path} have changed since they were saved: their SHA-256 is not the one in its header; "
+            "copy or download the file again"
+        )
+    return NetFile(path, config, read.tensors, read.sha256)
+
+
+def net_of(file: NetFile, *, config: Mapping[str, Any] | None = None) -> Network:
+    """The network in a file of `read_net_file`; arguments and errors as `load_net`."""
+    config = file.config if config is None else config
     if config is None:
-        config = read_config(path)
+        raise _no_config(file.path)
     try:
         net = built(config)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise AlphaNetError(f"{os.fspath(path)}: its config does not describe a network: {error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise AlphaNetError(f"{file.path}: its config does not describe a network: {error}") from error
     storage = config.get(STORAGE_KEY)
     if storage not in (None, _HALF):
-        raise AlphaNetError(
-            f"{os.fspath(path)} stores its weights as {storage!r}; install a newer version of alphanet-zoo"
-        )
-    tensors, expected = read_tensors(path), net.state_dict()
-    check_tensors(os.fspath(path), tensors, _halved(net, expected) if storage else expected)
-    net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}, assign=True)
+        raise AlphaNetError(f"{file.path} stores its weights as {storage!r}; install a newer version of alphanet-zoo")
+    expected = net.state_dict()
+    check_tensors(str(file.path), file.tensors, _halved(net, expected) if storage else expected)
+    net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in file.tensors.items()}, assign=True)
     net.calibration = as_calibration(config["calibration"])
     return net.eval()
 
@@ -153,17 +209,29 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     config = find_config(path)
     if config is None:
-        raise AlphaNetError(
-            f"{os.fspath(path)} has no {METADATA_KEY!r} entry in its header, so its network is unknown; "
-            "pass a file of save_net, alphanet convert or alphanet train"
-        )
+        raise _no_config(path)
     return config
 
 
 def find_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """As `read_config`, but None if the header has no config."""
-    with _opened(path) as file:
-        text = (file.metadata() or {}).get(METADATA_KEY)
+    config = _decoded(path, read_metadata(path))
+    if config is not None:
+        config.pop(DIGEST_KEY, None)
+    return config
+
+
+def _no_config(path: str | os.PathLike[str]) -> AlphaNetError:
+    """The error for a file without a config."""
+    return AlphaNetError(
+        f"{os.fspath(path)} has no {METADATA_KEY!r} entry in its header, so its network is unknown; "
+        "pass a file of save_net, alphanet convert or alphanet train"
+    )
+
+
+def _decoded(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The config in the texts of a header, with the digest of the tensors; None if there is none."""
+    text = metadata.get(METADATA_KEY)
     if text is None:
         return None
     try:
@@ -221,29 +289,3 @@ def _halved(net: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not tensor.is_meta and name in parameters and bool((tensor.isinf() & tensors[name].isfinite()).any()):
             raise ValueError(f"{name} has values outside the range of float16; save it with half=False")
     return halved
-
-
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a file, as copies, so that the file may change afterwards.
-
-    Raises:
-        UsageError: There is no such file.
-        AlphaNetError: The file is corrupt.
-    """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}
-
-
-def _opened(path: str | os.PathLike[str]) -> Any:
-    """The open safetensors file; its header is valid and fits its size."""
-    if Path(path).is_dir():
-        raise UsageError(f"{os.fspath(path)} is a folder; pass a .safetensors file")
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError as error:
-        raise UsageError(f"no such file: {os.fspath(path)}; pass a .safetensors file that exists") from error
-    except (SafetensorError, OSError) as error:
-        raise AlphaNetError(
-            f"{os.fspath(path)} is not a readable safetensors file ({error}): truncated, corrupt or another format; "
-            "download it again, or convert the authors' checkpoint with alphanet convert"
-        ) from error

@@ -9,35 +9,41 @@ shapes and types must match.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.files import replacing
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.zoo.card import model_card
-from alphanet_zoo.zoo.files import WEIGHTS_NAME, find_config, is_run, load_net, save_net, weights_file
+from alphanet_zoo.zoo.files import WEIGHTS_NAME, is_run, net_file, net_of, read_net_file, save_net, weights_file
 from alphanet_zoo.zoo.hub_config import from_document, to_document
+from alphanet_zoo.zoo.hub_download import (
+    CONFIG_NAME,
+    DigestError,
+    VanishedError,
+    download,
+    hub_errors,
+    lacks,
+    read_checked,
+    remove,
+)
 from alphanet_zoo.zoo.pins import pin_of
 
-CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 DIGEST_KEY = "weights_sha256"
 
 HUB_PREFIX = "hf-hub:"
 """Marks the name of a Hub repository, as in timm; optional unless a local folder has the organisation's name."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_ATTEMPTS = 6
+"""Attempts to read a repository's files that other processes may remove from the cache."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-
-
-class DigestError(AlphaNetError):
-    """The SHA-256 of the weights is not the expected one (exit 1)."""
 
 
 def save_pretrained(
@@ -126,7 +132,7 @@ def push_to_hub(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder, _hub_errors(repo_id, "upload to"):
+    with tempfile.TemporaryDirectory() as folder, hub_errors(repo_id, "upload to"):
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         _write(net, Path(folder), full_id)
         if api.file_exists(full_id, CARD_NAME, revision=branch):
@@ -192,22 +198,32 @@ def from_pretrained(
     if pin is not None:
         revision, sha256 = pin.revision, pin.sha256
     request = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-    config, weights = _download(source, force_download=force_download, **request)
-    try:
-        return _load_files(config, weights, sha256)
-    except DigestError as mismatch:
-        _remove_download(weights)
+    return _load_repository(source, sha256, force_download, request)
+
+
+def _load_repository(source: str, sha256: str | None, force: bool, request: dict[str, Any]) -> Network:
+    """The network of a repository. Damaged downloads are deleted and downloaded once more, whichever file it is."""
+    mismatch: DigestError | None = None
+    for _ in range(_ATTEMPTS):
         try:
-            config, weights = _download(source, force_download=True, **request)
+            paths = [download(source, name, force_download=force, **request) for name in (CONFIG_NAME, WEIGHTS_NAME)]
         except AlphaNetError as error:
+            if mismatch is None:
+                raise
             raise AlphaNetError(f"{mismatch}; it was deleted, and downloading it again failed: {error}") from error
-    try:
-        return _load_files(config, weights, sha256)
-    except DigestError as mismatch:
-        _remove_download(weights)
-        raise AlphaNetError(
-            f"{source}: {mismatch}; it was downloaded twice and deleted; do not use this repository"
-        ) from mismatch
+        try:
+            return _load_files(paths[0], paths[1], sha256)
+        except VanishedError:
+            continue  # Another process found it damaged and removed it, and downloads it again.
+        except DigestError as error:
+            for path in paths:
+                remove(path)
+            if mismatch is not None:
+                raise AlphaNetError(
+                    f"{source}: {error}; it was downloaded twice and deleted; do not use this repository"
+                ) from error
+            mismatch, force = error, True
+    raise AlphaNetError(f"the files of {source} were removed from the cache while they were read; load it again")
 
 
 def checked_repository(source: str) -> str:
@@ -238,127 +254,52 @@ def _load_folder(folder: Path, sha256: str | None) -> Network:
     """The network in a local folder, whose files are never deleted."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
-            raise AlphaNetError(_lacks(str(folder), name))
+            raise AlphaNetError(lacks(str(folder), name))
     return _load_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, sha256)
 
 
 def _load_file(file: Path, sha256: str | None) -> Network:
     """The network in a safetensors file with its config in the header."""
-    if sha256 is not None and (actual := sha256_of(file)) != sha256.lower():
-        raise DigestError(f"the SHA-256 of {file} is {actual}, but the expected one is {sha256.lower()}")
-    return load_net(file)
+    content = read_net_file(file)
+    if sha256 is not None and content.sha256 != sha256.lower():
+        raise DigestError(f"the SHA-256 of {file} is {content.sha256}, but the expected one is {sha256.lower()}")
+    return net_of(content)
 
 
 def _load_files(config_path: Path, weights: Path, sha256: str | None) -> Network:
-    """The network in two files, after checking digest, config and tensors."""
-    document = _read_json(config_path)
+    """The network in two files, each read once, after checking digests, config and tensors."""
+    document = _document(config_path)
     claimed = document.get(DIGEST_KEY)
     expected = sha256 or claimed
     if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
         raise AlphaNetError(
             f"{config_path} has no valid {DIGEST_KEY}, so the weights cannot be checked; write it with save_pretrained"
         )
-    actual = sha256_of(weights)
+    content = read_checked(weights)
+    actual = hashlib.sha256(content).hexdigest()
     if actual != expected.lower():
         origin = "the pin" if sha256 else CONFIG_NAME
         raise DigestError(f"the SHA-256 of {weights} is {actual}, but that of {origin} is {expected.lower()}")
+    file = net_file(weights, content)
     try:
         config = from_document(document)
     except ValueError as error:
         raise AlphaNetError(f"{config_path} does not describe a network: {error}") from error
-    described = find_config(weights)
-    if described is None and sha256 is not None:
+    if file.config is None and sha256 is not None:
         raise AlphaNetError(f"{weights} has no config in its header, and the pin covers no other file")
-    differing = [key for key, value in (described or {}).items() if config.get(key) != value]
+    differing = [key for key, value in (file.config or {}).items() if config.get(key) != value]
     if differing:
         raise AlphaNetError(f"{config_path} and {weights.name} differ in {', '.join(differing)}")
-    return load_net(weights, config=config)
+    return net_of(file, config=config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, which is compared with its digest if it is in the Hub cache."""
+    content = read_checked(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise AlphaNetError(f"{path} is not JSON ({error}); download it again (force_download=True)") from error
+        raise DigestError(f"{path} is not JSON ({error}); download it again (force_download=True)") from error
     if not isinstance(config, dict):
-        raise AlphaNetError(f"{path} is not a JSON object; download it again (force_download=True)")
+        raise DigestError(f"{path} is not a JSON object; download it again (force_download=True)")
     return config
-
-
-def _download(repository: str, *, force_download: bool, **request: Any) -> tuple[Path, Path]:
-    """Config and weights of a repository, in the cache."""
-    from huggingface_hub import hf_hub_download
-
-    paths = []
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        with _hub_errors(repository, f"get {name} of", name):
-            paths.append(Path(hf_hub_download(repository, name, force_download=force_download, **request)))
-    return paths[0], paths[1]
-
-
-def _remove_download(pointer: Path) -> None:
-    """Removes a file from the Hub cache: the entry of the snapshot and, if that is a link, its target."""
-    cache = pointer.parents[3]  # <cache>/models--organisation--name/snapshots/<commit>/<file>
-    entry: Path | None = pointer
-    try:
-        while entry is not None and cache in entry.parents:
-            target = Path(os.path.normpath(entry.parent / entry.readlink())) if entry.is_symlink() else None
-            entry.unlink(missing_ok=True)
-            entry = target
-    except OSError as error:
-        raise AlphaNetError(
-            f"{pointer} has another SHA-256 than expected and cannot be deleted ({error}); delete it"
-        ) from error
-
-
-def _lacks(source: str, name: str) -> str:
-    """The message for a repository or folder without one of the two files."""
-    return (
-        f"{source} has no {name}; a network consists of {CONFIG_NAME} and {WEIGHTS_NAME} (see save_pretrained), "
-        "and pickles such as pytorch_model.bin are never read"
-    )
-
-
-@contextmanager
-def _hub_errors(repository: str, action: str, name: str = "") -> Iterator[None]:
-    """Turns the exceptions of huggingface_hub into messages of one line that name the repository."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except AlphaNetError:
-        raise
-    except errors.HFValidationError as error:
-        raise UsageError(f"{repository!r} is not the name of a Hub repository: {error}") from error
-    except errors.GatedRepoError as error:
-        message = f"{repository} is gated: accept its conditions on the Hub, then pass token= or set HF_TOKEN"
-        raise AlphaNetError(message) from error
-    except errors.RepositoryNotFoundError as error:
-        message = (
-            f"{_not_local(repository, action)}{repository} does not exist on the Hub, or is private: check its name, "
-            "pass token= or set HF_TOKEN"
-        )
-        raise AlphaNetError(message) from error
-    except errors.RevisionNotFoundError as error:
-        raise AlphaNetError(f"{repository} has no such revision on the Hub; pass another one") from error
-    except errors.LocalEntryNotFoundError as error:
-        reason = type(error.__cause__).__name__ if error.__cause__ else "offline"
-        message = (
-            f"{_not_local(repository, action)}cannot {action} {repository}: not in the cache, and the Hub cannot "
-            f"be reached ({reason})"
-        )
-        raise AlphaNetError(message) from error
-    except errors.EntryNotFoundError as error:
-        raise AlphaNetError(_lacks(repository, name)) from error
-    except Exception as error:  # HTTP, TLS, proxy, Xet and disk errors have no common base class.
-        cause = error.__cause__ or error
-        message = f"cannot {action} {repository}: {type(cause).__name__}: {cause}"
-        raise AlphaNetError(f"{_not_local(repository, action)}{message}") from error
-
-
-def _not_local(repository: str, action: str) -> str:
-    """Explains why a name is looked up on the Hub: a mistyped folder looks like a repository."""
-    if action.startswith("upload"):
-        return ""
-    return f"no local file or folder is called {repository!r}, so it is taken for a Hub repository: "

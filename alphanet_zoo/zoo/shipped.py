@@ -6,6 +6,7 @@ A family is a folder with three files: `SUPERNET_FILE`, which `load_net` reads; 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.presets import SPACES, FamilyMember
+from alphanet_zoo.tensor_file import read_content
 from alphanet_zoo.zoo.families import FAMILY_FILE, STATISTICS_FILE, SUPERNET_FILE, ShippedFamily, shipped_family
-from alphanet_zoo.zoo.files import check_tensors, load_net, read_tensors, save_net
+from alphanet_zoo.zoo.files import check_tensors, net_file, net_of, save_net
 
 SIZE_LIMIT = 16_000_000
 """Upper limit of the total size of a family's files, in bytes."""
@@ -34,14 +36,18 @@ def load_member(family: ShippedFamily, member: FamilyMember) -> AlphaNet:
     Raises:
         AlphaNetError: A file is missing, or its SHA-256 is not that in `FAMILY_FILE`.
     """
+    files = {}
     for name, digest in family.sha256.items():
         path = family.folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            state = "is missing" if not path.is_file() else "has changed (its SHA-256 differs)"
+        content = read_content(path) if path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            state = "is missing" if content is None else "has changed (its SHA-256 differs)"
             raise AlphaNetError(f"{path}, which {member.name} requires, {state}; reinstall the package")
-    net = cast(AlphaNet, load_net(family.folder / SUPERNET_FILE)).extract(member.arch)
+        files[name] = net_file(path, content)
+    net = cast(AlphaNet, net_of(files[SUPERNET_FILE])).extract(member.arch)
     source, prefix = family.folder / STATISTICS_FILE, f"{member.name}/"
-    statistics = {n.removeprefix(prefix): t for n, t in read_tensors(source).items() if n.startswith(prefix)}
+    found = files[STATISTICS_FILE].tensors
+    statistics = {n.removeprefix(prefix): t for n, t in found.items() if n.startswith(prefix)}
     check_tensors(f"{source} for {member.name}", statistics, dict(net.named_buffers()))
     net.load_state_dict(statistics, strict=False)  # check_tensors has compared the names.
     net.calibration = as_calibration(family.calibration[member.name])

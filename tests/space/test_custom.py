@@ -35,7 +35,7 @@ def test_a_space_comes_from_a_name_a_file_or_its_choices(tmp_path: Path) -> None
         (spec(name="alphanet_tiny", resolution=[10]), "name of another search space"),
         (spec(name=3), "pass a text"),
         (spec(resolution=[20, 10]), "list them in ascending order"),
-        (spec(stages=[]), "no stages"),
+        (spec(stages=[]), "has 0 stages; pass 1 to 64"),
         (spec(depths=[1]), "not a search space"),
         ({"name": "mine"}, "not a search space"),
         (spec(stages=[{"name": "a", "width": [8]}]), "missing"),

@@ -72,7 +72,7 @@ def test_a_space_survives_json(space: SearchSpace) -> None:
         ("stem_stride", 3, "stem_stride is 3"),
         ("head_expand", 0, "head_expand"),
         ("head_expand", [6], "head_expand"),
-        ("stages", [], "no stages"),
+        ("stages", [], "has 0 stages; pass 1 to 64"),
         ("stages", [{"name": "mb1"}], "not a search space"),
         ("colour", "red", "not a search space"),
     ],

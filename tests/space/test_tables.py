@@ -114,7 +114,8 @@ def test_what_is_no_array_of_archs_is_refused(rows: Any) -> None:
 
 
 def test_costs_that_64_bits_may_not_hold_are_refused() -> None:
-    space = replace(ALPHANET_TINY, name="vast", resolution=(2**26,), head_width=(2**20,))
+    stages = tuple(replace(stage, width=(2**16,), expand_ratio=(64,)) for stage in ALPHANET_TINY.stages)
+    space = replace(ALPHANET_TINY, name="vast", resolution=(2**14,), stages=stages)
     assert count_macs(space.largest, space) > 2**60
     with pytest.raises(ValueError, match="the space vast has archs of more than"):
         count_macs(np.array([space.largest.scalars]), space)

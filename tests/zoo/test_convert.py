@@ -18,7 +18,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET
-from alphanet_zoo.zoo.convert import load_upstream, name_map
+from alphanet_zoo.zoo.convert import load_upstream, name_map, supernet_of
 
 DATA = Path(__file__).parents[1] / "fixtures"
 LAYOUT: dict[str, list[int]] = json.loads((DATA / "upstream" / "checkpoint_keys.json").read_text())
@@ -135,11 +135,11 @@ def drop_many(state: State) -> None:
         (drop_many, "and 103 more"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(tmp_path: Path, spoil: Callable[[State], None], told: str) -> None:
+def test_tensors_that_do_not_fit_are_named(spoil: Callable[[State], None], told: str) -> None:
     state = hollow_state()
     spoil(state)
     with pytest.raises(AlphaNetError) as caught:
-        load_upstream(saved(tmp_path / "spoiled.pth.tar", state))
+        supernet_of({key.removeprefix("module."): tensor for key, tensor in state.items()}, "spoiled.pth.tar")
     assert told in str(caught.value) and caught.value.exit_code == 1
 
 
@@ -163,8 +163,20 @@ class Opener:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("where", ["state_dict", "args", "bare"])
-@pytest.mark.parametrize(("kind", "name"), [(Shell, f"{os.name}.system"), (Opener, "open")])
+slow = pytest.mark.slow  # A child process reads each file, and imports torch first.
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "name"),
+    [
+        ("state_dict", Shell, f"{os.name}.system"),
+        ("bare", Opener, "open"),
+        pytest.param("args", Shell, f"{os.name}.system", marks=slow),
+        pytest.param("bare", Shell, f"{os.name}.system", marks=slow),
+        pytest.param("state_dict", Opener, "open", marks=slow),
+        pytest.param("args", Opener, "open", marks=slow),
+    ],
+)
 def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, where: str, kind: type[Any], name: str) -> None:
     mark = tmp_path / "ran"
     hostile = kind(f"touch {mark}" if kind is Shell else str(mark))
@@ -187,9 +199,9 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, where: str, kin
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is not a readable checkpoint"),
+        pytest.param(b"", "is not a readable checkpoint", marks=slow),
         (b"not a checkpoint " * 50, "is not a readable checkpoint"),
-        (pickle.dumps({"state_dict": {}}, protocol=4), "is not a readable checkpoint"),
+        pytest.param(pickle.dumps({"state_dict": {}}, protocol=4), "is not a readable checkpoint", marks=slow),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
@@ -199,18 +211,18 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, told: str) -> N
     assert caught.value.exit_code == 1
 
 
-def test_a_truncated_checkpoint_is_refused(upstream_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.0, marks=slow), pytest.param(1.0, marks=slow)])
+def test_a_truncated_checkpoint_is_refused(upstream_checkpoint: Path, tmp_path: Path, share: float) -> None:
     whole = upstream_checkpoint.read_bytes()
-    for size in (40, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "cut").write_bytes(whole[:size])
-        with pytest.raises(AlphaNetError, match="is not a readable checkpoint"):
-            load_upstream(tmp_path / "cut")
+    (tmp_path / "cut").write_bytes(whole[: min(max(40, int(len(whole) * share)), len(whole) - 1)])
+    with pytest.raises(AlphaNetError, match="is not a readable checkpoint"):
+        load_upstream(tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
     ("state", "told"),
-    [(None, "has no 'state_dict'"), ({"module.a": 1}, "a is not a dense tensor"),
-     ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "two entries have the same name")],
+    [pytest.param(None, "has no 'state_dict'", marks=slow), ({"module.a": 1}, "a is not a dense tensor"),
+     pytest.param({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "two entries have the same name", marks=slow)],
 )  # fmt: skip
 def test_a_pickle_without_tensors_is_refused(tmp_path: Path, state: object, told: str) -> None:
     with pytest.raises(AlphaNetError, match=told):
