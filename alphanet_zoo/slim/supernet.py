@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +33,8 @@ _KEPT_PLANS = 64
 class Slimmable(SlimNetwork):
     """A network of any class with all of its subnets. Made by `slimmable`.
 
-    In training mode it runs at any arch with the statistics of the batch, and keeps none. In evaluation it runs at its
-    largest arch only, with the statistics that the network came with; extract other archs and calibrate them.
+    In training mode it runs at any arch with the statistics of the batch, and keeps none. In evaluation it runs at full
+    width only, with the statistics that the network came with; extract other archs and calibrate them.
 
     Attributes:
         net: The network at full width, with the shared weights.
@@ -70,22 +71,24 @@ class Slimmable(SlimNetwork):
 
         Raises:
             ValueError: The space does not contain ``arch``; or the network is in evaluation and ``arch`` is not the
-                largest.
+                full width.
         """
         arch = self.arch if arch is None else arch
         if resize:
             x = resize_to(x, arch.resolution)
-        if arch.width == self.arch.width and arch.depth == self.arch.depth:
+        own = arch.width == self.arch.width and arch.depth == self.arch.depth
+        if own and self.options.widths[-1] >= 1:
             self.space.validate(arch)
             with self._dropping():
                 full: Tensor = self.net(x)
             return full
         if not self.training:
             raise ValueError(
-                f"in evaluation the network runs at its largest arch only, not at {arch}: extract and calibrate it"
+                f"in evaluation the network runs at its full width only, not at {arch}: extract and calibrate it"
             )
-        paths = [(vars(module), key, 0.0) for module, key in self._drop_paths()] if self._drop_path_rate else []
-        with narrowed(self._prepared(arch)), replaced(paths):
+        drops = self._drop_path_rate and not own
+        paths = [(vars(module), key, 0.0) for module, key in self._drop_paths()] if drops else []
+        with narrowed(self._prepared(arch)), replaced(paths), self._dropping() if own else contextlib.nullcontext():
             logits: Tensor = self.net(x)
         return logits
 

@@ -224,7 +224,7 @@ class NetConfig(Section):
     resolutions: tuple[Count, ...] = ()
     """Choices of the resolution, of which `data.image_size` must be the largest; empty: `data.image_size` only."""
     keep: tuple[str, ...] = ()
-    """Names of layers, or of containers of them, that keep all of their output channels, such as `[layer1, conv1]`."""
+    """Names of layers, or of containers of layers, that keep all of their output channels, such as `[layer1]`."""
     importance: Literal["norm", "l1"] | None = "norm"
     """Order of the channels before training, the most important first: `norm` (weights of the batch norms), `l1` (L1
     norms of the weights) or null (as they are)."""

@@ -108,10 +108,12 @@ class StepOutcome:
 
 
 def draw_archs(space: Space[Any], seed: int, step: int, random_subnets: int = 2) -> dict[str, Arch]:
-    """The archs of one step by name: the largest, uniform random ones, the smallest.
+    """The archs of one step by name: the largest, uniform random ones, the smallest. One if the space has only one.
 
     Source: docs/specification.md, section 6; Yu & Huang, 2019, arXiv:1903.05134, section 3.1.
     """
+    if space.smallest == space.largest:
+        return {"largest": space.largest}
     rng = generator(seed, "archs", step)
     drawn = {f"random-{i + 1}": space.sample(rng) for i in range(random_subnets)}
     return {"largest": space.largest, **drawn, "smallest": space.smallest}

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import alphanet_zoo as az
 from alphanet_zoo.slim.supernet import Slimmable
+from alphanet_zoo.train.sandwich import draw_archs
 
 SIZE = (3, 32, 32)
 
@@ -396,3 +397,19 @@ def test_layers_can_be_kept_at_full_width() -> None:
         ("0", "3.1"), "it is one of keep"
     )
     assert supernet.options.keep == ("0", "3.1")
+
+
+@pytest.mark.parametrize("widths", [(0.25, 0.5), (0.5,)])
+def test_the_largest_arch_may_be_narrower_than_the_network(widths: tuple[float, ...]) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    )
+    supernet, images = az.slimmable(net, (3, 16, 16), widths=widths).train(), torch.randn(4, 3, 16, 16)
+    largest = supernet.space.largest
+    assert supernet.space.count_params(largest) == sum(p.numel() for p in supernet.extract(largest).parameters())
+    torch.testing.assert_close(supernet(images), supernet.extract(largest)(images))
+    assert set(draw_archs(supernet.space, 0, 0)) == {"largest"} | (
+        {"random-1", "random-2", "smallest"} if len(widths) > 1 else set()
+    )
+    with pytest.raises(ValueError, match="at its full width only"):
+        supernet.eval()(images)
