@@ -23,6 +23,7 @@ from alphanet_zoo.cli.export_options import (
     wanted_formats,
     wants_bundle,
 )
+from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from alphanet_export.build import Source
@@ -77,6 +78,8 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
         model = args.source
     elif args.source is not None:
         network = args.source
+    if args.front is not None:
+        return network, _from_front(args), notes
     if args.flops is not None:
         from alphanet_export.select import select_member
 
@@ -86,6 +89,21 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
     if model is not None:
         return network, find_arch(find_member(model).name), notes
     return network, args.arch if args.arch in (None, *ENDS) else find_arch(args.arch), notes
+
+
+def _from_front(args: argparse.Namespace) -> NamedArch:
+    """The most accurate subnet of a front within the budgets; MACs are compared at the last digit written."""
+    from alphanet_zoo.zoo.archs import find_arch, read_front
+    from alphanet_zoo.zoo.fronts import pick
+
+    front = read_front(args.front)
+    if front is None:
+        raise UsageError(f"{args.front} is not a front; pass a file of alphanet search -o")
+    counts = {"macs": args.flops, "params": args.max_params}
+    budgets = {name: value[0] + value[1] / 2 for name, value in counts.items() if value is not None}
+    if args.latency_ms is not None:
+        budgets["latency_ms"] = args.latency_ms
+    return find_arch(f"{args.front}#{pick(front, budgets, str(args.front)) + 1}")
 
 
 def _name(args: argparse.Namespace, network: str | None, arch: str | NamedArch | None) -> str:

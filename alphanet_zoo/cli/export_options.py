@@ -15,6 +15,7 @@ from alphanet_zoo.cli.command import (
     natural_int,
     parse_macs,
     percentage,
+    positive_float,
     positive_int,
 )
 from alphanet_zoo.errors import UsageError
@@ -22,6 +23,7 @@ from alphanet_zoo.errors import UsageError
 EPILOG = """examples:
   %(prog)s a4.safetensors -o build/                 a network of your own: a file, a folder or a training run
   %(prog)s --flops 444M --onnx                      the most accurate model within 444 M MACs
+  %(prog)s runs/mine --front front.json --flops 300M --calib-data train/ -o build/
   %(prog)s alphanet_a4 --weights random             for measuring time: the weights are random
   %(prog)s --model alphanet_a4 --supernet supernet.safetensors --calib-data train/ --format safetensors
   %(prog)s runs/mine --arch best.json --calib-data train/ --name mine -o build/
@@ -49,6 +51,11 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     what.add_argument("--flops", type=parse_macs, metavar="BUDGET",
                       help="the most accurate published model within this many MACs (multiply-accumulates, called "
                            "FLOPs in the literature), compared at the last digit written: 444M, 0.5G")  # fmt: skip
+    group.add_argument("--front", type=existing_path, metavar="FILE",
+                       help="a front of alphanet search; --flops, --latency-ms or --max-params chooses its most "
+                            "accurate subnet within a budget")  # fmt: skip
+    group.add_argument("--latency-ms", type=positive_float, metavar="MS", help="with --front: budget in milliseconds")
+    group.add_argument("--max-params", type=parse_macs, metavar="N", help="with --front: budget in parameters")
     what.add_argument("--model", metavar="NAME", help="a model by name, such as alphanet_a4")
     what.add_argument("--arch", metavar="FILE|NAME",
                       help="the arch of a subnet: a JSON file, an entry of a front such as front.json#3, a model's "
@@ -163,7 +170,8 @@ def _check_source(args: argparse.Namespace) -> None:
     from alphanet_zoo.zoo.archs import ENDS, check_arch_source
 
     given = [flag for flag in ("weights", "supernet") if getattr(args, flag) is not None]
-    chosen = [flag for flag in ("flops", "model", "arch") if getattr(args, flag) is not None]
+    chosen = [flag for flag in ("flops", "model", "arch", "front") if getattr(args, flag) is not None]
+    _check_front(args, given)
     if len(given) > 1:
         raise UsageError("--weights and --supernet both name the network; pass one of them")
     if args.source is None and not chosen and not given:
@@ -182,6 +190,20 @@ def _check_source(args: argparse.Namespace) -> None:
     elif args.weights == "random" and not chosen and (args.source is None or not is_model(args.source)):
         raise UsageError("--weights random requires a model's name: pass it as SOURCE, or with --model, --flops or "
                          "--arch")  # fmt: skip
+
+
+def _check_front(args: argparse.Namespace, given: Sequence[str]) -> None:
+    """Checks ``--front`` and its budgets."""
+    if args.front is None:
+        if args.latency_ms is not None or args.max_params is not None:
+            raise UsageError("--latency-ms and --max-params require --front FILE, a front of alphanet search")
+        return
+    if args.flops is None and args.latency_ms is None and args.max_params is None:
+        raise UsageError("--front requires a budget: --flops, --latency-ms or --max-params")
+    if args.model is not None or args.arch is not None or args.family is not None:
+        raise UsageError("--front chooses the subnet; leave --model, --arch and --family out")
+    if (args.source is None and not given) or args.weights == "random":
+        raise UsageError("--front requires the network that was searched; pass SOURCE or --supernet")
 
 
 def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> None:

@@ -62,6 +62,8 @@ def make_parser(prog: str = "alphanet-search") -> CommandParser:
     add = parser.add_argument_group("results").add_argument
     add("-o", "--output", type=Path, metavar="PATH", help="a folder for scores.jsonl, front.json, front.html and, with "
         "matplotlib, front.png; or only the front, a .json or .csv file, with its scores beside it")  # fmt: skip
+    add("--nets", action="store_true", help="also write the calibrated subnets of the front to the folder -o, for "
+        "az.create_model(FOLDER, macs='300M')")  # fmt: skip
     add("--best", type=Path, metavar="FILE", help="also write the arch of the most accurate subnet, for "
         "alphanet export --arch")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="also plot accuracy against cost, as PNG (requires the extra demo)")
@@ -162,8 +164,20 @@ def _search(arguments: argparse.Namespace, supernet: Any, problem: Any) -> int:
                       "evaluations": search.evaluated, "test_images": images.are_test,
                       "limits": {name: [low, None if math.isinf(high) else high]
                                  for name, (low, high) in problem.limits.items()}}  # fmt: skip
+        if arguments.nets:
+            _write_nets(arguments.output, evaluated, scorer)
         _write(arguments, evaluated, provenance, search.out_of_time)
     return 0
+
+
+def _write_nets(folder: Path, evaluated: Sequence[dict[str, Any]], scorer: Any) -> None:
+    """Writes the subnets of the front, and their names to its entries."""
+    from alphanet_zoo.zoo.files import save_net
+
+    for number, entry in enumerate((entry for entry in evaluated if entry["front"]), 1):
+        arch = scorer.supernet.space.read_arch(entry["arch"])
+        entry["weights"] = f"subnet-{number:02d}.safetensors"
+        save_net(scorer.evaluator.calibrated(scorer.supernet, arch), folder / entry["weights"])
 
 
 def _generator(seed: int) -> Any:
@@ -236,6 +250,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if None not in (arguments.data, arguments.calib_data, arguments.hold_out):
         raise UsageError("--data with validation images and --hold-out exclude each other; pass one of them with "
                          "--calib-data")  # fmt: skip
+    if arguments.nets and not _is_folder(arguments.output):
+        raise UsageError(f"--nets requires a folder as -o, not {arguments.output}")
     if _is_folder(arguments.output):
         check_place(arguments.output, "-o", folder=True)
     elif arguments.output.suffix not in (".json", ".csv"):

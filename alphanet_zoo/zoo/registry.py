@@ -18,6 +18,7 @@ from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.families import families, shipped_family_of
+from alphanet_zoo.zoo.fronts import open_from_front
 from alphanet_zoo.zoo.names import family_of, find_member
 from alphanet_zoo.zoo.open import OpenedNet, open_net
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
@@ -38,6 +39,7 @@ def create_model(
     drop_path_rate: float = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
     revision: str | None = ...,
+    macs: float | str | None = ...,
 ) -> AlphaNet: ...
 @overload
 def create_model(
@@ -54,6 +56,7 @@ def create_model(
     drop_path_rate: float = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
     revision: str | None = ...,
+    macs: float | str | None = ...,
 ) -> FeatureExtractor: ...
 def create_model(
     name: str,
@@ -69,12 +72,13 @@ def create_model(
     drop_path_rate: float = 0.0,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    macs: float | str | None = None,
     **unknown: Any,
 ) -> AlphaNet | FeatureExtractor:
     """Creates a model by name: newly initialised in training mode, or with loaded or random weights in eval mode.
 
     Args:
-        name: One of `list_models`, or an alias.
+        name: One of `list_models`, or an alias. With ``macs``, a folder or a Hub repository with a published front.
         pretrained: Load the published weights: those in the package if it includes this model, else those of the Hub
             organisation ``$ALPHANET_HUB_ORG`` if it is set, else those of `alphanet_zoo.zoo.pins.PINS`.
         num_classes: Number of classes. If the weights have another number, the classifier is newly initialised. None:
@@ -91,6 +95,8 @@ def create_model(
         drop_path_rate: See `AlphaNet`.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is the pinned one, or ``main``.
+        macs: Choose the most accurate subnet of the front in ``name`` within this many MACs, such as '300M'; see
+            `alphanet_zoo.zoo.fronts.open_from_front`.
         **unknown: Not allowed; the error suggests the nearest argument.
 
     Raises:
@@ -101,6 +107,13 @@ def create_model(
     refuse_unknown("create_model", unknown, list(inspect.signature(create_model).parameters)[:-1])
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
+    if macs is not None:
+        if weights is not None:
+            raise UsageError("macs chooses weights from a front; leave weights out")
+        chosen = cast(AlphaNet, open_from_front(name, {"macs": macs}, cache_dir=cache_dir, revision=revision).net)
+        adapt(chosen, num_classes, in_chans, global_pool)
+        chosen.drop_rate, chosen.drop_path_rate = drop_rate, drop_path_rate
+        return FeatureExtractor(chosen, out_indices) if features_only else chosen
     opened = open_model(
         name, pretrained, num_classes, weights, in_chans=in_chans, global_pool=global_pool,
         drop_rate=drop_rate, drop_path_rate=drop_path_rate, cache_dir=cache_dir, revision=revision,

@@ -42,7 +42,7 @@ def profile_device(
     """Measures the latency model of a space on this machine.
 
     In each round all parts and whole subnets are loaded and run in a new random order, so that a change of the
-    machine's speed affects all of them alike. A time is the least of the medians of the rounds.
+    machine's speed affects all of them alike. A time is the least of all runs.
 
     Args:
         space: The search space.
@@ -83,19 +83,19 @@ def time_all(
     runs: int,
     progress: Callable[[], object] = bool,
 ) -> dict[Network, float]:
-    """Milliseconds of each network: the least of the medians of the rounds."""
+    """Milliseconds of each network: the least time of all runs."""
     rng = np.random.Generator(np.random.PCG64(1))
-    medians: dict[Network, list[float]] = {net: [] for net in networks}
+    found: dict[Network, list[float]] = {net: [] for net in networks}
     for _ in range(rounds):
         for place in rng.permutation(len(networks)):
             net = networks[place]
-            medians[net].append(_median_ms(engine(net, threads), runs))
+            found[net].append(_least_ms(engine(net, threads), runs))
             progress()
-    return {net: min(values) for net, values in medians.items()}
+    return {net: min(values) for net, values in found.items()}
 
 
-def _median_ms(run: Callable[[], object], runs: int) -> float:
-    """Median time of a run in milliseconds, after warm-up."""
+def _least_ms(run: Callable[[], object], runs: int) -> float:
+    """Least time of a run in milliseconds, after warm-up. Other programs on the machine only add to a time."""
     for _ in range(WARM_UP):
         run()
     times = []
@@ -103,4 +103,4 @@ def _median_ms(run: Callable[[], object], runs: int) -> float:
         begin = time.perf_counter()
         run()
         times.append(time.perf_counter() - begin)
-    return 1e3 * float(np.median(times))
+    return 1e3 * min(times)

@@ -1,0 +1,216 @@
+"""Measures `alphanet search` on a trained supernet of the CIFAR-10 space.
+
+Stages:
+  table       scores random subnets; a search that was stopped continues (WORK/scores.jsonl)
+  strategies  hypervolume against evaluations of all strategies, on a surrogate that is fitted to the table
+  speed       subnets scored per minute, the share of calibration, and the ratio to bare forward passes
+  predictor   time of 20 rounds of 512 on the predictor alone, and of the exact optimum, in the ImageNet space
+
+    python benchmarks/search.py table --supernet runs/c10 --data cifar10/train --archs 400 -o work
+    python benchmarks/search.py strategies --supernet runs/c10 -o work
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphanet_zoo.search.chain import Chain
+from alphanet_zoo.search.costs import MACS, Limit, Problem, Rows, make_problem
+from alphanet_zoo.search.guided import evolve_rows, exact_optimum
+from alphanet_zoo.search.pareto import hypervolume
+from alphanet_zoo.search.predictor import Predictor
+from alphanet_zoo.search.run import STRATEGIES, SearchRun
+from alphanet_zoo.search.strategies import Random, Scored, front_of, run_strategy
+from alphanet_zoo.space.presets import ALPHANET
+
+SEEDS = 5
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Scores random subnets of the supernet on held-out training images."""
+    from alphanet_zoo.search.scores import ScoreFile
+    from alphanet_zoo.search.setup import make_scorer, search_images
+    from alphanet_zoo.zoo.open import open_net
+
+    supernet = open_net(arguments.supernet).net
+    images = search_images(arguments.supernet, arguments.data, None, arguments.hold_out)
+    scorer, settings = make_scorer(
+        supernet, images, calibration_images=arguments.calib_images, limit=arguments.limit, halving=False
+    )
+    problem = make_problem(supernet.space, {}, num_classes=supernet.num_classes)
+    scores = ScoreFile(arguments.output / "scores.jsonl", settings)
+    run = SearchRun(problem, scorer, scores, Random(), time_limit=arguments.time)
+    run(arguments.archs, seed=0)
+    print(f"{run.evaluated} of {arguments.archs} subnets are scored in {scores.path}")
+
+
+def read_table(path: Path, problem: Problem[Any]) -> tuple[Rows, np.ndarray[Any, Any], int]:
+    """The ``scalars``, the accuracies and the number of images of the scored subnets."""
+    entries = [each for each in map(json.loads, path.read_text("utf-8").splitlines()) if "arch" in each]
+    rows = problem.rows([problem.space.read_arch(entry["arch"]) for entry in entries])
+    return rows, np.array([entry["score"] for entry in entries]), entries[0]["images"]
+
+
+class Surrogate:
+    """Gradient boosting on the entries of an arch, with the sampling error of an accuracy.
+
+    It is of another kind than the predictor of the search, which would otherwise have an advantage.
+    """
+
+    def __init__(self, problem: Problem[Any], rows: Rows, scores: np.ndarray[Any, Any], images: int) -> None:
+        """Fits it, and computes its agreement with scores that it has not seen."""
+        from scipy.stats import kendalltau
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from sklearn.model_selection import KFold, cross_val_predict
+
+        self._problem, self._images = problem, images
+        self._chain = Chain.of(problem.space)
+        model = HistGradientBoostingRegressor(max_iter=200, learning_rate=0.05, min_samples_leaf=8, random_state=0)
+        x = self._features(rows)
+        unseen = cross_val_predict(model, x, scores, cv=KFold(5, shuffle=True, random_state=0))
+        self.kendall_tau = float(kendalltau(unseen, scores).statistic)
+        self.rmse = float(np.sqrt(np.mean((unseen - scores) ** 2)))
+        self._model = model.fit(x, scores)
+
+    def _features(self, rows: Rows) -> np.ndarray[Any, Any]:
+        """The entries, and the MACs in millions."""
+        return np.column_stack([self._chain.indices(rows), self._problem.costs[MACS](rows) / 1e6])
+
+    def true(self, archs: Sequence[Any]) -> list[float]:
+        """Accuracies without noise."""
+        predicted: list[float] = self._model.predict(self._features(self._problem.rows(list(archs)))).tolist()
+        return predicted
+
+    def observed(self, archs: Sequence[Any], seed: int) -> Iterable[tuple[float, bool]]:
+        """Accuracies on a random sample of images; the same arch has the same sample."""
+        for arch, accuracy in zip(archs, self.true(archs), strict=True):
+            rng = np.random.default_rng([seed, *(int(1000 * value) for value in arch.scalars)])
+            yield rng.binomial(self._images, min(max(accuracy, 0.0), 1.0)) / self._images, True
+
+
+def strategies(arguments: argparse.Namespace) -> None:
+    """Evaluations that each strategy needs for the final hypervolume of the random search."""
+    from alphanet_zoo.zoo.open import open_net
+
+    supernet = open_net(arguments.supernet).net
+    problem = make_problem(supernet.space, {}, num_classes=supernet.num_classes)
+    rows, scores, images = read_table(arguments.output / "scores.jsonl", problem)
+    surrogate = Surrogate(problem, rows, scores, images)
+    print(f"surrogate of {len(scores)} scores: Kendall tau {surrogate.kendall_tau:.3f} and RMSE "
+          f"{100 * surrogate.rmse:.2f} points on unseen subnets; {images} images per score")  # fmt: skip
+    quality = Predictor(problem.space).fit(rows, scores).quality(rows, scores)
+    print(f"ridge predictor: Kendall tau {quality.kendall_tau:.3f}, RMSE {100 * quality.rmse:.2f} points")
+    worst = (problem.cost(problem.space.largest) * 1.001, float(scores.min()))
+    evaluations, reached = arguments.evaluations, {}
+    for name in ("random", "evolution", "nsga2", "predictor"):
+        curves = [curve(problem, name, surrogate, evaluations, seed, worst) for seed in range(SEEDS)]
+        reached[name] = np.array(curves)
+        print(f"{name:<10} final hypervolume {np.mean(reached[name][:, -1]):.5g} "
+              f"({', '.join(f'{each[-1]:.5g}' for each in curves)})", flush=True)  # fmt: skip
+    for name, curves in reached.items():
+        goals = reached["random"][:, -1]
+        needed = [int(np.argmax(c >= goal)) + 1 if (c >= goal).any() else None
+                  for c, goal in zip(curves, goals, strict=True)]  # fmt: skip
+        print(f"{name:<10} evaluations for random's final hypervolume of {evaluations}: {needed}")
+    content = {name: curves.tolist() for name, curves in reached.items()}
+    (arguments.output / "strategies.json").write_text(json.dumps(content) + "\n", "utf-8")
+
+
+def curve(
+    problem: Problem[Any], name: str, surrogate: Surrogate, evaluations: int, seed: int, worst: tuple[float, float]
+) -> list[float]:
+    """Hypervolume, in MACs times accuracy without noise, of the front after each evaluation."""
+    found = run_strategy(
+        problem, STRATEGIES[name](evaluations), lambda archs, _: surrogate.observed(archs, seed),
+        evaluations=evaluations, seed=seed,
+    )  # fmt: skip
+    true = dict(zip((each.arch for each in found), surrogate.true([each.arch for each in found]), strict=True))
+    values, front = [], list[Scored[Any]]()
+    for each in found:
+        front = front_of([*front, each])
+        values.append(hypervolume([(other.cost, true[other.arch]) for other in front], worst) / 1e6)
+    return values + values[-1:] * (evaluations - len(values))
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Compares the scoring of subnets with the bare forward passes on images that are in memory."""
+    import torch
+
+    from alphanet_zoo.evaluate.evaluator import input_of
+    from alphanet_zoo.search.setup import make_scorer, search_images
+    from alphanet_zoo.zoo.open import open_net
+
+    supernet = open_net(arguments.supernet).net
+    images = search_images(arguments.supernet, arguments.data, None, arguments.hold_out)
+    scorer, _ = make_scorer(
+        supernet, images, calibration_images=arguments.calib_images, limit=arguments.limit, halving=False
+    )
+    rng = np.random.default_rng(0)
+    archs = [supernet.space.sample(rng) for _ in range(arguments.archs)]
+    nets = [scorer.evaluator.calibrated(supernet, arch) for arch in archs]
+    scored, bare = [], []
+    for arch, net in zip(archs, nets, strict=True):
+        scorer(arch)  # Decodes the images of this resolution.
+        calibration = list(scorer.evaluator._calibrations[scorer.evaluator.plan(supernet, arch)])
+        validation = [pixels for pixels, _ in scorer.evaluator.batches(input_of(net, arch.resolution))]
+        scorer.seconds = dict.fromkeys(scorer.seconds, 0.0)
+        began = time.perf_counter()
+        scorer(arch)
+        between = time.perf_counter()
+        with torch.inference_mode():
+            net.train()
+            for pixels in calibration:
+                net(pixels)
+            net.eval()
+            for pixels in validation:
+                net(pixels)
+        scored.append((between - began, scorer.seconds["calibration"]))
+        bare.append(time.perf_counter() - between)
+    total, calibration_time = np.sum(scored, axis=0)
+    ratios = np.array([whole for whole, _ in scored]) / np.array(bare)
+    print(f"{60 * len(archs) / total:.1f} subnets per minute; calibration {100 * calibration_time / total:.0f} %; time "
+          f"over that of bare forward passes: median {np.median(ratios):.3f}")  # fmt: skip
+
+
+def predictor(_: argparse.Namespace) -> None:
+    """Times the predictor in the ImageNet space."""
+    rng = np.random.default_rng(0)
+    rows = ALPHANET.sample_array(500, rng)
+    fitted = Predictor(ALPHANET).fit(rows, np.log(ALPHANET.count_macs(rows)) + 0.02 * rng.normal(size=len(rows)))
+    problem = make_problem(ALPHANET, {MACS: Limit(200e6, 1200e6)}, num_classes=1000)
+    began = time.perf_counter()
+    evolve_rows(problem, fitted.predict, rows, rng, population=512, rounds=20)
+    print(f"20 rounds of 512: {time.perf_counter() - began:.2f} s")
+    exact_optimum(ALPHANET, fitted, 300e6)  # Builds the tables of MACs.
+    for budget in (250e6, 444e6, 800e6):
+        began = time.perf_counter()
+        exact_optimum(ALPHANET, fitted, budget)
+        print(f"exact optimum within {budget / 1e6:.0f} M MACs: {time.perf_counter() - began:.3f} s")
+
+
+def main() -> None:
+    """Runs one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("table", "strategies", "speed", "predictor"))
+    parser.add_argument("--supernet", type=Path)
+    parser.add_argument("--data", type=Path, help="training images, one folder per class")
+    parser.add_argument("--hold-out", type=int, help="images that training held out (default: of the run)")
+    parser.add_argument("--calib-images", type=int, default=2048)
+    parser.add_argument("--limit", type=int, help="validation images (default: all held-out images)")
+    parser.add_argument("--archs", type=int, default=400)
+    parser.add_argument("--time", type=float, help="seconds")
+    parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("-o", "--output", type=Path, default=Path("work"))
+    arguments = parser.parse_args()
+    {"table": table, "strategies": strategies, "speed": speed, "predictor": predictor}[arguments.stage](arguments)
+
+
+if __name__ == "__main__":
+    main()
