@@ -21,6 +21,14 @@ def upstream_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The models in the cache of the user who runs the tests are not seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALPHANET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logging_stays_on() -> Iterator[None]:
     """No test, and so no library that it runs, may switch off the warnings of the process."""

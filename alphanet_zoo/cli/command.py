@@ -100,7 +100,7 @@ def run_command(
         _traceback_if("--debug" in arguments)
     finally:
         _COMMAND.reset(running)
-    _write(sys.stderr, f"{parser.prog}: error: {' '.join(message.split())}\n")
+    _write(sys.stderr, f"{parser.prog}: error: {_printable(' '.join(message.split()))}\n")
     return code
 
 
@@ -200,6 +200,11 @@ def _described(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space there, or use another disk (for temporary files: set TMPDIR)"
     return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}; {remedy}"
+
+
+def _printable(text: str) -> str:
+    """A text in which control characters, which a file may contain, are escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _traceback_if(wanted: bool) -> None:

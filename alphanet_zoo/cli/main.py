@@ -20,6 +20,8 @@ COMMANDS = {
     "verify-server": "compare the results of a model server with an exported file",
     "compare": "measure the ImageNet family against other classifiers",
     "convert": "convert the authors' checkpoint to a supernet file",
+    "publish": "make models available by name, on this machine or on the Hub",
+    "models": "list the models and where their weights are; check the cache",
     "verify-data": "check every image file in a folder",
     "export-supernet": "write the network of a training run to one file",
     "recipes": "list the training recipes, or print one",

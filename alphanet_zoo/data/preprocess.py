@@ -25,6 +25,8 @@ _FILTERS = {
 }
 """Pillow's filter of each interpolation, and its support in output pixels."""
 
+MOST_PIXELS = 2**15
+"""Largest short side after the resize, in pixels."""
 LONGEST_SIDE = 8
 """Of images whose long side is more than this times the short side, only the crop is resized."""
 
@@ -60,8 +62,11 @@ class Preprocessing:
             )
         if self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation is {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std} must have three values each, std positive")
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must have three finite values each, std positive")
+        if self.resize_size > MOST_PIXELS:
+            raise ValueError(f"preprocessing resizes the short side to {self.resize_size}; at most {MOST_PIXELS}")
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:

@@ -16,6 +16,8 @@ from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.families import shipped_family_of
 from alphanet_zoo.zoo.files import RUN_FINAL, WEIGHTS_NAME, is_run, load_net, weights_file
 from alphanet_zoo.zoo.hub import from_pretrained
+from alphanet_zoo.zoo.hub_download import CONFIG_NAME
+from alphanet_zoo.zoo.local import LocalModel, local_model
 from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
 from alphanet_zoo.zoo.pins import PINS
 from alphanet_zoo.zoo.shipped import load_member
@@ -35,8 +37,9 @@ class OpenedNet:
 
     Attributes:
         net: The network, in eval mode (in training mode if it comes from the checkpoint of an unfinished run).
-        kind: 'model' (a name with published or included weights), 'file' (safetensors), 'folder' (`save_pretrained`),
-            'run' (output of alphanet train), 'repository' (Hugging Face Hub) or 'checkpoint' (the published one).
+        kind: 'model' (a name with published, included or local weights), 'file' (safetensors), 'folder'
+            (`save_pretrained`), 'run' (output of alphanet train), 'repository' (Hugging Face Hub) or 'checkpoint' (the
+            published one).
         source: The name, path or repository that was opened.
         file: The file with the weights; None if they were downloaded or are included in the package.
         sha256: SHA-256 of ``file``; None if there is no file.
@@ -97,6 +100,9 @@ def open_net(
         return _open_path(path, ema=ema, unfinished=unfinished)
     if is_name(source):
         return _open_name(source, cache_dir, revision)
+    local = local_model(source)
+    if local is not None and revision is None:
+        return _open_local(local)
     if "/" not in source:
         near = nearest_name(source)
         hint = f" (did you mean {near}?)" if near else ""
@@ -153,6 +159,9 @@ def _open_name(name: str, cache_dir: str | os.PathLike[str] | None, revision: st
     """The network of a model's name: included in the package, or published on the Hub."""
     member = find_member(name)
     shipped = shipped_family_of(member)
+    local = local_model(member.name) if revision is None and not os.environ.get(HUB_ORG_VARIABLE, "").strip() else None
+    if shipped is None and local is not None:
+        return _open_local(local)
     if shipped is None:
         repository = published_repository(member.name)
         opened = _open_repository(repository, cache_dir, revision)
@@ -162,6 +171,14 @@ def _open_name(name: str, cache_dir: str | os.PathLike[str] | None, revision: st
             f"revision={revision!r} requires weights on the Hub; those of {name} are included in the package"
         )
     return OpenedNet(load_member(shipped, member), "model", member.name)
+
+
+def _open_local(local: LocalModel) -> OpenedNet:
+    """The network of a model in the cache, whose files are compared with their digests first."""
+    file = local.check().folder / WEIGHTS_NAME
+    described = (local.folder / CONFIG_NAME).is_file()
+    net = from_pretrained(local.folder, sha256=local.sha256[WEIGHTS_NAME]) if described else load_net(file)
+    return OpenedNet(net, "model", local.name, file, local.sha256[WEIGHTS_NAME])
 
 
 def _open_repository(source: str, cache_dir: str | os.PathLike[str] | None, revision: str | None) -> OpenedNet:
@@ -181,9 +198,10 @@ def published_repository(name: str) -> str:
     if name in PINS:
         return PINS[name].repository
     raise AlphaNetError(
-        f"The weights of {name} are not published yet (no request was sent). Pass a file or folder with weights, such "
-        "as one that alphanet convert made from the authors' checkpoint: --weights PATH (weights=PATH; alphanet "
-        "predict: --model PATH; alphanet train: finetune.weights=PATH); set "
+        f"The weights of {name} are not published yet (no request was sent). Install them from the authors' checkpoint "
+        "(docs/publish.md): alphanet publish --upstream alphanet_pretrained.pth.tar --calib-data TRAIN --to local "
+        "--accept-license. Or pass a file or folder with weights, such as one that alphanet convert made: "
+        "--weights PATH (weights=PATH; alphanet predict: --model PATH; alphanet train: finetune.weights=PATH); set "
         f"{HUB_ORG_VARIABLE} or pass weights='organisation/name' for a Hub repository; or, to measure latency, pass "
         "--weights random (weights='random') to alphanet export."
     )

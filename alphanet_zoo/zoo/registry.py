@@ -80,7 +80,8 @@ def create_model(
     Args:
         name: One of `list_models`, or an alias. With ``macs``, a folder or a Hub repository with a published front.
         pretrained: Load the published weights: those in the package if it includes this model, else those of the Hub
-            organisation ``$ALPHANET_HUB_ORG`` if it is set, else those of `alphanet_zoo.zoo.pins.PINS`.
+            organisation ``$ALPHANET_HUB_ORG`` if it is set, else those that ``alphanet publish --to local`` installed
+            on this machine, else those of `alphanet_zoo.zoo.pins.PINS`.
         num_classes: Number of classes. If the weights have another number, the classifier is newly initialised. None:
             the number of the weights.
         weights: Weights to use instead of the published ones: 'random' (random values for timing, the same on

@@ -20,7 +20,9 @@ from alphanet_export.onnx_model import (
     IMAGE_NAME,
     OUTPUT_NAME,
     PROBABILITIES_NAME,
+    SEAL,
     check_pixel_input,
+    check_seal,
     graph_sha256,
     input_shape,
     load_proto,
@@ -209,12 +211,20 @@ def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | Non
     graph_digest, opset = None, None
     if form.name == "onnx":
         proto = load_proto(path)
+        check_seal(path, proto)
         entries = {entry.key: entry.value for entry in proto.metadata_props}
         batch, found = input_shape(path, proto)
         embedded = found is None
         graph_digest = graph_sha256(proto)
         opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         metadata = _checked(path, decoded_entries(path, entries), assumed)
+        outputs = proto.graph.output[0].type.tensor_type.shape.dim
+        logits = outputs[-1].dim_value if outputs else 0
+        if logits and logits != metadata["num_classes"]:
+            raise AlphaNetError(
+                f"{path} computes {logits} logits, and its metadata states {metadata['num_classes']} classes; export "
+                "it again"
+            )
     else:
         recorded = read_sidecar(path, form)
         with open_runtime(path) as runtime:
@@ -301,12 +311,13 @@ def decoded_entries(path: Path, entries: Mapping[str, str]) -> dict[str, Any]:
     """The ``alphanet.*`` entries, decoded from JSON, without the prefix."""
     metadata: dict[str, Any] = {}
     for key, text in entries.items():
-        if not key.startswith(PREFIX):
+        if not key.startswith(PREFIX) or key == SEAL:
             continue
         try:
             metadata[key.removeprefix(PREFIX)] = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise AlphaNetError(f"{path}: its metadata {key} is not JSON ({error}); export it again") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = "too deeply nested" if isinstance(error, RecursionError) else error
+            raise AlphaNetError(f"{path}: its metadata {key} is not JSON ({reason}); export it again") from error
     return metadata
 
 
@@ -328,6 +339,22 @@ def _checked(path: Path, metadata: dict[str, Any], assumed: Mapping[str, Any] | 
         Preprocessing.from_dict(metadata["preprocessing"])
     except (ValueError, TypeError) as error:
         raise AlphaNetError(f"{path}: its metadata is not valid ({error}); export it again") from error
-    if not isinstance(metadata["num_classes"], int) or metadata["num_classes"] < 1:
-        raise AlphaNetError(f"{path}: alphanet.num_classes is {metadata['num_classes']!r}; export it again")
+    classes, labels = metadata["num_classes"], metadata.get("labels")
+    if not isinstance(classes, int) or classes < 1:
+        raise AlphaNetError(f"{path}: alphanet.num_classes is {classes!r}; export it again")
+    if labels is not None and (not isinstance(labels, list) or len(labels) != classes):
+        count = len(labels) if isinstance(labels, list) else "no list of"
+        raise AlphaNetError(f"{path}: its metadata has {count} labels for {classes} classes; export it again")
+    for key, kinds in _KINDS.items():
+        value = metadata.get(key)
+        if value is not None and not isinstance(value, kinds):
+            raise AlphaNetError(f"{path}: alphanet.{key} is {str(value)[:80]!r}; export it again")
     return metadata
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,), "macs": (int,), "params": (int,), "weights": (str,), "weights_sha256": (str,), "tools": (dict,),
+    "calibration": (dict, str), "published_top1": (int, float), "input": (dict,), "output": (str,),
+    "quantization": (dict,), "multi_label": (bool,), "verification": (dict,),
+}  # fmt: skip
+"""Types of the entries that are shown or used, if they are present."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_export.graph_gate import check_model
+from alphanet_zoo.errors import AlphaNetError, ParityError, UsageError
+from alphanet_zoo.files import open_regular
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -26,6 +29,9 @@ PREPROCESSING_PREFIX = "preprocessing/"
 """Start of the names of the nodes of embedded preprocessing."""
 LEAST_PROBABILITY = 1e-30
 """Probabilities are raised to this before their logarithm is taken."""
+SEAL = "alphanet.digests"
+"""Metadata entry with the digests of the graph and of the other entries."""
+_UNSEALED = (SEAL, "alphanet.verification")
 LEVELS: dict[str, onnxruntime.GraphOptimizationLevel] = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -41,22 +47,73 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         UsageError: There is no such file.
         AlphaNetError: The file is not ONNX, is corrupt or truncated, or stores weights in other files.
     """
+    return parse_proto(path, read_model(path))
+
+
+def read_model(path: str | os.PathLike[str]) -> bytes:
+    """The content of a model's file.
+
+    Raises:
+        UsageError: There is no such file.
+        AlphaNetError: It is not a regular file.
+    """
     if not Path(path).is_file():
         raise UsageError(f"{str(path)!r} is not a file; pass an ONNX file that alphanet export wrote")
-    content = Path(path).read_bytes()
+    with open_regular(path) as file:
+        return file.read()
+
+
+def parse_proto(path: str | os.PathLike[str], content: bytes) -> onnx.ModelProto:
+    """The model in the content of a file, after the checks of `alphanet_export.graph_gate`; errors as `load_proto`."""
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:  # Protobuf's error type is in a package that is not imported here.
         raise AlphaNetError(f"{path} is not ONNX, or is corrupt or truncated ({error}); export it again") from error
     if not proto.graph.node or not proto.opset_import:
         raise AlphaNetError(f"{path} contains no ONNX graph; export it again")
-    for tensor in tensors_of(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise AlphaNetError(
-                f"{path} stores the tensor {tensor.name!r} in another file, which is not opened; "
-                "export it as one file, as alphanet export does"
-            )
+    check_model(path, proto)
     return proto
+
+
+def sealed(content: bytes) -> bytes:
+    """A model with the digests of its graph and of its other metadata in its metadata, which `check_seal` compares."""
+    proto = onnx.load_model_from_string(content)
+    kept = [entry for entry in proto.metadata_props if entry.key != SEAL]
+    digests = json.dumps({"graph": graph_sha256(proto), "metadata": _metadata_sha256(proto)}, sort_keys=True)
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    proto.metadata_props.add(key=SEAL, value=digests)
+    result: bytes = proto.SerializeToString(deterministic=True)
+    return result
+
+
+def check_seal(path: str | os.PathLike[str], proto: onnx.ModelProto) -> None:
+    """Compares a model with the digests that it records. Files of older versions record none.
+
+    Raises:
+        ParityError: The graph, its weights or the metadata have changed since the export.
+    """
+    found = next((entry.value for entry in proto.metadata_props if entry.key == SEAL), None)
+    if found is None:
+        return
+    try:
+        recorded = json.loads(found)
+        expected = {"graph": recorded["graph"], "metadata": recorded["metadata"]}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        expected = {}
+    for part, digest in (("graph", graph_sha256(proto)), ("metadata", _metadata_sha256(proto))):
+        if expected.get(part) != digest:
+            what = "graph or its weights" if part == "graph" else "metadata"
+            raise ParityError(
+                f"the {what} of {path} changed after the export: the SHA-256 is not the one that the file records; do "
+                "not use it: copy it again, or export it again"
+            )
+
+
+def _metadata_sha256(proto: onnx.ModelProto) -> str:
+    """SHA-256 of the ``alphanet.*`` metadata, without the digests and the verification, which is added later."""
+    entries = {e.key: e.value for e in proto.metadata_props if e.key.startswith("alphanet.") and e.key not in _UNSEALED}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def open_session(
@@ -68,10 +125,10 @@ def open_session(
     sleep_between: bool = False,
     optimized: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU.
+    """ONNX Runtime on the CPU. It is given the checked content of a file, never its path.
 
     Args:
-        model: An ONNX file, or the content of one.
+        model: An ONNX file, or the content of one, which is not checked.
         level: A key of `LEVELS`.
         threads: Threads within an operator; 0 lets ONNX Runtime choose.
         spin: Let idle threads spin, as ONNX Runtime does by default. This is faster if the session runs alone, and
@@ -80,8 +137,13 @@ def open_session(
         optimized: Path to write the optimised graph to.
 
     Raises:
-        AlphaNetError: ONNX Runtime cannot load it.
+        UsageError: There is no such file.
+        ParityError: The file has changed since its export.
+        AlphaNetError: It contains something that is not accepted, or ONNX Runtime cannot load it.
     """
+    content = model if isinstance(model, bytes) else read_model(model)
+    if not isinstance(model, bytes) and Path(model).suffix.lower() != ".ort":
+        check_seal(model, parse_proto(model, content))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.intra_op_num_threads = threads
@@ -91,11 +153,11 @@ def open_session(
     if optimized:
         options.optimized_model_filepath = str(optimized)
     try:
-        source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # Its errors derive from Exception directly, one class per code.
         name = "the graph" if isinstance(model, bytes) else model
-        raise AlphaNetError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {error}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise AlphaNetError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {reason}") from error
 
 
 def run_logits(session: onnxruntime.InferenceSession, images: ImageArray) -> FloatArray:

@@ -18,6 +18,7 @@ from alphanet_export.embedding import Embedding
 from alphanet_export.formats import FORMATS, check_formats
 from alphanet_export.freeze import FrozenNet
 from alphanet_export.metadata import describe, export_facts, label_names, open_exported, write_sidecar
+from alphanet_export.onnx_model import sealed
 from alphanet_export.placing import Move, moves_of, place
 from alphanet_export.verify.environment import current_environment
 from alphanet_export.verify.measure.accuracy import BATCH, Accuracy, accuracy_of, answers_of_file
@@ -226,7 +227,7 @@ def write_onnx(name: str, content: bytes, path: Path, embedding: Embedding | Non
 
         write_ort(content, path)
     else:
-        path.write_bytes(content)
+        path.write_bytes(sealed(content))
 
 
 def _parity(name: str, frozen: FrozenNet, path: Path, seed: int, embedding: Embedding | None) -> Parity | None:

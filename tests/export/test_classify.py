@@ -15,6 +15,7 @@ import alphanet_zoo as az
 from alphanet_export.build import Source
 from alphanet_export.formats import FORMATS
 from alphanet_export.freeze import freeze
+from alphanet_export.onnx_model import SEAL
 from alphanet_export.write import write_export
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -59,7 +60,7 @@ def test_labels_and_several_labels_come_from_the_file_or_from_the_caller(bundle:
     assert az.Classifier.load(bundle / "tiny.onnx", labels=range(10)).labels == tuple("0123456789")
     assert not az.Classifier.load(bundle / "tiny.onnx").multi_label
     proto = onnx.load(bundle / "tiny.onnx")
-    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    entries = {entry.key: entry.value for entry in proto.metadata_props if entry.key != SEAL}
     onnx.helper.set_model_props(proto, entries | {"alphanet.multi_label": "true"})
     onnx.save(proto, tmp_path / "several.onnx")
     assert az.Classifier.load(tmp_path / "several.onnx").multi_label
@@ -131,7 +132,7 @@ def test_files_that_cannot_be_used(bundle: Path, foreign: Path, tmp_path: Path) 
     with pytest.raises(AlphaNetError, match="has changed since the export"):
         az.Classifier.load(tmp_path / "tiny.xml")
     proto = onnx.load(bundle / "tiny.onnx")
-    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    entries = {entry.key: entry.value for entry in proto.metadata_props if entry.key != SEAL}
     broken = json.loads(entries["alphanet.preprocessing"]) | {"std": [0, 0, 0]}
     onnx.helper.set_model_props(proto, entries | {"alphanet.preprocessing": json.dumps(broken)})
     onnx.save(proto, tmp_path / "broken.onnx")

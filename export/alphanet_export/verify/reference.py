@@ -54,8 +54,9 @@ def open_reference(
     opened = _load(reference, weights, model.num_classes)
     net, digest = opened.net, opened.sha256 or tensors_sha256(opened.net)
     _check_classes(net, model)
-    net = _calibrated(_at_arch(net, model, reference), model, reference, calib_data).eval()
-    return net, Reference(reference, weights, digest, net.calibration)
+    taken = _at_arch(net, model, reference)
+    net = _calibrated(taken, model, reference, calib_data).eval()
+    return net, Reference(reference, weights, digest, net.calibration, recalibrated=net is not taken)
 
 
 def assumed_metadata(

@@ -39,6 +39,7 @@ from alphanet_export.verify.measure.parity import (
 )
 from alphanet_export.verify.measure.process import measure_process
 from alphanet_export.verify.measure.robustness import measure_robustness
+from alphanet_export.verify.measure.weights import compare_weights
 from alphanet_export.verify.reference import assumed_metadata, open_reference
 from alphanet_export.verify.report.figures import Data
 from alphanet_export.verify.report.report import VerificationReport
@@ -155,6 +156,8 @@ def verify_model(
     parity, consistency = None, None
     if net is not None or onnx:
         progress("parity")
+    exact = described is not None and onnx and not int8 and not described.recalibrated and "tools" in model.metadata
+    weights_match = compare_weights(model, net) if exact and net is not None else None
     with recorded_classes(net) as classes:
         if net is not None:
             with warnings.catch_warnings():  # A net without statistics gives meaningless outputs, but equal ones.
@@ -181,6 +184,7 @@ def verify_model(
         data=Data(folder.root.resolve().name if folder else None, used, folder is None),
         environment=current_environment(FORMATS[model.format]),
         reference=described,
+        weights=weights_match,
         parity=parity,
         consistency=consistency,
         accuracy=accuracy_of(answers) if answers else None,

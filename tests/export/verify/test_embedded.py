@@ -13,6 +13,7 @@ from PIL import Image
 
 from alphanet_export.formats import FORMATS
 from alphanet_export.metadata import open_exported, open_onnx
+from alphanet_export.onnx_model import sealed
 from alphanet_zoo.cli.export import main as export
 from alphanet_zoo.cli.verify import main as verify
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -100,7 +101,7 @@ def test_another_mean_in_the_graph_breaks_parity(inputs: Path, files: Path, tmp_
     stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith("preprocessing/")]
     scale = next(tensor for tensor in stored if list(tensor.dims) == [1, 3, 1, 1])
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
-    onnx.save(model, tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(sealed(model.SerializeToString()))
     assert report_of(inputs, tmp_path / "net.onnx", code=3)["parity"]["holds"] is False  # type: ignore[index]
 
 
@@ -118,7 +119,7 @@ def test_metadata_that_does_not_fit_the_graph(files: Path, tmp_path: Path) -> No
     kept = [entry for entry in model.metadata_props if entry.key != "alphanet.input"]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    onnx.save(model, tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(sealed(model.SerializeToString()))
     with pytest.raises(AlphaNetError, match=r"its input is not that of its metadata alphanet\.input"):
         open_exported(tmp_path / "net.onnx")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from alphanet_export.formats import format_of
-from alphanet_export.onnx_model import IMAGE_NAME, load_proto, open_session
+from alphanet_export.onnx_model import IMAGE_NAME, open_session
 from alphanet_export.runtimes.runtime import PHOTOGRAPH, open_runtime
 from alphanet_export.verify.environment import physical_cores
 from alphanet_export.verify.measure.latency import MOST_REPEATS, check_batch
@@ -199,7 +199,6 @@ def _runner(path: str | os.PathLike[str], threads: int, batch: int) -> Iterator[
 
 def _onnx_runner(path: str | os.PathLike[str], threads: int, batch: int) -> Callable[[], object]:
     """One run of any ONNX file with one image input."""
-    load_proto(path)  # Refuses a file that is corrupt or stores weights elsewhere.
     session = open_session(path, "all", threads, spin=True, sleep_between=True)
     inputs = session.get_inputs()
     shape = inputs[0].shape

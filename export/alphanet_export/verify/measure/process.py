@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from statistics import median
@@ -97,13 +99,33 @@ def measure_process(
         UsageError: There is no such file, or it has an unknown format.
         AlphaNetError: A process failed; the message ends with its last line.
     """
-    steps = [_fresh_process(model_path, threads, batch, size) for _ in range(repeats)]
+    with _checked_copy(model_path) as path:
+        steps = [_fresh_process(path, threads, batch, size) for _ in range(repeats)]
     medians = {name: 1e3 * median(step[name] for step in steps) for name in ("total", "import", "load", "first")}
     startup = Startup(medians["total"], medians["import"], medians["load"], medians["first"], repeats, threads)
     if steps[0]["peak"] is None:
         return startup, None
     peak, baseline = (median(step[name] for step in steps) / 1e6 for name in ("peak", "baseline"))
     return startup, Memory(peak, baseline, batch, threads)
+
+
+@contextmanager
+def _checked_copy(model_path: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+    """A file that the runtime may open by its path: for ONNX, a copy of the checked content, alone in a folder."""
+    from alphanet_export.formats import format_of
+
+    if format_of(model_path).name != "onnx":
+        yield model_path
+        return
+    from alphanet_export.onnx_model import parse_proto, read_model
+
+    content = read_model(model_path)
+    parse_proto(model_path, content)
+    with tempfile.TemporaryDirectory(prefix="alphanet-verify-") as folder:
+        copy = os.path.join(folder, "model.onnx")
+        with open(copy, "wb") as file:
+            file.write(content)
+        yield copy
 
 
 def _fresh_process(model_path: str | os.PathLike[str], threads: int, batch: int, size: int | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from alphanet_export.verify.measure.mcnemar import McNemar
 from alphanet_export.verify.measure.parity import Parity
 from alphanet_export.verify.measure.process import Memory, Startup
 from alphanet_export.verify.measure.robustness import Robustness
+from alphanet_export.verify.measure.weights import WeightsMatch
 from alphanet_export.verify.report.stamp import Stamp, read_stamp
 from alphanet_zoo.errors import AlphaNetError
 
@@ -39,12 +40,15 @@ class Reference:
         weights: Source of the weights if ``name`` determines only the arch; else None.
         weights_sha256: SHA-256 of the weights as recorded at export: of their file, else of their tensors.
         calibration: Record of the source of its batch-norm statistics.
+        recalibrated: Whether the statistics were computed again for the comparison, so that they may differ in the
+            last bits.
     """
 
     name: str
     weights: str | None
     weights_sha256: str
     calibration: Any
+    recalibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class VerificationFigures:
         data: The images of parity and accuracy.
         environment: Machine, versions and date.
         reference: The PyTorch network that parity compares with.
+        weights: The tensors of the file compared with those of the reference, bit for bit; ONNX float32 only.
         parity: The file compared with the reference.
         consistency: Without a reference: the optimised graphs compared with the unoptimised one.
         accuracy: Accuracy on the labelled images.
@@ -101,6 +106,7 @@ class VerificationFigures:
     data: Data
     environment: Environment
     reference: Reference | None = None
+    weights: WeightsMatch | None = None
     parity: Parity | None = None
     consistency: Parity | None = None
     accuracy: Accuracy | None = None
@@ -124,7 +130,9 @@ class VerificationFigures:
 
     def __post_init__(self) -> None:
         """Collects the failed checks, the most serious first: parity, accuracy, graph, times."""
-        checks: list[Callable[[], object]] = [part.check for part in (self.parity, self.consistency) if part]
+        checks: list[Callable[[], object]] = [
+            part.check for part in (self.stamp, self.parity, self.weights, self.consistency) if part
+        ]
         if self.accuracy and self.min_top1 is not None:
             checks.append(partial(self.accuracy.check, self.min_top1))
         if self.graph_rules and not self.any_graph:
@@ -197,6 +205,8 @@ class VerificationFigures:
         passed = []
         if self.parity:
             passed.append("outputs match the PyTorch reference")
+        if self.weights:
+            passed.append("weights are those of the reference, bit for bit")
         if self.consistency:
             passed.append("ONNX Runtime's optimiser preserves the outputs (not compared with PyTorch: no --reference)")
         if self.accuracy and self.min_top1 is not None:
@@ -217,6 +227,7 @@ class VerificationFigures:
 _PARTS: dict[str, type[Any]] = {
     "reference": Reference,
     "data": Data,
+    "weights": WeightsMatch,
     "parity": Parity,
     "consistency": Parity,
     "accuracy": Accuracy,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from alphanet_export.metadata import ExportedModel
 from alphanet_export.onnx_model import graph_sha256, load_proto
-from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.errors import AlphaNetError, ParityError, UsageError
 from alphanet_zoo.files import replacing
 
 KEY = "verification"
@@ -33,6 +33,19 @@ class Stamp:
     matches: bool
     date: str
     summary: Mapping[str, Any]
+
+    def check(self) -> Stamp:
+        """Returns itself.
+
+        Raises:
+            ParityError: The file has changed since it was verified.
+        """
+        if not self.matches:
+            raise ParityError(
+                f"the file records a verification of {self.date} that is not of this graph, weights, arch, "
+                "preprocessing and labels: it has changed since; export it again"
+            )
+        return self
 
 
 class Verified(Protocol):

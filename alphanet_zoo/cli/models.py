@@ -1,0 +1,78 @@
+"""``alphanet models``: lists the models, where their weights come from, and checks the files in the cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from alphanet_zoo.cli.command import CommandParser, say
+from alphanet_zoo.errors import AlphaNetError
+
+EPILOG = """examples:
+  %(prog)s
+  %(prog)s --verify
+
+The cache is ALPHANET_HOME, or ~/.cache/alphanet_zoo. alphanet publish --to local adds models to it.
+Exit code 1: a file in the cache is missing or has another SHA-256 than when it was written."""
+
+
+def make_parser(prog: str = "alphanet models") -> CommandParser:
+    """The command's parser."""
+    parser = CommandParser(prog, "List the models and where their weights are.", epilog=EPILOG)
+    parser.add_argument("--verify", action="store_true", help="compare every file in the cache with its SHA-256")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists the models; with --verify, checks them."""
+    from alphanet_zoo.zoo.local import local_models, models_folder
+
+    models = local_models()
+    damaged = {model.name: model.damaged() for model in models} if arguments.verify else {}
+    rows = _rows(damaged, arguments.verify)
+    if arguments.json:
+        say(json.dumps(rows, indent=1), required=True)
+    else:
+        width = max(len(row["name"]) for row in rows)
+        say("\n".join(f"{row['name']:<{width}}  {row['weights']}" for row in rows), required=True)
+    broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
+    if broken:
+        raise AlphaNetError(
+            f"damaged in {models_folder()}: {'; '.join(broken)}; remove these folders and run alphanet publish again"
+        )
+    return 0
+
+
+def _rows(damaged: dict[str, list[str]], verified: bool) -> list[dict[str, str]]:
+    """The name and the origin of the weights of each model."""
+    from alphanet_zoo.zoo.local import local_models
+    from alphanet_zoo.zoo.names import list_models
+
+    local = {model.name: model for model in local_models()}
+    rows = []
+    for name in [*list_models(), *(name for name in local if name not in list_models())]:
+        where = origin(name)
+        if name in local:
+            where = f"local: {local[name].folder}"
+            if verified:
+                where += ", DAMAGED" if damaged[name] else ", verified"
+        rows.append({"name": name, "weights": where})
+    return rows
+
+
+def origin(name: str) -> str:
+    """Where the weights of a model that is not in the cache come from, in words."""
+    from alphanet_zoo.zoo.families import shipped_family_of
+    from alphanet_zoo.zoo.names import find_member, is_name
+    from alphanet_zoo.zoo.pins import PINS
+
+    if not is_name(name):
+        return "local"
+    if shipped_family_of(find_member(name)) is not None:
+        return "included in the package"
+    organisation = os.environ.get("ALPHANET_HUB_ORG", "").strip()
+    if organisation:
+        return f"Hub: {organisation}/{name}"
+    return f"Hub: {PINS[name].repository}" if name in PINS else "none (alphanet publish)"
