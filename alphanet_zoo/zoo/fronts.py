@@ -97,15 +97,11 @@ def _file(
         if not (Path(text) / name).is_file():
             raise UsageError(f"{text} does not contain {name}; pass a folder of alphanet search --nets")
         return Path(text) / name
-    if text.count("/") != 1 or Path(text).exists():
-        raise UsageError(f"{text!r} is neither a folder nor a Hub repository (organisation/name)")
-    from huggingface_hub import hf_hub_download
+    from alphanet_zoo.zoo.hub import checked_repository
+    from alphanet_zoo.zoo.hub_download import download
 
-    from alphanet_zoo.zoo.hub import _hub_errors
-
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    with _hub_errors(text, f"get {name} of", name):
-        return Path(hf_hub_download(text, name, cache_dir=cache, revision=revision))
+    repository = checked_repository(text)
+    return download(repository, name, cache_dir=None if cache_dir is None else os.fspath(cache_dir), revision=revision)
 
 
 def _text(name: str, value: float) -> str:

@@ -49,7 +49,7 @@ def test_create_model_picks_from_a_published_front(published):
     assert features.feature_info
     with pytest.raises(TargetError, match="the cheapest costs"):
         az.create_model(str(published), macs="1K")
-    with pytest.raises(UsageError, match="neither a folder nor a Hub repository"):
+    with pytest.raises(UsageError, match="neither an existing folder nor a Hub repository"):
         az.create_model("missing", macs="1G")
 
 
