@@ -56,7 +56,8 @@ def arm_config(name: str, weights: Path, args: argparse.Namespace) -> TrainConfi
     return load_config("slimmable_cifar10", [
         f"output={args.output / name}", f"net={NETWORK}", f"net.widths={widths}", *loaded, *stopped,
         "data.source=folder", f"data.root={args.data}", f"data.hold_out={args.hold_out}",
-        f"data.image_size={args.size}", "data.batch_size=64", f"optim.epochs={args.epochs}", "optim.lr=0.02", "optim.warmup_epochs=0.5",
+        f"data.image_size={args.size}", "data.batch_size=64",
+        f"optim.epochs={args.epochs}", "optim.lr=0.02", "optim.warmup_epochs=0.5",
         "validation.every_epochs=0", "checkpoint_every_steps=200", "log.progress=false", f"seed={args.seed}",
     ])  # fmt: skip
 
