@@ -13,6 +13,7 @@ import alphanet_zoo as az
 from alphanet_zoo.cli import main as cli
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
 from alphanet_zoo.train.config import valid_keys
+from alphanet_zoo.zoo.families import shipped_family
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/RESULTS.md"]
@@ -50,6 +51,23 @@ PLAIN = [*DOCUMENTS, *NOTEBOOKS, *sources()]
 def table_rows(text: str) -> dict[str, list[str]]:
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     return {row[0]: row[1:] for row in rows if row[0].startswith("alphanet_a")}
+
+
+@pytest.mark.parametrize("page", ["README.md", "MODEL_CARD.md", "docs/cifar10.md"])
+def test_the_included_family_is_described_as_it_is(page: str) -> None:
+    family = shipped_family()
+    assert family is not None
+    rows = [
+        line.strip("|").split("|")
+        for line in (ROOT / page).read_text("utf-8").splitlines()
+        if "| `alphanet_c10_" in line
+    ]
+    found = {cells[0].strip(" `"): [cell.split()[0] for cell in cells[1:]] for cells in rows}
+    assert list(found) == [member.name for member in family.members]
+    for member in family.members:
+        macs, params = (count(member.arch, member.space, 10) / 1e6 for count in (az.count_macs, az.count_params))
+        expected = [f"{macs:.2f}", f"{params:.2f}", str(member.arch.resolution), f"{member.top1:.2f}"]
+        assert found[member.name] == expected
 
 
 def test_readme_family_is_the_codes() -> None:

@@ -27,7 +27,7 @@ from alphanet_zoo.train.build import named_arch
 from alphanet_zoo.zoo import families, shipped
 from alphanet_zoo.zoo.files import load_net, save_net
 from alphanet_zoo.zoo.registry import create_model
-from alphanet_zoo.zoo.shipped import write_family
+from alphanet_zoo.zoo.shipped import SIZE_LIMIT, write_family
 
 NAMES = [f"alphanet_c10_{size}" for size in ("xs", "s", "m", "l", "xl")]
 TOP1 = {name: 90.0 + i for i, name in enumerate(NAMES)}
@@ -76,6 +76,19 @@ def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(families, "FOLDER", tmp_path / "weights")
     monkeypatch.setenv("ALPHANET_HUB_ORG", "nobody/asks")
     return tmp_path / "weights"
+
+
+def test_the_included_family_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    family = families.shipped_family()
+    assert family is not None and [member.name for member in family.members] == NAMES and family.license == "apache-2.0"
+    assert sum(path.stat().st_size for path in family.folder.iterdir()) < SIZE_LIMIT
+    assert [member.top1 for member in family.members if member.top1 is not None and member.top1 > 85.0]
+    for member in family.members:
+        net = create_model(member.name, pretrained=True)
+        assert not net.training and isinstance(net.calibration, dict) and net.pretrained_cfg["label_names"][3] == "cat"
+        flat = torch.zeros(1, 3, 32, 32)
+        assert net(flat).shape == (1, 10) and net(flat).isfinite().all()
 
 
 def test_without_the_files_there_are_no_such_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
