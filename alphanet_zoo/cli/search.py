@@ -293,7 +293,12 @@ def _table(front: Sequence[Mapping[str, Any]], evaluated: int, arguments: argpar
         score = f"{100 * entry['score']:8.2f}" if "accuracy" in entry else f"{entry['score']:8.4f}"
         rows.append(f"{number:4d} {entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f}{time} {score}")
     words = ["--supernet", arguments.supernet, "--arch", f"{_front_path(arguments.output)}#{len(front)}"]
-    words += ["--calib-data", arguments.calib_data or arguments.data, "-o", "model.onnx"]
+    training = arguments.calib_data
+    if training is None or arguments.data is None:
+        from alphanet_zoo.search.setup import training_folder
+
+        training = training_folder(training or arguments.data)
+    words += ["--calib-data", training, "-o", "model.onnx"]
     export = shlex.join(map(str, words))
     return "\n".join([*rows, f"next: alphanet export {export}"])
 
