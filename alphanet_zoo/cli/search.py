@@ -90,7 +90,7 @@ def _add_images(parser: CommandParser) -> None:
 
 def _add_limits(parser: CommandParser) -> None:
     """Adds the limits of the costs."""
-    from alphanet_zoo.search.costs import UNITS, parse_limit
+    from alphanet_zoo.search.limits import UNITS, parse_limit
 
     add = parser.add_argument_group("costs of a subnet").add_argument
     add("--macs", type=parse_limit, metavar="LIMIT", help="multiply-accumulates per image (default: no limit)")
@@ -223,7 +223,7 @@ def _write(
 
 def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
     """The limits by cost."""
-    from alphanet_zoo.search.costs import LATENCY, MACS, PARAMS, Limit
+    from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, Limit
 
     given = {MACS: arguments.macs, PARAMS: arguments.params, LATENCY: arguments.latency_ms}
     limits = {name: limit for name, limit in given.items() if limit is not None}
