@@ -25,9 +25,8 @@ from alphanet_zoo.cli.command import (
 )
 from alphanet_zoo.errors import UsageError
 
-EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest
-subnet (60%%, 20%%:60%%). FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the
-literature.
+EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest subnet.
+FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the literature.
 
 A search that was stopped continues when it is started again: every score is kept in scores.jsonl. Several processes
 share a search: torchrun --nproc-per-node 2 -m alphanet_zoo.cli.search, with the same options.
@@ -37,7 +36,7 @@ examples:
     --calib-data runs/digits-data/train --max-flops 1M -o front.json --best best.json
   alphanet export --supernet runs/digits/final/model.safetensors --arch best.json \\
     --calib-data runs/digits-data/train -o model.onnx
-  %(prog)s --supernet runs/mine --data my_images --macs 20%%:60%% --strategy predictor --time 2h -o search/
+  %(prog)s --supernet runs/mine --data my_images --macs 200M:600M --strategy predictor --time 2h -o search/
   %(prog)s --supernet runs/mine --latency-ms 5:40 --device device.json --profile"""
 
 
