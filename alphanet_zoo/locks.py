@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.2
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """Error numbers of a lock that another process has taken: EAGAIN from ``flock``, the others from ``msvcrt.locking``."""
 
-_HANDLES: dict[Path, int] = {}
+_HANDLES: dict[str, int] = {}
 """Files whose bytes this process locks, and their handles."""
 
 
@@ -57,9 +57,7 @@ def locked_byte(path: Path, place: int, *, wait: bool) -> Iterator[None]:
     Raises:
         BlockingIOError: Another process has locked it, and ``wait`` is false.
     """
-    handle = _HANDLES.setdefault(path, -1)
-    if handle < 0:  # It stays open: closing any handle of a file releases all of a process's locks of its bytes.
-        handle = _HANDLES[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _byte_handle(os.path.abspath(path))
     while True:
         try:
             _lock_byte(handle, place)
@@ -75,6 +73,17 @@ def locked_byte(path: Path, place: int, *, wait: bool) -> Iterator[None]:
     finally:
         with suppress(OSError):
             _lock_byte(handle, place, unlock=True)
+
+
+def _byte_handle(path: str) -> int:
+    """The open file at an absolute path. It stays open: closing it would release all of a process's locks in it."""
+    handle = _HANDLES.get(path)
+    if handle is not None and os.path.exists(path):
+        return handle
+    if handle is not None:  # The file was removed.
+        os.close(handle)
+    _HANDLES[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    return _HANDLES[path]
 
 
 def _lock_byte(handle: int, place: int, *, unlock: bool = False) -> None:

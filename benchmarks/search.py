@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from alphanet_zoo.search.chain import Chain
-from alphanet_zoo.search.costs import MACS, Limit, Problem, Rows, make_problem
+from alphanet_zoo.search.costs import Problem, Rows, make_problem
 from alphanet_zoo.search.guided import evolve_rows, exact_optimum
+from alphanet_zoo.search.limits import MACS, Limit
 from alphanet_zoo.search.pareto import hypervolume
 from alphanet_zoo.search.predictor import Predictor
 from alphanet_zoo.search.run import STRATEGIES, SearchRun

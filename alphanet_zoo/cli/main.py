@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train a supernet from a recipe",
     "resume": "continue the training run in a folder",
     "search": "find the subnets with the best accuracy for their cost",
-    "profile": "measure the latency of this device, for searches by milliseconds",
+    "profile": "measure the latency of this device, for alphanet search",
     "predict": "classify images with a model or an exported file",
     "arch": "show an arch and its cost, or the archs of a Pareto front",
     "export": "write a model to files for deployment, and check each file",

@@ -25,9 +25,8 @@ from alphanet_zoo.cli.command import (
 )
 from alphanet_zoo.errors import UsageError
 
-EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest
-subnet (60%%, 20%%:60%%). FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the
-literature.
+EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest subnet.
+FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the literature.
 
 A search that was stopped continues when it is started again: every score is kept in scores.jsonl. Several processes
 share a search: torchrun --nproc-per-node 2 -m alphanet_zoo.cli.search, with the same options.
@@ -37,7 +36,7 @@ examples:
     --calib-data runs/digits-data/train --max-flops 1M -o front.json --best best.json
   alphanet export --supernet runs/digits/final/model.safetensors --arch best.json \\
     --calib-data runs/digits-data/train -o model.onnx
-  %(prog)s --supernet runs/mine --data my_images --macs 20%%:60%% --strategy predictor --time 2h -o search/
+  %(prog)s --supernet runs/mine --data my_images --macs 200M:600M --strategy predictor --time 2h -o search/
   %(prog)s --supernet runs/mine --latency-ms 5:40 --device device.json --profile"""
 
 
@@ -90,7 +89,7 @@ def _add_images(parser: CommandParser) -> None:
 
 def _add_limits(parser: CommandParser) -> None:
     """Adds the limits of the costs."""
-    from alphanet_zoo.search.costs import UNITS, parse_limit
+    from alphanet_zoo.search.limits import UNITS, parse_limit
 
     add = parser.add_argument_group("costs of a subnet").add_argument
     add("--macs", type=parse_limit, metavar="LIMIT", help="multiply-accumulates per image (default: no limit)")
@@ -223,7 +222,7 @@ def _write(
 
 def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
     """The limits by cost."""
-    from alphanet_zoo.search.costs import LATENCY, MACS, PARAMS, Limit
+    from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, Limit
 
     given = {MACS: arguments.macs, PARAMS: arguments.params, LATENCY: arguments.latency_ms}
     limits = {name: limit for name, limit in given.items() if limit is not None}
@@ -293,7 +292,12 @@ def _table(front: Sequence[Mapping[str, Any]], evaluated: int, arguments: argpar
         score = f"{100 * entry['score']:8.2f}" if "accuracy" in entry else f"{entry['score']:8.4f}"
         rows.append(f"{number:4d} {entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f}{time} {score}")
     words = ["--supernet", arguments.supernet, "--arch", f"{_front_path(arguments.output)}#{len(front)}"]
-    words += ["--calib-data", arguments.calib_data or arguments.data, "-o", "model.onnx"]
+    training = arguments.calib_data
+    if training is None or arguments.data is None:
+        from alphanet_zoo.search.setup import training_folder
+
+        training = training_folder(training or arguments.data)
+    words += ["--calib-data", training, "-o", "model.onnx"]
     export = shlex.join(map(str, words))
     return "\n".join([*rows, f"next: alphanet export {export}"])
 

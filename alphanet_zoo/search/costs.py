@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.search.chain import Chain, FloatArray, Rows, evaluate, params_tables
+from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, UNITS, Limit
 from alphanet_zoo.space.family import A, Space
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.units import parse_count
 
 if TYPE_CHECKING:
     from alphanet_zoo.search.device import LatencyModel
@@ -22,61 +22,12 @@ if TYPE_CHECKING:
 Cost = Callable[[Rows], FloatArray]
 """Costs ``(n,)`` of many archs, ``(n, scalars)``: the ``scalars`` of one arch per row."""
 
-MACS, PARAMS, LATENCY = "macs", "params", "latency_ms"
-UNITS = {MACS: "MACs", PARAMS: "parameters", LATENCY: "ms"}
-"""The costs, and their units."""
-
 DRAWS = 2048
 """Archs that are drawn at a time."""
 MOST_DRAWS = 2**17
 """Archs that are drawn before a search for feasible ones ends."""
 SLICES = 16
 """Equal ranges of MACs that initial archs are spread over."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Least and greatest value of a cost.
-
-    Args:
-        low: Least value; with ``relative``, a share of the largest arch's cost.
-        high: Greatest value.
-        relative: Whether the bounds are shares of the cost of the largest arch.
-    """
-
-    low: float = 0.0
-    high: float = math.inf
-    relative: bool = False
-
-    def of(self, largest: float) -> tuple[float, float]:
-        """The bounds in units of the cost, given that of the largest arch."""
-        scale = largest if self.relative else 1.0
-        return self.low * scale, self.high * scale
-
-
-def parse_limit(text: str) -> Limit:
-    """A limit such as ``600M`` (at most), ``200M:1200M``, ``200M:``, ``60%`` or ``20%:60%``.
-
-    Raises:
-        UsageError: ``text`` is not a limit, or its first bound is above the second.
-    """
-    remedy = "pass a maximum such as 600M, a range such as 200M:1.2G, or percentages of the largest such as 20%:60%"
-    parts = text.split(":")
-    if len(parts) > 2 or not any(parts):
-        raise UsageError(f"{text!r} is not a limit; {remedy}")
-    relative = [part.endswith("%") for part in parts if part]
-    if any(relative) != all(relative):
-        raise UsageError(f"{text!r} mixes percentages and absolute values; {remedy}")
-    try:
-        values = [parse_count(part.removesuffix("%")) if part else None for part in parts]
-    except ValueError as error:
-        raise UsageError(f"{text!r} is not a limit; {remedy}") from error
-    low, high = (None, *values) if len(values) == 1 else values
-    scale = 0.01 if relative[0] else 1.0
-    limit = Limit(scale * (low or 0.0), math.inf if high is None else scale * high, relative[0])
-    if limit.low > limit.high:
-        raise UsageError(f"{text!r}: the minimum is above the maximum; {remedy}")
-    return limit
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ import numpy as np
 
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.search.chain import FloatArray, Rows, best_within, macs_tables
-from alphanet_zoo.search.costs import MACS, Problem
+from alphanet_zoo.search.costs import Problem
+from alphanet_zoo.search.limits import MACS
 from alphanet_zoo.search.predictor import Predictor
 from alphanet_zoo.search.strategies import Scored, front_of
 from alphanet_zoo.space.family import A

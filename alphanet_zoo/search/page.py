@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphanet_zoo.files import replacing
-from alphanet_zoo.search.costs import LATENCY, MACS, PARAMS, UNITS
+from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, UNITS
 
 WIDTH, HEIGHT, MARGIN = 860, 480, 60
 """Size of the plot and of its margin, in pixels."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.errors import MissingDependencyError
 from alphanet_zoo.files import replacing
-from alphanet_zoo.search.costs import LATENCY, UNITS
+from alphanet_zoo.search.limits import LATENCY, UNITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from alphanet_zoo.evaluate.statistics import wilson_interval
-from alphanet_zoo.search.costs import LATENCY, MACS, PARAMS, Limit, Problem, make_problem
+from alphanet_zoo.search.costs import Problem, make_problem
 from alphanet_zoo.search.guided import Guided
+from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, Limit
 from alphanet_zoo.search.nsga2 import Nsga2
 from alphanet_zoo.search.scores import ScoreFile, processes
 from alphanet_zoo.search.strategies import Evolution, Random, Scored, Strategy, front_of, run_strategy

@@ -67,7 +67,7 @@ def search_images(supernet: Path, data: Path | None, calibration: Path | None, h
         return SearchImages(FolderSource(calibration), validation, are_test=True, notes=[remark])
     folder = calibration or data
     assert folder is not None
-    training = FolderSource(folder / "train" if (folder / "train").is_dir() else folder)
+    training = FolderSource(training_folder(folder))
     trained = _run_hold_out(supernet)
     number = hold_out or trained or min(MOST_HELD_OUT, len(training) // 10)
     if number < 1:
@@ -81,6 +81,11 @@ def search_images(supernet: Path, data: Path | None, calibration: Path | None, h
             "pass --hold-out N"
         )
     return SearchImages(rest, held_out, number, notes=notes)
+
+
+def training_folder(folder: Path) -> Path:
+    """``train`` in a folder, or the folder itself if there is none."""
+    return folder / "train" if (folder / "train").is_dir() else folder
 
 
 def _run_hold_out(supernet: Path) -> int | None:

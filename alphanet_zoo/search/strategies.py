@@ -12,7 +12,8 @@ from typing import Any, Generic, Protocol
 
 import numpy as np
 
-from alphanet_zoo.search.costs import MACS, Problem
+from alphanet_zoo.search.costs import Problem
+from alphanet_zoo.search.limits import MACS
 from alphanet_zoo.search.pareto import pareto_front
 from alphanet_zoo.space.family import A
 

@@ -8,8 +8,9 @@ import pytest
 
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.search.chain import Chain, evaluate, macs_tables
-from alphanet_zoo.search.costs import MACS, PARAMS, Limit, make_problem, params_of, parse_limit
+from alphanet_zoo.search.costs import make_problem, params_of
 from alphanet_zoo.search.guided import Guided, evolve_rows, exact_optimum
+from alphanet_zoo.search.limits import MACS, PARAMS, Limit, parse_limit
 from alphanet_zoo.search.nsga2 import Nsga2
 from alphanet_zoo.search.overview import profile_text
 from alphanet_zoo.search.pareto import hypervolume

@@ -13,7 +13,8 @@ from torch import nn
 
 import alphanet_zoo as az
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.search.costs import MACS, Limit, make_problem
+from alphanet_zoo.search.costs import make_problem
+from alphanet_zoo.search.limits import MACS, Limit
 from alphanet_zoo.search.strategies import Evolution, run_strategy
 from alphanet_zoo.slim.choices import atom_choices, atoms_at, width_choices
 from alphanet_zoo.slim.space import SlimSpace

@@ -78,12 +78,13 @@ def test_export_chooses_from_a_front(published, tmp_path, capsys):
     assert main(["export", supernet, "--latency-ms", "3"]) == 2
 
 
-def test_a_search_writes_the_networks_of_its_front(tmp_path):
+def test_a_search_writes_the_networks_of_its_front(tmp_path, capsys):
     save_net(fill_live(build_supernet(TINY, 10)), tmp_path / "supernet.safetensors")
     write_images(tmp_path / "train")
-    argv = ["search", "--supernet", str(tmp_path / "supernet.safetensors"), "--data", str(tmp_path / "train"),
+    argv = ["search", "--supernet", str(tmp_path / "supernet.safetensors"), "--data", str(tmp_path),
             "--hold-out", "10", "--evaluations", "3", "--nets", "-o", str(tmp_path / "front")]  # fmt: skip
     assert main(argv) == 0
+    assert f"--calib-data {tmp_path / 'train'} " in capsys.readouterr().out
     entries = json.loads((tmp_path / "front" / "front.json").read_text())["front"]
     net = az.create_model(str(tmp_path / "front"), macs=entries[0]["macs"])
     assert net.arch.to_dict() == entries[0]["arch"] and net.calibration["images"] > 0

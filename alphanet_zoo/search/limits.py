@@ -1,0 +1,58 @@
+"""Limits of the costs of a search, and their texts. Loads neither torch nor NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from alphanet_zoo.errors import UsageError
+from alphanet_zoo.units import parse_count
+
+MACS, PARAMS, LATENCY = "macs", "params", "latency_ms"
+UNITS = {MACS: "MACs", PARAMS: "parameters", LATENCY: "ms"}
+"""The costs, and their units."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Least and greatest value of a cost.
+
+    Args:
+        low: Least value; with ``relative``, a share of the largest arch's cost.
+        high: Greatest value.
+        relative: Whether the bounds are shares of the cost of the largest arch.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    relative: bool = False
+
+    def of(self, largest: float) -> tuple[float, float]:
+        """The bounds in units of the cost, given that of the largest arch."""
+        scale = largest if self.relative else 1.0
+        return self.low * scale, self.high * scale
+
+
+def parse_limit(text: str) -> Limit:
+    """A limit such as ``600M`` (at most), ``200M:1200M``, ``200M:``, ``60%`` or ``20%:60%``.
+
+    Raises:
+        UsageError: ``text`` is not a limit, or its first bound is above the second.
+    """
+    remedy = "pass a maximum such as 600M, a range such as 200M:1.2G, or percentages of the largest such as 20%:60%"
+    parts = text.split(":")
+    if len(parts) > 2 or not any(parts):
+        raise UsageError(f"{text!r} is not a limit; {remedy}")
+    relative = [part.endswith("%") for part in parts if part]
+    if any(relative) != all(relative):
+        raise UsageError(f"{text!r} mixes percentages and absolute values; {remedy}")
+    try:
+        values = [parse_count(part.removesuffix("%")) if part else None for part in parts]
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a limit; {remedy}") from error
+    low, high = (None, *values) if len(values) == 1 else values
+    scale = 0.01 if relative[0] else 1.0
+    limit = Limit(scale * (low or 0.0), math.inf if high is None else scale * high, relative[0])
+    if limit.low > limit.high:
+        raise UsageError(f"{text!r}: the minimum is above the maximum; {remedy}")
+    return limit
