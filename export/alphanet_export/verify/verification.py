@@ -164,7 +164,7 @@ def verify_model(
                 warnings.filterwarnings("ignore", message=".*batch-norm statistics", category=UserWarning)
                 parity = measure_parity(
                     model.path, net, images, synthetic=folder is None, tolerance=tolerance,
-                    embedding=model.embedding,
+                    embedding=model.embedding, strict=settings.tolerance is not None,
                 )  # fmt: skip
         elif onnx:
             consistency = measure_consistency(model.path, images, synthetic=folder is None, tolerance=tolerance)

@@ -138,6 +138,7 @@ def measure_parity(
     synthetic: bool = False,
     tolerance: float | None = TOLERANCE,
     embedding: Embedding | None = None,
+    strict: bool = False,
 ) -> Parity:
     """Compares an exported model with the PyTorch network that it was exported from.
 
@@ -151,6 +152,7 @@ def measure_parity(
         tolerance: Largest relative error for `Parity.check`; None for an int8 file. The default is for float32.
         embedding: The preprocessing that the model includes, which is applied to the images before ``net``; None if it
             takes normalised pixels. If its output is probabilities, their logarithms are compared with the network's.
+        strict: Keep ``tolerance`` even if it is below the rounding error of PyTorch (see `allow_rounding`).
 
     Returns:
         The figures. `Parity.check` raises if parity is broken.
@@ -167,7 +169,7 @@ def measure_parity(
         images = () if first is None else chain([first], rest)
     with _opened(model) as runs:
         parity = compare_logits(runs, "PyTorch", reference, images, synthetic, tolerance)
-    return parity if embedding is not None or first is None else allow_rounding(parity, net, first)
+    return parity if strict or embedding is not None or first is None else allow_rounding(parity, net, first)
 
 
 def allow_rounding(parity: Parity, net: nn.Module, images: Tensor) -> Parity:
