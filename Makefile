@@ -1,5 +1,6 @@
 # make demo: train, search, export and verify a small model on real images; results in runs/demo/
 # make docs: write the documentation as a site to build/site/
+# make faults: run the fault suite (tests/faults/README.md) and print the table; takes over half an hour
 # make test: run the fast tests; make slow: run the slow tests; make lint: check style and types
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WITH_DOCS := $(VENV)/.installed-docs
 
-.PHONY: install demo docs test slow lint format clean
+.PHONY: install demo docs test slow faults lint format clean
 
 install: $(INSTALLED)
 
@@ -33,6 +34,9 @@ test: install
 
 slow: $(WITH_DOCS)
 	$(BIN)/python -m pytest --quiet -m slow
+
+faults: install
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python tests/faults/table.py
 
 lint: install
 	$(BIN)/ruff check .

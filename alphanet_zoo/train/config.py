@@ -386,7 +386,7 @@ class TrainConfig(Section):
     def differences(self, other: TrainConfig) -> list[str]:
         """The settings that give ``other`` different weights, as ``key: own value -> other value``."""
         own, others = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
-        fixed = (key for key in own | others if key not in _WITHOUT_EFFECT_ON_WEIGHTS)
+        fixed = (key for key in own | others if affects_weights(key))
         pairs = ((key, own.get(key), others.get(key)) for key in fixed)
         return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
 
@@ -397,6 +397,11 @@ _WITHOUT_EFFECT_ON_WEIGHTS = frozenset((
     *(f"validation.{name}" for name in ValidationConfig.model_fields),
 ))  # fmt: skip
 """Settings that may change when a run is resumed."""
+
+
+def affects_weights(key: str) -> bool:
+    """Whether a setting, by its dotted key, must not change when a run is resumed."""
+    return key not in _WITHOUT_EFFECT_ON_WEIGHTS
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

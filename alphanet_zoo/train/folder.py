@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from alphanet_zoo.checkpoint import Checkpoint
+from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
 from alphanet_zoo.locks import locked_folder
-from alphanet_zoo.train.config import TrainConfig
+from alphanet_zoo.train.config import TrainConfig, affects_weights, flat
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.state import RunState
 from alphanet_zoo.zoo.files import save_net
@@ -39,6 +44,60 @@ def check_config(output: Path, config: TrainConfig, *, resume_anyway: bool = Fal
                 "--resume-anyway to continue with these settings"
             )
     return changed
+
+
+def check_resumed(
+    output: Path, checkpoint: Checkpoint | None, config: TrainConfig, data: Mapping[str, Any], *, resume_anyway: bool
+) -> list[str]:
+    """Compares the config and the images of a run with those that its checkpoint records.
+
+    The file config.yaml can be edited; what the checkpoint records cannot. Checkpoints of older versions do not record
+    the images.
+
+    Args:
+        output: The folder of the run.
+        checkpoint: The checkpoint to resume from; None at the start of the run.
+        config: The config to resume with.
+        data: The `fingerprint` of the images.
+        resume_anyway: Accept differences.
+
+    Returns:
+        The differences; always empty without ``resume_anyway``.
+
+    Raises:
+        UsageError: There are differences and ``resume_anyway`` is false.
+    """
+    if checkpoint is None:
+        return []
+    before, now = flat(checkpoint.state["config"]), flat(config.model_dump(mode="json"))
+    effective = [key for key in before if key in now and affects_weights(key)]
+    changed = [f"{key}: {before[key]} -> {now[key]}" for key in effective if before[key] != now[key]]
+    recorded = checkpoint.state.get("data", data)
+    changed += [f"the {key} of the training images: {recorded.get(key)} -> {data[key]}" for key in data
+                if recorded.get(key) != data[key]]  # fmt: skip
+    if changed and not resume_anyway:
+        raise UsageError(
+            f"the checkpoint of step {checkpoint.step} in {output} was made with other settings or images "
+            f"({'; '.join(changed)}); restore them, pass another output, or --resume-anyway to continue with these"
+        )
+    return changed
+
+
+def fingerprint(batches: TrainingBatches) -> dict[str, Any]:
+    """What identifies the training images: their number, classes and labels, and the names of files in folders."""
+    classes = hashlib.sha256("\0".join(batches.classes).encode()).hexdigest()[:16]
+    found = {
+        "number": len(batches.source),
+        "classes": f"{len(batches.classes)} ({classes})",
+        "labels": hashlib.sha256(batches.labels.numpy().tobytes()).hexdigest()[:16],
+    }
+    path, root = getattr(batches.source, "path", None), getattr(batches.source, "root", None)
+    if path is not None and root is not None:
+        names = hashlib.sha256()
+        for index in range(len(batches.source)):
+            names.update(os.fsencode(os.path.relpath(path(index), root)) + b"\0")
+        found["file names"] = names.hexdigest()[:16]
+    return found
 
 
 @contextmanager

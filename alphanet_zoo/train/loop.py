@@ -29,7 +29,15 @@ from alphanet_zoo.data.reader import Batch
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import joined
-from alphanet_zoo.train.folder import check_config, digits_folder, locked, save_results, store_config
+from alphanet_zoo.train.folder import (
+    check_config,
+    check_resumed,
+    digits_folder,
+    fingerprint,
+    locked,
+    save_results,
+    store_config,
+)
 from alphanet_zoo.train.guard import Guard, Verdict
 from alphanet_zoo.train.prepare import prepare, warn_of_large_images
 from alphanet_zoo.train.progress import Progress
@@ -90,6 +98,14 @@ def train(config: TrainConfig, *, resume_anyway: bool = False, time_limit: float
         if not resume_anyway:
             accumulate = micro_batches_per_process(config, ranks.world_size, checkpoint)
         run = RunState(config, ranks, accumulate=accumulate)
+        run.data = ranks.from_first(lambda: fingerprint(run.batches))
+        changed += [
+            text
+            for text in ranks.from_first(
+                lambda: check_resumed(output, checkpoint, config, run.data, resume_anyway=resume_anyway)
+            )
+            if text not in changed
+        ]
         run.restore(checkpoint)
         if run.step > run.end:
             raise UsageError(

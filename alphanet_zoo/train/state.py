@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,10 @@ class RunState:
         step: Number of completed steps, including skipped ones.
         end: The last step of the run.
         total_steps: Number of steps of the schedule.
+        data: What identifies the training images; part of every checkpoint.
     """
+
+    data: Mapping[str, Any] = {}
 
     def __init__(self, config: TrainConfig, ranks: Ranks, *, accumulate: int | None = None) -> None:
         """Builds everything from the config, at step 0."""
@@ -168,6 +171,7 @@ class RunState:
         state: dict[str, Any] = {
             "config": self.config.model_dump(mode="json"), "net": self.net.config(),
             "guard": self.guard.state.to_dict(), "micro_batches": self.ranks.world_size * self._accumulate,
+            "data": dict(self.data),
         }  # fmt: skip
         return Checkpoint(self.step, tensors, state)
 

@@ -125,6 +125,16 @@ def test_a_bomb_is_refused_from_its_header(form, monkeypatch):
         decode_image(content, "x.jpg")
 
 
+def test_a_marker_of_unknown_length_before_the_frame_is_refused():
+    """Decoders differ in where the next segment begins, and so in the size that they read."""
+    plain = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(plain, "JPEG")
+    content = plain.getvalue()
+    frame = content.index(b"\xff\xc0")
+    with pytest.raises(AlphaNetError, match="marker FF01 before the frame"):
+        decode_image(content[:frame] + b"\xff\x01" + content[frame:], "x.jpg")
+
+
 def test_the_limit_is_on_pixels():
     content = encoded(Image.fromarray(SMOOTH), "JPEG")
     assert decode_image(content, "x", pixel_limit=3500).shape == (3, 50, 70)
