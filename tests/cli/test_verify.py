@@ -11,6 +11,7 @@ import pytest
 
 from alphanet_export.build import Source
 from alphanet_export.freeze import freeze
+from alphanet_export.onnx_model import sealed
 from alphanet_export.write import write_export
 from alphanet_zoo.cli.verify import main
 from alphanet_zoo.data.folder import FolderSource
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file, the net it came from, and images of which the net knows half."""
     folder = tmp_path_factory.mktemp("verify")
     (folder / "tiny.onnx").write_bytes(tiny_onnx())
-    (folder / "corrupt.onnx").write_bytes(corrupted(tiny_onnx()))
+    (folder / "corrupt.onnx").write_bytes(sealed(corrupted(tiny_onnx())))
     (folder / "any.onnx").write_bytes(tiny_onnx(dynamic_batch=True))
     save_net(tiny_net(), folder / "tiny.safetensors")
     write_images(folder / "images")
@@ -131,7 +132,7 @@ def test_latency_over_its_target_exits_5(folder: Path, capsys: pytest.CaptureFix
 def test_a_lost_fusion_exits_5_unless_accepted(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "slow.onnx").write_bytes(with_broken_fusion(tiny_onnx()))
+    (tmp_path / "slow.onnx").write_bytes(sealed(with_broken_fusion(tiny_onnx())))
     argv = (tmp_path / "slow.onnx", "--reference", folder / "tiny.safetensors")
     code, out, err = run(capsys, *argv)
     assert code == 5 and "QuickGelu: 7 instead of 8" in err and err.count("\n") == 1 and "BROKEN" in out

@@ -108,7 +108,8 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
     silus = 3 + sum(1 + block.expand for block in blocks)  # The stem, both head convolutions; each block's own.
     excites = sum(block.se_channels > 0 for block in blocks)
     loose = sum(block.stride == 2 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
-    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1.
+    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1. The shortcut
+    # of one such block may stay an addition, as in alphanet_c10_s.
     narrow = sum(block.stride == 1 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
     reorders = 1 + 3 * excites + 2 * loose + max(narrow - 1, 0)
     ran = health.optimized_operators
@@ -118,7 +119,7 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
             GraphRule("convolutions in the blocked layout", health.blocked_convolutions, health.convolutions),
             GraphRule("SiLUs fused to one QuickGelu", ran.get("com.microsoft.QuickGelu", 0), silus),
             GraphRule("ReLUs and hard sigmoids outside convolutions", _sum(ran, "Relu", "HardSigmoid"), 0, True),
-            GraphRule("additions outside convolutions", _sum(ran, "Add"), loose, True),
+            GraphRule("additions outside convolutions", _sum(ran, "Add"), loose + (narrow > 0), True),
             GraphRule("nodes that only convert layouts", health.reorder_nodes, reorders, True),
         ),
     )
