@@ -19,7 +19,10 @@ if sys.platform == "win32":
 sys.path.insert(0, str(ROOT / "tests"))
 import windows  # noqa: E402
 
-GUARDED = {"export/alphanet_export/verify/environment.py": {"sched_getaffinity"}}
+GUARDED = {
+    "export/alphanet_export/verify/environment.py": {"sched_getaffinity"},
+    "alphanet_zoo/locks.py": {"register_at_fork"},
+}
 """POSIX-only attributes of `os` that a module uses after testing for them with `hasattr`."""
 FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 MODULES = sorted(

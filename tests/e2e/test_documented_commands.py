@@ -34,6 +34,7 @@ PARSED_ONLY = {
     "alphanet export --supernet runs/slim": "requires that run; tests/slim/test_commands.py exports its own",
     "alphanet verify first.onnx --reference runs/slim": "requires that run; see the line above",
     "alphanet profile --runtime onnxruntime": "measures for minutes; tests/export/latency measures a small space",
+    "alphanet publish --network runs/": "requires that run; tests/cli/test_publish.py publishes its own",
     "alphanet compare": "measures many networks of timm, for tens of minutes",
     "alphanet verify-server": "requires a running model server; tests/cli/test_verify_server.py starts one",
     "alphanet train alphanet_imagenet": "requires ImageNet",

@@ -31,6 +31,7 @@ from alphanet_export.verify.measure.latency import (
 from alphanet_export.verify.measure.mcnemar import McNemar, compare_right, recorded_classes
 from alphanet_export.verify.measure.parity import (
     SYNTHETIC_IMAGES,
+    allow_rounding,
     measure_consistency,
     measure_parity,
     synthetic_images,
@@ -164,10 +165,12 @@ def verify_model(
                 warnings.filterwarnings("ignore", message=".*batch-norm statistics", category=UserWarning)
                 parity = measure_parity(
                     model.path, net, images, synthetic=folder is None, tolerance=tolerance,
-                    embedding=model.embedding, strict=settings.tolerance is not None,
+                    embedding=model.embedding, strict=True,
                 )  # fmt: skip
         elif onnx:
             consistency = measure_consistency(model.path, images, synthetic=folder is None, tolerance=tolerance)
+    if parity is not None and net is not None and settings.tolerance is None and model.embedding is None:
+        parity = allow_rounding(parity, net, next(_images(model, evaluator)))
     if chosen is not None and labelled:
         progress(f"accuracy on {len(chosen)} images")
     answers = answers_of_file(model, evaluator, threads=settings.threads) if labelled else None

@@ -75,6 +75,8 @@ def test_a_file_runs_in_its_runtime(name: str, stem: str, folder: Path, expected
 
 def test_every_file_carries_the_same_metadata(folder: Path) -> None:
     entries = [dict(open_runtime(file_of(folder, name)).metadata) for name in FILES]
+    for entry in entries:
+        entry.pop("alphanet.digests", None)  # ONNX files only.
     assert entries[0] == entries[1] == entries[2] and len(entries[0]) > 10
 
 
