@@ -40,7 +40,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a regular file for reading; a named pipe without a writer does not block.
 
     Raises:
-        OSError: There is no such file, or it may not be read.
+        OSError: The file does not exist, or may not be read.
         AlphaNetError: It is a folder, device, pipe or socket.
     """
     file = open(path, "rb", opener=_open_without_waiting)

@@ -47,7 +47,7 @@ def read_tensor_file(path: str | os.PathLike[str]) -> TensorFile:
     """Reads a file completely, so that it may change afterwards.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is corrupt, has duplicate keys or too large a header.
     """
     return parse_tensor_file(path, read_content(path))
@@ -57,7 +57,7 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file, for `parse_tensor_file`.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: It cannot be read.
     """
     with _opened(path) as file:
@@ -78,7 +78,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The texts in the header of a file; tensors are not read.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The header is corrupt, has duplicate keys or is too large.
     """
     with _opened(path) as file:

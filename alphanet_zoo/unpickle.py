@@ -56,7 +56,7 @@ def read_tensors(
         foreign: The dotted name of a class that is read as a dict; '' for none.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: It is not such a file, contains other classes, has no such entry, contains something that is not
             a dense tensor, or takes too much time or memory.
     """

@@ -33,7 +33,7 @@ def help_text() -> str:
     """The text of ``alphanet --help``."""
     commands = "\n".join(f"  {name:<17}{summary}" for name, summary in COMMANDS.items())
     return (
-        "usage: alphanet COMMAND [options]   ('alphanet COMMAND --help' describes it)\n\n"
+        "usage: alphanet COMMAND [options]   ('alphanet COMMAND --help' describes it)\n"
         "Train a supernet, search it, export a subnet, and verify the exported file.\n\n"
         f"commands:\n{commands}\n\n"
         "options:\n"

@@ -242,7 +242,7 @@ def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
 def _check(arguments: argparse.Namespace) -> None:
     """Checks everything that would fail after the search."""
     if arguments.output is None:
-        raise UsageError("-o is required: a folder, or a file name that ends in .json or .csv")
+        raise UsageError("--output (-o) is required: a folder, or a file name that ends in .json or .csv")
     if arguments.data is None and arguments.calib_data is None:
         raise UsageError("no images; pass --data with training images, of which a part is held out, or --calib-data "
                          "and --data with training and validation images")  # fmt: skip
@@ -263,8 +263,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _is_folder(output: Path) -> bool:
-    """Whether ``-o`` is a folder: one that exists, or a name without an ending."""
-    return output.is_dir() or not output.suffix
+    """Whether ``-o`` is a folder: one that exists, or a name without an ending. A name of a file never is."""
+    return output.suffix not in (".json", ".csv") and (output.is_dir() or not output.suffix)
 
 
 def _front_path(output: Path) -> Path:

@@ -100,7 +100,7 @@ def read_manifest(root: str | Path) -> list[Entry]:
     """The entries of ``root/manifest.jsonl``.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: It cannot be read.
     """
     path = Path(root) / MANIFEST

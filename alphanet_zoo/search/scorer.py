@@ -183,7 +183,7 @@ def load_score(name: str) -> NetScore:
         name: ``package.module:function``; a callable of a network that returns a number.
 
     Raises:
-        UsageError: There is no such function.
+        UsageError: The function does not exist.
     """
     module, _, function = name.partition(":")
     try:

@@ -89,7 +89,7 @@ def training_folder(folder: Path) -> Path:
 
 
 def _run_hold_out(supernet: Path) -> int | None:
-    """``data.hold_out`` of the training run that a supernet belongs to; None if there is no run or no such setting."""
+    """``data.hold_out`` of the training run that a supernet belongs to; None without a run or without that setting."""
     for folder in (supernet, *supernet.resolve().parents[:2]):
         if folder.is_dir() and is_run(folder):
             try:

@@ -198,7 +198,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file with a state dict (.safetensors, .pt or .pth) by name.
 
     Raises:
-        UsageError: There is no such file, or it contains something else.
+        UsageError: The file does not exist, or contains something else.
         AlphaNetError: It cannot be read.
     """
     if not path.is_file():

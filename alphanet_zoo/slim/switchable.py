@@ -38,7 +38,7 @@ class Switchable:
         copied_bytes: Size of the weights that are copies, over all archs.
 
     Raises:
-        UsageError: There is no arch, or ``supernet`` is not a slimmable network.
+        UsageError: ``archs`` is empty, or ``supernet`` is not a slimmable network.
         ValueError: The space does not contain an arch.
     """
 
@@ -69,7 +69,7 @@ class Switchable:
         """Selects the arch to run.
 
         Raises:
-            UsageError: There is no such arch.
+            UsageError: The arch is not one of those of this network.
         """
         if name not in self._nets:
             raise UsageError(f"no arch is called {name!r}; the archs are {', '.join(self._nets)}")
@@ -124,7 +124,7 @@ class Switchable:
         """The subnet of an arch. Its weights are views; `SlimNet.subnet` of it is a copy of its own.
 
         Raises:
-            UsageError: There is no such arch.
+            UsageError: The arch is not one of those of this network.
         """
         if name not in self._nets:
             raise UsageError(f"no arch is called {name!r}; the archs are {', '.join(self._nets)}")

@@ -85,7 +85,7 @@ def load_upstream(path: str | os.PathLike[str]) -> AlphaNet:
         path: The authors' ``.pth.tar`` file. The number of classes is that of its classifier.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is not a checkpoint, its tensors do not fit (the message names those that are missing,
             unexpected or of the wrong shape), or it contains a class that an AlphaNet checkpoint does not.
 

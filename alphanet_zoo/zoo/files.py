@@ -147,7 +147,7 @@ def load_net(path: str | os.PathLike[str], *, config: Mapping[str, Any] | None =
         config: The result of ``config`` of a network, for a file without a config in its header.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is corrupt or has no config, or tensors do not match the config; the message names them.
     """
     return net_of(read_net_file(path), config=config)
@@ -160,7 +160,7 @@ def read_net_file(path: str | os.PathLike[str]) -> NetFile:
         path: As for `load_net`.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is corrupt, a value is not finite, or the tensors have another digest.
     """
     path = weights_file(path)
@@ -204,7 +204,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The config in the header of a file; weights are not read.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is corrupt or has no config.
     """
     config = find_config(path)

@@ -175,7 +175,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     """The format of an existing file, by its ending and, for a ``.pt2`` archive, by its contents.
 
     Raises:
-        UsageError: There is no such file, or the format is unknown or does not run on Linux.
+        UsageError: The file does not exist, or the format is unknown or does not run on Linux.
         AlphaNetError: The ``.pt2`` archive is damaged.
     """
     path = Path(path)

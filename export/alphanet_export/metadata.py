@@ -201,7 +201,7 @@ def open_exported(path: str | os.PathLike[str], assumed: Mapping[str, Any] | Non
         assumed: Metadata to use if the file has none, see `network_facts`.
 
     Raises:
-        UsageError: There is no such file, it has an unknown format, or it has metadata and ``assumed`` is not None.
+        UsageError: The file does not exist, it has an unknown format, or it has metadata and ``assumed`` is not None.
         MissingDependencyError: The runtime that reads the format is not installed.
         AlphaNetError: The file is corrupt, truncated or changed since the export, is not an image classifier, or has no
             metadata and ``assumed`` is None.

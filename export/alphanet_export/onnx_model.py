@@ -44,7 +44,7 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """The model in a file. No other file is read.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: The file is not ONNX, is corrupt or truncated, or stores weights in other files.
     """
     return parse_proto(path, read_model(path))
@@ -54,7 +54,7 @@ def read_model(path: str | os.PathLike[str]) -> bytes:
     """The content of a model's file.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: It is not a regular file.
     """
     if not Path(path).is_file():
@@ -137,7 +137,7 @@ def open_session(
         optimized: Path to write the optimised graph to.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         ParityError: The file has changed since its export.
         AlphaNetError: It contains something that is not accepted, or ONNX Runtime cannot load it.
     """

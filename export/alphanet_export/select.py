@@ -36,7 +36,7 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
         family: A key of `FAMILIES`.
 
     Raises:
-        UsageError: There is no such family.
+        UsageError: The family does not exist.
         TargetError: The budget is below the cost of the smallest member.
     """
     members = sorted(family_members(family), key=member_macs)

@@ -157,6 +157,7 @@ MODEL = ["verify", "tiny.onnx"]
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        ([*SEARCH, "-o", "folder.json"], "-o: folder.json is a folder"),
         ([*SEARCH, "-o", "f.json", "--best", "images"], "--best: images is a folder"),
         ([*SEARCH, "-o", "f.json", "--plot", "images"], "--plot: images is a folder"),
         ([*SEARCH, "-o", "f.json", "--best", "/dev/null"], "--best: /dev/null is a device"),

@@ -134,7 +134,7 @@ def test_a_lost_fusion_exits_5_unless_accepted(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "slow.onnx").write_bytes(sealed(with_broken_fusion(tiny_onnx())))
-    argv = (tmp_path / "slow.onnx",)
+    argv = (tmp_path / "slow.onnx", "--reference", folder / "tiny.safetensors")
     code, out, err = run(capsys, *argv)
     assert code == 5 and "QuickGelu: 7 instead of 8" in err and err.count("\n") == 1 and "BROKEN" in out
     code, out, _ = run(capsys, *argv, "--any-graph")

@@ -232,7 +232,7 @@ WRONG = [
     ("export-supernet images -o out.safetensors", 2, "images"),
     ("export-supernet missing -o out.safetensors", 2, "missing"),
     ("serch --data images", 2, "did you mean search?"),
-    (f"{SEARCH}", 2, "-o is required"),
+    (f"{SEARCH}", 2, "--output"),
     (f"{SEARCH} -o front.txt", 2, "front.txt"),
     (f"{SEARCH} -o front.json --evaluations 0", 2, "'0'"),
     (f"{SEARCH} -o front.json --min-flops 2M --max-flops 1M", 2, "above"),

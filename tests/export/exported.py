@@ -65,6 +65,7 @@ def with_broken_fusion(content: bytes) -> bytes:
     sigmoid = nodes[place]
     clip = onnx.helper.make_node("Min", ["sigmoid", "one"], [sigmoid.output[0]], name="Min_0")
     sigmoid.output[0] = "sigmoid"
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), "one"))
+    one = onnx.helper.make_node("Constant", [], ["one"], value=numpy_helper.from_array(np.ones((), np.float32)))
     proto.graph.node.insert(place + 1, clip)
+    proto.graph.node.insert(place, one)
     return proto.SerializeToString()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
 MODULE = """
 from torch import nn
 
@@ -17,6 +23,17 @@ def build(num_classes):
 def nothing(num_classes):
     return None
 """
+
+
+@contextmanager
+def current_folder(path: Path, module: str, text: str) -> Iterator[Path]:
+    """Makes ``path``, with a module of the user's, the current folder, from which this process imports, too."""
+    (path / f"{module}.py").write_text(text, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.syspath_prepend(path)
+        yield path
+
 
 SETTINGS = [
     "net=own_network:build", "data.source=digits", "data.root=null", "data.image_size=16", "data.workers=0",

@@ -15,18 +15,14 @@ from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.slim.named import named_slimmable
 from alphanet_zoo.zoo.files import load_net
 from tests.hub_server import HubClient, HubServer
-from tests.slim.own import MODULE, SETTINGS
+from tests.slim.own import MODULE, SETTINGS, current_folder
 from tests.train.pair import torchrun
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a network of the user's, which is the current one."""
-    path = tmp_path_factory.mktemp("pretrained")
-    (path / "own_network.py").write_text(MODULE, "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        patch.syspath_prepend(path)
+    with current_folder(tmp_path_factory.mktemp("pretrained"), "own_network", MODULE) as path:
         yield path
 
 

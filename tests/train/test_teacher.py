@@ -19,6 +19,7 @@ from alphanet_zoo.train.config import load_config
 from alphanet_zoo.train.teacher import Teacher, open_teacher
 from alphanet_zoo.zoo.files import save_net
 from tests.hub_server import HubClient, HubServer
+from tests.slim.own import current_folder
 
 DIGITS = tuple(map(str, range(10)))
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -55,11 +56,7 @@ def maps(num_classes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The current folder, with a module of the user's."""
-    path = tmp_path_factory.mktemp("teachers")
-    (path / "own_teachers.py").write_text(MODULE, "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        patch.syspath_prepend(path)
+    with current_folder(tmp_path_factory.mktemp("teachers"), "own_teachers", MODULE) as path:
         yield path
 
 

@@ -126,7 +126,7 @@ def engine_of(name: str) -> Engine:
     """The engine of a runtime.
 
     Raises:
-        UsageError: There is no such runtime.
+        UsageError: The runtime does not exist.
         MissingDependencyError: It is not installed.
     """
     if name not in ENGINES:

@@ -54,7 +54,7 @@ def profile_device(
         progress: Called after each part of each round.
 
     Raises:
-        UsageError: There is no such runtime.
+        UsageError: The runtime does not exist.
         MissingDependencyError: It is not installed.
     """
     parts: list[Network] = [(part,) for part in distinct_parts(space, num_classes)]

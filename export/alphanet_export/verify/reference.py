@@ -87,7 +87,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing:
     """The preprocessing in a JSON file: input_size, resize_size, interpolation, mean, std.
 
     Raises:
-        UsageError: There is no such file, or it does not contain a preprocessing.
+        UsageError: The file does not exist, or it does not contain a preprocessing.
     """
     if not Path(path).is_file():
         raise UsageError(f"--preprocessing {path} is not a file; pass a JSON file with {', '.join(_FIELDS)}")

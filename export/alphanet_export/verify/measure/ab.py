@@ -157,7 +157,7 @@ def measure_ratio(
         seconds: Minimum time to spend.
 
     Raises:
-        UsageError: There is no such file, or a file does not accept the batch size.
+        UsageError: The file does not exist, or a file does not accept the batch size.
         AlphaNetError: A file cannot be loaded or run.
     """
     threads = physical_cores() if threads is None else threads

@@ -63,7 +63,7 @@ def measure_health(model_path: str | os.PathLike[str]) -> GraphHealth:
     """Counts a file's nodes before and after ONNX Runtime's full optimisation.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
         AlphaNetError: It cannot be loaded.
     """
     proto = load_proto(model_path)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alphanet_export.metadata import ExportedModel
 from alphanet_export.verify.measure.graph_health import GraphHealth
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.shapes import net_shape
+from alphanet_zoo.space.shapes import BlockShape, net_shape
 from alphanet_zoo.space.space import SearchSpace
 
 BLOCKED_MACHINES = ("x86_64", "amd64")
@@ -108,8 +108,7 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
     silus = 3 + sum(1 + block.expand for block in blocks)  # The stem, both head convolutions; each block's own.
     excites = sum(block.se_channels > 0 for block in blocks)
     loose = sum(block.stride == 2 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
-    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1. The shortcut
-    # of one such block may stay an addition, as in alphanet_c10_s.
+    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1.
     narrow = sum(block.stride == 1 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
     reorders = 1 + 3 * excites + 2 * loose + max(narrow - 1, 0)
     ran = health.optimized_operators
@@ -119,10 +118,28 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
             GraphRule("convolutions in the blocked layout", health.blocked_convolutions, health.convolutions),
             GraphRule("SiLUs fused to one QuickGelu", ran.get("com.microsoft.QuickGelu", 0), silus),
             GraphRule("ReLUs and hard sigmoids outside convolutions", _sum(ran, "Relu", "HardSigmoid"), 0, True),
-            GraphRule("additions outside convolutions", _sum(ran, "Add"), loose + (narrow > 0), True),
+            GraphRule("additions outside convolutions", _sum(ran, "Add"), _plain_additions(blocks), True),
             GraphRule("nodes that only convert layouts", health.reorder_nodes, reorders, True),
         ),
     )
+
+
+def _plain_additions(blocks: Sequence[BlockShape]) -> int:
+    """The shortcuts whose addition ONNX Runtime may leave outside a convolution.
+
+    A strided shortcut of channels that do not fill blocks is pooled in the plain layout, so its addition stays. The
+    shortcuts of the blocks behind it pass that layout on, as long as their channels do not fill blocks either.
+    """
+    count, plain = 0, False
+    for block in blocks:
+        if block.stride == 2:
+            plain = block.in_channels % WIDEST_BLOCK > 0
+            count += plain
+            plain &= block.in_channels == block.out_channels
+        else:
+            plain &= block.in_channels == block.out_channels
+            count += plain
+    return count
 
 
 def _sum(counts: Mapping[str, int], *operators: str) -> int:

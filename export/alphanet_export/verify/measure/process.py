@@ -96,7 +96,7 @@ def measure_process(
         (Windows).
 
     Raises:
-        UsageError: There is no such file, or it has an unknown format.
+        UsageError: The file does not exist, or it has an unknown format.
         AlphaNetError: A process failed; the message ends with its last line.
     """
     with _checked_copy(model_path) as path:
