@@ -106,11 +106,9 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
             f"the arch has widths that are not multiples of {ALIGNMENT}, which the blocked layout does not support"
         )
     silus = 3 + sum(1 + block.expand for block in blocks)  # The stem, both head convolutions; each block's own.
-    excites = sum(block.se_channels > 0 for block in blocks)
-    loose = sum(block.stride == 2 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
-    # Channels that do not fill blocks may take the plain layout; the first such block is in the base of 1.
-    narrow = sum(block.stride == 1 and block.in_channels % WIDEST_BLOCK > 0 for block in blocks)
-    reorders = 1 + 3 * excites + 2 * loose + max(narrow - 1, 0)
+    loose = sum(block.stride == 2 and not _fills(block.in_channels) for block in blocks)
+    passed_on = _passed_on(blocks)
+    reorders = 1 + sum(map(_reorders, blocks)) + 2 * passed_on  # The logits leave the layout.
     ran = health.optimized_operators
     return GraphRules(
         None,
@@ -118,27 +116,44 @@ def graph_rules(model: ExportedModel, health: GraphHealth, *, machine: str | Non
             GraphRule("convolutions in the blocked layout", health.blocked_convolutions, health.convolutions),
             GraphRule("SiLUs fused to one QuickGelu", ran.get("com.microsoft.QuickGelu", 0), silus),
             GraphRule("ReLUs and hard sigmoids outside convolutions", _sum(ran, "Relu", "HardSigmoid"), 0, True),
-            GraphRule("additions outside convolutions", _sum(ran, "Add"), _plain_additions(blocks), True),
+            GraphRule("additions outside convolutions", _sum(ran, "Add"), loose + passed_on, True),
             GraphRule("nodes that only convert layouts", health.reorder_nodes, reorders, True),
         ),
     )
 
 
-def _plain_additions(blocks: Sequence[BlockShape]) -> int:
-    """The shortcuts whose addition ONNX Runtime may leave outside a convolution.
+def _fills(channels: int) -> bool:
+    """Whether channels fill the widest blocks, so that pools and additions stay in the blocked layout."""
+    return channels % WIDEST_BLOCK == 0
 
-    A strided shortcut of channels that do not fill blocks is pooled in the plain layout, so its addition stays. The
-    shortcuts of the blocks behind it pass that layout on, as long as their channels do not fill blocks either.
+
+def _reorders(block: BlockShape) -> int:
+    """The nodes that convert layouts in a block on its own.
+
+    Convolutions of fewer channels than a block has read the plain layout. Pools of channels that do not fill blocks,
+    and products of a map and its squeeze-and-excite, compute in it.
+    """
+    kept, pooled = block.in_channels == block.out_channels, block.stride == 2 and not _fills(block.in_channels)
+    reads_plain = block.in_channels < WIDEST_BLOCK and (block.expand or not kept)
+    count = (block.mid_channels < WIDEST_BLOCK) + (reads_plain or pooled)
+    if pooled:  # To the addition and back, or from the pool to the convolution of the shortcut.
+        count += 2 if kept else block.in_channels >= WIDEST_BLOCK
+    if block.se_channels:
+        count += 3 + (not _fills(block.mid_channels))
+    return count
+
+
+def _passed_on(blocks: Sequence[BlockShape]) -> int:
+    """The additions in the plain layout because that of the strided block before them is.
+
+    A strided shortcut of channels that do not fill blocks is pooled in the plain layout, so its addition stays outside
+    a convolution. If its block keeps the number of channels, the shortcuts of the blocks behind it pass that layout on.
     """
     count, plain = 0, False
     for block in blocks:
-        if block.stride == 2:
-            plain = block.in_channels % WIDEST_BLOCK > 0
-            count += plain
-            plain &= block.in_channels == block.out_channels
-        else:
-            plain &= block.in_channels == block.out_channels
-            count += plain
+        kept = block.in_channels == block.out_channels
+        plain = kept and (plain if block.stride == 1 else not _fills(block.in_channels))
+        count += plain and block.stride == 1
     return count
 
 

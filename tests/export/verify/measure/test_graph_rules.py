@@ -15,6 +15,7 @@ from alphanet_export.write import write_export
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.registry import create_model
 from tests.export.exported import tiny_onnx, with_broken_fusion
@@ -48,6 +49,19 @@ def test_narrow_blocks_keep_every_rule(tmp_path: Path, depth: tuple[int, ...]) -
     write_export(freeze(net), onnx=tmp_path / "m.onnx", verify=False)
     rules = graph_rules(*opened(tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()), machine="x86_64")
     assert rules.holds, rules
+
+
+def test_shortcuts_and_excites_of_24_and_72_channels_keep_every_rule(tmp_path: Path) -> None:
+    """Two additions and both pools are in the plain layout: 16 nodes convert layouts, as many as are expected."""
+    arch = ArchSpec(
+        resolution=12, width=(16, 8, 24, 24, 128), depth=(2, 2, 2), kernel_size=(3, 3, 3), expand_ratio=(1, 4, 3)
+    )  # fmt: skip
+    net = fill_live(AlphaNet(arch, ALPHANET_TINY, 10)).eval()
+    write_export(freeze(net), onnx=tmp_path / "m.onnx", verify=False)
+    rules = graph_rules(*opened(tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()), machine="x86_64")
+    assert rules.holds, rules
+    (conversions,) = [rule for rule in rules.rules if rule.name == "nodes that only convert layouts"]
+    assert conversions.expected == 16
 
 
 @pytest.mark.parametrize("name", ["alphanet_c10_s", pytest.param("alphanet_c10_xl", marks=pytest.mark.slow)])
