@@ -36,9 +36,6 @@ from alphanet_zoo.cli.command import (
     run_command,
 )
 
-RESERVE = 90.0
-"""Seconds that `run` keeps for search and evaluation after training."""
-
 
 def run_piece(arguments: argparse.Namespace) -> int:
     """Measures the time of a step, trains, searches and evaluates, all within --time-limit."""
@@ -49,11 +46,11 @@ def run_piece(arguments: argparse.Namespace) -> int:
         work.write(plan.name, planned(arguments, work))
     settings = json.loads(plan.read_text("utf-8"))["settings"]
     arguments.overrides = [*settings, *arguments.overrides]
-    arguments.time_limit = max(work.seconds_left - RESERVE, 1.0)
+    arguments.time_limit = max(work.seconds_left - arguments.reserve, 1.0)
     train_piece(arguments)
     if not (work.run / "final" / "model.safetensors").exists():
         return 0
-    arguments.time_limit = max(work.seconds_left - RESERVE / 3, 1.0)
+    arguments.time_limit = max(work.seconds_left - arguments.reserve / 3, 1.0)
     cifar_family.search_piece(arguments)
     return cifar_family.evaluate_piece(arguments) if (work.results / "search.json").exists() else 0
 
@@ -66,7 +63,7 @@ def planned(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
     assert measured is not None
     print(measured, flush=True)
     epoch_seconds = measured.total_seconds / work.config(RECIPE, work.run).optim.epochs
-    epochs = max(int(((work.seconds_left or 0.0) - RESERVE) / (1.02 * epoch_seconds)), 1)
+    epochs = max(int(((work.seconds_left or 0.0) - arguments.reserve) / (1.02 * epoch_seconds)), 1)
     settings = [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(10.0, epochs / 10)}"]
     print(f"settings: {' '.join(settings)}", flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -136,6 +133,13 @@ def add_options(pieces: dict[str, argparse.ArgumentParser]) -> None:
         )
     pieces["run"].add_argument(
         "--probe-steps", type=positive_int, default=40, help="steps to measure before training (default: 40)"
+    )
+    pieces["run"].add_argument(
+        "--reserve",
+        type=positive_float,
+        default=90.0,
+        metavar="SECONDS",
+        help="time kept for search and evaluation after training (default: 90)",
     )
     pieces["package"].add_argument("-o", "--output", type=Path, help="output folder (default: that of the package)")
 

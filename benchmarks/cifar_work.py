@@ -19,13 +19,14 @@ from alphanet_zoo.train.config import TrainConfig, load_config
 
 RECIPE = "alphanet_cifar10"
 OURS = (
-    "data.engine=device", "data.hold_out=5000", "data.workers=8", "data.erasing=0.5", "sandwich.random_subnets=1",
+    "data.hold_out=5000", "data.autoaugment=true", "data.erasing=0.25", "sandwich.random_subnets=1",
     "sandwich.drop_rate=0.1", "sandwich.drop_path_rate=0", "optim.weight_decay=5e-4", "optim.lr_batch=null",
     "validation.every_epochs=0", "checkpoint_every_steps=2000", "log.every_steps=20", "log.progress=false",
 )  # fmt: skip
 """Settings of the recipe; settings on the command line override them."""
 ON_GPU = (
-    "data.batch_size=1024", "optim.lr=0.3", "optim.warmup_epochs=10", "optim.precision=bf16", "optim.cuda_graphs=true",
+    "data.batch_size=1024", "data.workers=12", "optim.lr=0.3", "optim.warmup_epochs=10", "optim.precision=bf16",
+    "optim.cuda_graphs=true",
 )  # fmt: skip
 ON_CPU = ("data.batch_size=256", "optim.lr=0.05", "optim.warmup_epochs=1", "optim.kernels=compiled", "data.workers=0")
 

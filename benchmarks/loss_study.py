@@ -71,7 +71,8 @@ SPACE: dict[str, Any] = {
 """The search space of both studies."""
 
 SETTINGS = (
-    "data.engine=device", "data.workers=0", "data.hold_out=0", "data.batch_size=128", "optim.precision=fp32",
+    "data.engine=device", "data.autoaugment=false", "data.erasing=0", "data.workers=0", "data.hold_out=0",
+    "data.batch_size=128", "optim.precision=fp32",
     "optim.warmup_epochs=1", "sandwich.drop_rate=0", "sandwich.drop_path_rate=0", "validation.every_epochs=0",
     "validation.archs=[]", "checkpoint_every_steps=200", "log.every_steps=50", "device=cpu", "optim.kernels=compiled",
 )  # fmt: skip

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from alphanet_export.verify.measure.interleaved import clock_for, interleave
 from torch import Tensor
 
 from alphanet_export.freeze import FrozenNet, freeze
@@ -32,6 +31,7 @@ from alphanet_export.quantize.onnx_qdq import quantize_onnx
 from alphanet_export.runtimes.runtime import Runtime, open_runtime
 from alphanet_export.runtimes.torch_runtimes import torch_threads
 from alphanet_export.verify.environment import cpu_name
+from alphanet_export.verify.measure.ab import clock_for, interleave
 from alphanet_export.verify.measure.parity import Parity, measure_parity, synthetic_images
 from alphanet_export.writers.to_aoti import write_aoti
 from alphanet_export.writers.to_executorch import write_executorch

@@ -16,7 +16,7 @@ from alphanet_zoo.errors import TargetError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.arch import ArchSpec
-from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.space.presets import ALPHANET_CIFAR, ALPHANET_TINY
 from alphanet_zoo.zoo.registry import create_model
 from tests.export.exported import tiny_onnx, with_broken_fusion
 
@@ -64,9 +64,20 @@ def test_shortcuts_and_excites_of_24_and_72_channels_keep_every_rule(tmp_path: P
     assert conversions.expected == 16
 
 
+def test_shortcuts_behind_a_strided_one_of_24_channels_keep_every_rule(tmp_path: Path) -> None:
+    """Two shortcuts of 24 channels pass on the plain layout of the strided one before them."""
+    arch = ArchSpec(
+        resolution=28, width=(24, 24, 24, 32, 72, 88, 144, 768), depth=(2, 3, 2, 2, 3, 2),
+        kernel_size=(3, 3, 5, 3, 3, 5), expand_ratio=(1, 3, 4, 4, 3, 4),
+    )  # fmt: skip
+    net = fill_live(AlphaNet(arch, ALPHANET_CIFAR, 10)).eval()
+    write_export(freeze(net), onnx=tmp_path / "m.onnx", verify=False)
+    rules = graph_rules(*opened(tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()), machine="x86_64")
+    assert rules.holds, rules
+
+
 @pytest.mark.parametrize("name", ["alphanet_c10_s", pytest.param("alphanet_c10_xl", marks=pytest.mark.slow)])
 def test_included_models_keep_every_rule(tmp_path: Path, name: str) -> None:
-    """In alphanet_c10_s, two shortcuts of 24 channels pass on the plain layout of the strided one before them."""
     write_export(freeze(create_model(name, pretrained=True)), onnx=tmp_path / "m.onnx", verify=False)
     rules = graph_rules(*opened(tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()), machine="x86_64")
     assert rules.holds, rules
