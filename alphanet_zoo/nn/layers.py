@@ -90,7 +90,7 @@ def sliced_conv(layer: nn.Conv2d, x: Tensor, out_channels: int, kernel_size: int
     weight = slice_to(layer.weight, (out_channels, 1 if depthwise else x.shape[1], kernel_size, kernel_size))
     bias = None if layer.bias is None else slice_to(layer.bias, (out_channels,))
     if compiled and depthwise and bias is None and kernel_size in operators.KERNEL_SIZES and operators.fits(x):
-        return operators.depthwise_conv(x, weight, layer.stride[0])
+        return operators.depthwise_conv(x, weight, layer.stride[0], weight.shape[2] // 2)
     if x.is_cuda and not torch.compiler.is_compiling():
         if depthwise and bias is None and gpu_operators.fits(x, kernel_size):
             return gpu_operators.depthwise_conv(x, weight, layer.stride[0])

@@ -14,10 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import default_cfg
+from alphanet_zoo.nn.cpu_kernels import library
 from alphanet_zoo.nn.family import KernelsName, Network
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.choices import FAMILY, Tie
+from alphanet_zoo.slim.kernels import CompiledConvs
 from alphanet_zoo.slim.space import SlimSpace
 from alphanet_zoo.zoo.hub_mixin import HubMixin
 
@@ -63,6 +65,7 @@ class SlimNetwork(HubMixin, Network):
         }  # fmt: skip
         self._names = frozenset(self.state_dict())
         self._drop_rate = self._drop_path_rate = 0.0
+        self._kernels: KernelsName = "torch"
 
     @property
     def num_classes(self) -> int:
@@ -71,13 +74,20 @@ class SlimNetwork(HubMixin, Network):
 
     @property
     def kernels(self) -> KernelsName:
-        """Implementation of training on the CPU: PyTorch's own."""
-        return "torch"
+        """Implementation of training on the CPU in float32.
+
+        'torch', or 'compiled': `alphanet_zoo.nn.cpu_kernels` computes depthwise convolutions. They are compiled for the
+        machine when this is set. Evaluation, and networks extracted from this one, use torch.
+        """
+        return self._kernels
 
     @kernels.setter
     def kernels(self, name: KernelsName) -> None:
-        if name != "torch":
-            raise UsageError(f"kernels is {name!r}; a slimmable network supports only 'torch' (optim.kernels=torch)")
+        if name not in ("torch", "compiled"):
+            raise ValueError(f"kernels is {name!r}; pass 'torch' or 'compiled'")
+        if name == "compiled":
+            library.load()
+        self._kernels = name
 
     @property
     def drop_rate(self) -> float:
@@ -137,6 +147,10 @@ class SlimNetwork(HubMixin, Network):
         """Whether this network has all weights of ``arch``."""
         return arch in self.space if self.supernet else arch == self.arch
 
+    def _computing(self) -> contextlib.AbstractContextManager[object]:
+        """Applies `kernels` for the duration of the context."""
+        return CompiledConvs() if self._kernels == "compiled" and self.training else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def _dropping(self) -> Iterator[None]:
         """Applies `drop_rate` for the duration of the context."""
@@ -187,7 +201,7 @@ class SlimNet(SlimNetwork):
             raise ValueError(f"the network is of {self.arch}, not of {arch}; take that subnet from the supernet")
         if resize:
             x = resize_to(x, self.arch.resolution)
-        with self._dropping():
+        with self._dropping(), self._computing():
             logits: Tensor = self.net(x)
         return logits
 

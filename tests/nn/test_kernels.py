@@ -63,18 +63,19 @@ def test_values_that_are_not_finite_stay_so(bad):
     assert ours[:, :3].isfinite().all() and ours[:, 4:].isfinite().all()
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [
-    ((2, 8, 6, 6), 3, 1), ((2, 16, 7, 9), 3, 2), ((3, 24, 11, 11), 5, 1), ((1, 8, 9, 8), 5, 2), ((2, 8, 2, 3), 5, 1),
-    ((2, 8, 10, 10), 7, 1), ((8, 200, 14, 14), 5, 1),
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [
+    ((2, 8, 6, 6), 3, 1, 1), ((2, 16, 7, 9), 3, 2, 1), ((3, 24, 11, 11), 5, 1, 2), ((1, 8, 9, 8), 5, 2, 2),
+    ((2, 8, 2, 3), 5, 1, 2), ((2, 8, 10, 10), 7, 1, 3), ((8, 200, 14, 14), 5, 1, 2), ((2, 16, 9, 9), 3, 2, 0),
+    ((2, 8, 7, 8), 5, 1, 0),
 ])  # fmt: skip
-def test_depthwise_conv_has_the_gradients_of_torchs(size, kernel, stride):
+def test_depthwise_conv_has_the_gradients_of_torchs(size, kernel, stride, padding):
     torch.manual_seed(0)
     x, channels = torch.randn(size, requires_grad=True), size[1]
     whole = torch.randn(channels + 8, 1, kernel + 2, kernel + 2, requires_grad=True)
     weight = whole[:channels, :, 1:-1, 1:-1]
     exact_x, exact_weight = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
-    exact = F.conv2d(exact_x, exact_weight, None, stride, kernel // 2, 1, channels)
-    ours = depthwise_conv(x, weight, stride)
+    exact = F.conv2d(exact_x, exact_weight, None, stride, padding, 1, channels)
+    ours = depthwise_conv(x, weight, stride, padding)
     assert_near([ours.detach()], [exact.detach()], 1e-5)
     assert_near(gradients(ours, (x, weight)), gradients(exact, (exact_x, exact_weight)), 1e-5)
 
@@ -90,9 +91,9 @@ def test_the_operators_are_registered_as_torch_wants_them():
     torch.library.opcheck(torch.ops.alphanet.norm_swish_backward.default, (torch.randn_like(plain), plain, kept))
     taps = torch.randn(8, 1, 3, 3, requires_grad=True)
     for stride in (1, 2):
-        torch.library.opcheck(torch.ops.alphanet.depthwise_conv.default, (x, taps, stride))
-        gradient = torch.ones_like(depthwise_conv(plain, taps, stride)).detach()
-        torch.library.opcheck(torch.ops.alphanet.depthwise_weight_gradient.default, (gradient, plain, 3, stride))
+        torch.library.opcheck(torch.ops.alphanet.depthwise_conv.default, (x, taps, stride, 1))
+        gradient = torch.ones_like(depthwise_conv(plain, taps, stride, 1)).detach()
+        torch.library.opcheck(torch.ops.alphanet.depthwise_weight_gradient.default, (gradient, plain, 3, stride, 1))
 
 
 def step(net, images, arch=None):
@@ -169,7 +170,7 @@ def test_half_precision_and_odd_channels_are_left_to_torch():
 
 def test_torch_compile_sees_them():
     def both(x, weight, bias, taps):
-        return norm_swish(depthwise_conv(x, taps, 1), weight, bias, 1e-5)
+        return norm_swish(depthwise_conv(x, taps, 1, 1), weight, bias, 1e-5)
 
     torch.manual_seed(0)
     x, taps = torch.randn(2, 8, 6, 6), torch.randn(8, 1, 3, 3, requires_grad=True)

@@ -195,7 +195,7 @@ def open_digits():  # type: ignore[no-untyped-def]
         (["distributed.sync_bn=true"], "pass distributed.sync_bn=false"),
         (["optim.compile=true"], "pass optim.compile=false"),
         (["optim.cuda_graphs=true"], "pass optim.cuda_graphs=false"),
-        (["optim.kernels=compiled"], "optim.kernels=torch"),
+        (["optim.kernels=compiled", "optim.precision=bf16"], "kernels=compiled requires precision=fp32"),
         (["sandwich.drop_path_rate=0.2"], "sandwich.drop_path_rate=0"),
         (["validation.every_epochs=1", "validation.archs=alphanet_a0"], "is not an arch of the space build"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
+from torch.profiler import profile
 
 import alphanet_zoo as az
 from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, LabelSmoothedCrossEntropy
@@ -47,3 +49,34 @@ def test_a_slimmable_network_learns_at_every_width() -> None:
         with torch.no_grad():
             accuracy = (static.eval()(images).argmax(1) == labels).float().mean()
         assert accuracy > 0.9, (arch, accuracy)
+
+
+def test_compiled_kernels_give_the_gradients_of_torch() -> None:
+    """Three of the depthwise convolutions fit the kernels: with bias, without padding, and of 24 of 48 channels."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 48, 3, 2, 1), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.Conv2d(48, 48, 3, 2, 1, groups=48), nn.BatchNorm2d(48), nn.ReLU6(),
+        nn.Conv2d(48, 48, 5, 1, 0, groups=48, bias=False), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.Conv2d(48, 48, 3, 1, "same", groups=48), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.Conv2d(48, 48, 3, 1, 2, dilation=2, groups=48), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.Conv2d(48, 48, (3, 3), (1, 1), (1, 1), groups=48), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 4),
+    )  # fmt: skip
+    supernet = az.slimmable(net, (3, 40, 40), widths=(0.5, 1.0)).train()
+    images = torch.randn(4, 3, 40, 40)
+    for arch in (supernet.space.largest, supernet.space.smallest):
+        found = {}
+        for kernels in ("torch", "compiled"):
+            supernet.kernels = kernels
+            supernet.zero_grad()
+            with profile() as profiler:
+                logits = supernet(images, arch)
+            logits.square().sum().backward()
+            calls = sum(e.count for e in profiler.key_averages() if e.key == "alphanet::depthwise_conv")
+            assert calls == (3 if kernels == "compiled" else 0)
+            gradients = [p.grad for p in supernet.parameters() if p.grad is not None]
+            found[kernels] = torch.cat([logits.flatten(), *(g.flatten() for g in gradients)])
+        assert (found["torch"] - found["compiled"]).norm() < 1e-5 * found["torch"].norm()
+    with pytest.raises(ValueError, match="kernels is 'fast'; pass 'torch' or 'compiled'"):
+        supernet.kernels = "fast"  # type: ignore[assignment]

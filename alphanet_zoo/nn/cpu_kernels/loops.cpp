@@ -69,14 +69,15 @@ void channel_sums(long rows, long channels, int threads, double *sum, double *ot
         }
 }
 
-// Adds one output row's part of one row of taps: sum[j] += sum over o of g[o] * x[o * stride + j - kernel / 2].
+// Adds one output row's part of one row of taps: sum[j] += sum over o of g[o] * x[o * stride + j - padding].
 template <int kernel>
-inline void add_taps(const float *g, const float *x, long channels, long width, long out_width, long stride, Vec *sum) {
+inline void add_taps(const float *g, const float *x, long channels, long width, long out_width, long stride,
+                     long padding, Vec *sum) {
     Vec taps[kernel];
     for (int j = 0; j < kernel; j++) taps[j] = sum[j];
     for (long o = 0; o < out_width; o++) {
         Vec v = load(g + o * channels);
-        long first = o * stride - kernel / 2;
+        long first = o * stride - padding;
         if (first >= 0 && first + kernel <= width)
             for (int j = 0; j < kernel; j++) taps[j] += v * load(x + (first + j) * channels);
         else
@@ -88,7 +89,7 @@ inline void add_taps(const float *g, const float *x, long channels, long width, 
 
 template <int kernel>
 void weight_gradient(const float *g, const float *x, long images, long channels, long height, long width,
-                     long out_height, long out_width, long stride, float *result, int threads) {
+                     long out_height, long out_width, long stride, long padding, float *result, int threads) {
     constexpr int taps = kernel * kernel;
     const long block = 1 + kCache / (4 * out_width * channels);  // output rows that are summed in float32
     std::vector<double> parts(threads * taps * channels);
@@ -101,11 +102,11 @@ void weight_gradient(const float *g, const float *x, long images, long channels,
                 for (int i = 0; i < kernel; i++) {
                     Vec sum[kernel] = {};
                     for (long row = begin; row < end && row < begin + block; row++) {
-                        long h = row % out_height * stride + i - kernel / 2;
+                        long h = row % out_height * stride + i - padding;
                         if (h < 0 || h >= height) continue;
                         add_taps<kernel>(g + row * out_width * channels + c,
                                          x + (row / out_height * height + h) * width * channels + c, channels, width,
-                                         out_width, stride, sum);
+                                         out_width, stride, padding, sum);
                     }
                     for (int j = 0; j < kernel; j++) fold(own + (i * kernel + j) * channels + c, sum[j]);
                 }
@@ -179,10 +180,10 @@ extern "C" void norm_swish_backward(const float *g, const float *x, long rows, l
         }
 }
 
-// Weight gradient (channels, kernel, kernel) of a depthwise convolution: kernel 3, 5 or 7, padding kernel / 2.
+// Weight gradient (channels, kernel, kernel) of a depthwise convolution: kernel 3, 5 or 7.
 extern "C" void depthwise_weight_gradient(const float *g, const float *x, long images, long channels, long height,
                                           long width, long out_height, long out_width, long kernel, long stride,
-                                          float *result, int threads) {
+                                          long padding, float *result, int threads) {
     auto run = kernel == 3 ? weight_gradient<3> : kernel == 5 ? weight_gradient<5> : weight_gradient<7>;
-    run(g, x, images, channels, height, width, out_height, out_width, stride, result, threads);
+    run(g, x, images, channels, height, width, out_height, out_width, stride, padding, result, threads);
 }

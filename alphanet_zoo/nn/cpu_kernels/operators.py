@@ -38,15 +38,16 @@ def norm_swish(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return result
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution of ``x`` without bias, padding K // 2; see `fits`.
+def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Depthwise convolution of ``x`` without bias; see `fits`.
 
     Args:
         x: The map, ``(N, C, H, W)``.
         weight: ``(C, 1, K, K)``, K in `KERNEL_SIZES`.
         stride: Along both axes.
+        padding: Zeros added at each side.
     """
-    result: Tensor = _depthwise_conv(x, weight, stride)
+    result: Tensor = _depthwise_conv(x, weight, stride, padding)
     return result
 
 
@@ -114,50 +115,52 @@ _norm_swish.register_autograd(_differentiate_norm_swish, setup_context=_keep_for
 
 
 @torch.library.custom_op("alphanet::depthwise_conv", mutates_args=(), device_types="cpu")
-def _depthwise_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """PyTorch's convolution, channels last."""
-    return _rows(torch.conv2d(_rows(x), weight, None, stride, weight.shape[2] // 2, 1, x.shape[1]))
+    return _rows(torch.conv2d(_rows(x), weight, None, stride, padding, 1, x.shape[1]))
 
 
 @_depthwise_conv.register_fake
-def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    margin = 2 * (weight.shape[2] // 2) - weight.shape[2]
+def _(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    margin = 2 * padding - weight.shape[2]
     sides = [(side + margin) // stride + 1 for side in x.shape[2:]]
     return x.new_empty(x.shape[0], x.shape[1], *sides).contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("alphanet::depthwise_weight_gradient", mutates_args=(), device_types="cpu")
-def _depthwise_weight_gradient(gradient: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+def _depthwise_weight_gradient(gradient: Tensor, x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     """The gradient ``(C, 1, K, K)`` of the weight."""
     gradient, x = _rows(gradient), _rows(x)
     result = x.new_empty(x.shape[1], 1, kernel, kernel)
-    load().call("depthwise_weight_gradient", gradient, x, *x.shape, *gradient.shape[2:], kernel, stride, result)
+    load().call(
+        "depthwise_weight_gradient", gradient, x, *x.shape, *gradient.shape[2:], kernel, stride, padding, result
+    )
     return result
 
 
 @_depthwise_weight_gradient.register_fake
-def _(gradient: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+def _(gradient: Tensor, x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     return x.new_empty(x.shape[1], 1, kernel, kernel)
 
 
 def _keep_for_depthwise_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Saves map and weight."""
-    x, weight, ctx.stride = inputs
+    x, weight, ctx.stride, ctx.padding = inputs
     ctx.save_for_backward(x, weight)
 
 
-def _differentiate_depthwise_conv(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _differentiate_depthwise_conv(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The autograd formula of ``alphanet::depthwise_conv``: the gradient of the map is PyTorch's."""
-    (x, weight), stride = ctx.saved_tensors, ctx.stride
+    (x, weight), stride, padding = ctx.saved_tensors, ctx.stride, ctx.padding
     kernel, of_map, of_weight = weight.shape[2], None, None
     if ctx.needs_input_grad[0]:
         of_map = torch.ops.aten.convolution_backward(
-            _rows(gradient), _rows(x), weight, None, [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0],
+            _rows(gradient), _rows(x), weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0],
             x.shape[1], [True, False, False],
         )[0]  # fmt: skip
     if ctx.needs_input_grad[1]:
-        of_weight = _depthwise_weight_gradient(gradient, x, kernel, stride)
-    return of_map, of_weight, None
+        of_weight = _depthwise_weight_gradient(gradient, x, kernel, stride, padding)
+    return of_map, of_weight, None, None
 
 
 _depthwise_conv.register_autograd(_differentiate_depthwise_conv, setup_context=_keep_for_depthwise_conv)
