@@ -90,10 +90,10 @@ def sliced_conv(layer: nn.Conv2d, x: Tensor, out_channels: int, kernel_size: int
     weight = slice_to(layer.weight, (out_channels, 1 if depthwise else x.shape[1], kernel_size, kernel_size))
     bias = None if layer.bias is None else slice_to(layer.bias, (out_channels,))
     if compiled and depthwise and bias is None and kernel_size in operators.KERNEL_SIZES and operators.fits(x):
-        return operators.depthwise_conv(x, weight, layer.stride[0], weight.shape[2] // 2)
+        return operators.depthwise_conv(x, weight, layer.stride[0], kernel_size // 2)
     if x.is_cuda and not torch.compiler.is_compiling():
         if depthwise and bias is None and gpu_operators.fits(x, kernel_size):
-            return gpu_operators.depthwise_conv(x, weight, layer.stride[0])
+            return gpu_operators.depthwise_conv(x, weight, layer.stride[0], kernel_size // 2)
         if not depthwise and kernel_size == 1 and layer.stride == (1, 1):
             return gpu_operators.pointwise_conv(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, kernel_size // 2, 1, out_channels if depthwise else 1)

@@ -19,7 +19,7 @@ from alphanet_zoo.nn.family import KernelsName, Network
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.choices import FAMILY, Tie
-from alphanet_zoo.slim.kernels import CompiledConvs
+from alphanet_zoo.slim.kernels import DepthwiseConvs
 from alphanet_zoo.slim.space import SlimSpace
 from alphanet_zoo.zoo.hub_mixin import HubMixin
 
@@ -147,9 +147,10 @@ class SlimNetwork(HubMixin, Network):
         """Whether this network has all weights of ``arch``."""
         return arch in self.space if self.supernet else arch == self.arch
 
-    def _computing(self) -> contextlib.AbstractContextManager[object]:
-        """Applies `kernels` for the duration of the context."""
-        return CompiledConvs() if self._kernels == "compiled" and self.training else contextlib.nullcontext()
+    def _computing(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Applies `kernels` for the duration of the context; on a GPU, avoids cuDNN's plans for each width."""
+        replaced = self.training and (x.is_cuda or self._kernels == "compiled")
+        return DepthwiseConvs() if replaced else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _dropping(self) -> Iterator[None]:
@@ -201,7 +202,7 @@ class SlimNet(SlimNetwork):
             raise ValueError(f"the network is of {self.arch}, not of {arch}; take that subnet from the supernet")
         if resize:
             x = resize_to(x, self.arch.resolution)
-        with self._dropping(), self._computing():
+        with self._dropping(), self._computing(x):
             logits: Tensor = self.net(x)
         return logits
 

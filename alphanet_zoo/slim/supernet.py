@@ -79,7 +79,7 @@ class Slimmable(SlimNetwork):
         own = arch.width == self.arch.width and arch.depth == self.arch.depth
         if own and self.options.widths[-1] >= 1:
             self.space.validate(arch)
-            with self._dropping(), self._computing():
+            with self._dropping(), self._computing(x):
                 full: Tensor = self.net(x)
             return full
         if not self.training:
@@ -89,7 +89,7 @@ class Slimmable(SlimNetwork):
         drops = self._drop_path_rate and not own
         paths = [(vars(module), key, 0.0) for module, key in self._drop_paths()] if drops else []
         dropping = self._dropping() if own else contextlib.nullcontext()
-        with narrowed(self._prepared(arch)), replaced(paths), dropping, self._computing():
+        with narrowed(self._prepared(arch)), replaced(paths), dropping, self._computing(x):
             logits: Tensor = self.net(x)
         return logits
 

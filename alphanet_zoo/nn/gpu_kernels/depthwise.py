@@ -1,7 +1,7 @@
 """Triton kernels of a depthwise convolution and of its gradients, over maps ``(N, H, W, C)``.
 
 Each program computes a block of pixels times a block of channels. The channels are contiguous, and a multiple of 8, so
-that threads load vectors. Padding is ``K // 2``.
+that threads load vectors.
 """
 
 # mypy: ignore-errors
@@ -27,30 +27,30 @@ def side_of(taps: Tensor) -> int:
     return math.isqrt(taps.shape[0])
 
 
-def convolved(x: Tensor, taps: Tensor, stride: int) -> Tensor:
+def convolved(x: Tensor, taps: Tensor, stride: int, padding: int) -> Tensor:
     """The convolution ``(N, H', W', C)`` of a map ``(N, H, W, C)`` with a kernel ``(K * K, C)`` float32."""
-    count, height, width, channels = x.shape
-    out = x.new_empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-    return _filled(out, x, taps, stride, backwards=False)
+    margin = 2 * padding - side_of(taps)
+    height, width = ((side + margin) // stride + 1 for side in x.shape[1:3])
+    return _filled(x.new_empty(x.shape[0], height, width, x.shape[3]), x, taps, stride, padding, backwards=False)
 
 
-def map_gradient(gradient: Tensor, taps: Tensor, shape: torch.Size, stride: int) -> Tensor:
+def map_gradient(gradient: Tensor, taps: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
     """The gradient of the map, of ``shape``, from that of the result ``(N, H', W', C)``."""
-    return _filled(gradient.new_empty(shape), gradient, taps, stride, backwards=True)
+    return _filled(gradient.new_empty(shape), gradient, taps, stride, padding, backwards=True)
 
 
-def _filled(out: Tensor, source: Tensor, taps: Tensor, stride: int, *, backwards: bool) -> Tensor:
+def _filled(out: Tensor, source: Tensor, taps: Tensor, stride: int, padding: int, *, backwards: bool) -> Tensor:
     """Computes ``out``: the convolution of ``source``, or with ``backwards`` its transpose."""
     channels, block = out.shape[3], _channel_block(out.shape[3])
     pixels = out.numel() // channels
     _convolve[(triton.cdiv(pixels, PIXELS), triton.cdiv(channels, block))](
         source, taps, out, pixels, channels // 8, *source.shape[1:3], *out.shape[1:3],
-        K=side_of(taps), STRIDE=stride, BACKWARDS=backwards, PIXELS=PIXELS, CHANNELS=block,
+        K=side_of(taps), STRIDE=stride, PADDING=padding, BACKWARDS=backwards, PIXELS=PIXELS, CHANNELS=block,
     )  # fmt: skip
     return out
 
 
-def weight_gradient(gradient: Tensor, x: Tensor, side: int, stride: int) -> Tensor:
+def weight_gradient(gradient: Tensor, x: Tensor, side: int, stride: int, padding: int) -> Tensor:
     """The gradient ``(K * K, C)`` float32 of the kernel. Its sums have a fixed order."""
     count, height, width, channels = x.shape
     block = _channel_block(channels)
@@ -61,7 +61,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, side: int, stride: int) -> Tens
     sums = torch.empty((parts, side * side, channels), dtype=torch.float32, device=x.device)
     _weight_gradient[(parts, blocks, side)](
         gradient, x, sums, pixels, per_program, channels // 8, height, width, gradient.shape[1], gradient.shape[2],
-        K=side, STRIDE=stride, PIXELS=SUMMED_PIXELS, CHANNELS=block,
+        K=side, STRIDE=stride, PADDING=padding, PIXELS=SUMMED_PIXELS, CHANNELS=block,
     )  # fmt: skip
     return sums.sum(0)
 
@@ -74,7 +74,8 @@ def _channel_block(channels: int) -> int:
 @triton.jit(do_not_specialize=["pixels", "eighths", "height", "width", "out_height", "out_width"])
 def _convolve(
     source, taps, out, pixels, eighths, height, width, out_height, out_width,
-    K: tl.constexpr, STRIDE: tl.constexpr, BACKWARDS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, BACKWARDS: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A block of ``out``; ``height`` and ``width`` are those of ``source``."""
     channels = eighths * 8
@@ -87,9 +88,9 @@ def _convolve(
     for i in range(K):
         for j in tl.static_range(K):
             if BACKWARDS:
-                y, z = row + (K // 2 - i), column + (K // 2 - j)
+                y, z = row + (PADDING - i), column + (PADDING - j)
             else:
-                y, z = row * STRIDE + (i - K // 2), column * STRIDE + (j - K // 2)
+                y, z = row * STRIDE + (i - PADDING), column * STRIDE + (j - PADDING)
             valid = inside & (y >= 0) & (z >= 0)
             if BACKWARDS and STRIDE > 1:
                 valid = valid & (y % STRIDE == 0) & (z % STRIDE == 0)
@@ -123,7 +124,7 @@ def _at_tap(x, start, y, column, j, inside, height, width, channels, channel, ex
 @triton.jit(do_not_specialize=["pixels", "per_program", "eighths", "height", "width", "out_height", "out_width"])
 def _weight_gradient(
     gradient, x, sums, pixels, per_program, eighths, height, width, out_height, out_width,
-    K: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums over a part of the pixels for a row of taps."""
     channels = eighths * 8
@@ -135,7 +136,7 @@ def _weight_gradient(
     for turn in range(first, first + per_program):
         pixel = turn * PIXELS + tl.arange(0, PIXELS)
         inside = pixel < pixels
-        column, row = pixel % out_width * STRIDE - K // 2, pixel // out_width % out_height * STRIDE - K // 2
+        column, row = pixel % out_width * STRIDE - PADDING, pixel // out_width % out_height * STRIDE - PADDING
         y = row + i
         start = ((pixel // (out_width * out_height)).to(tl.int64) * height + y) * width
         place = pixel.to(tl.int64) * channels

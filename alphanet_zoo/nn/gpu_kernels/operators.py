@@ -42,18 +42,19 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution of ``x`` without bias, padding K // 2; see `fits`. Sums are in float32.
+def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Depthwise convolution of ``x`` without bias; see `fits`. Sums are in float32.
 
     Args:
         x: The map, ``(N, C, H, W)``; under autocast it is cast to its type.
         weight: ``(C, 1, K, K)`` float32, K in `KERNEL_SIZES`.
         stride: Along both axes.
+        padding: Zeros added at each side.
 
     Returns:
         ``(N, C, H', W')`` in the type of ``x``, channels-last in memory.
     """
-    result: Tensor = _Depthwise.apply(x.to(_compute_type(x)), weight, stride)
+    result: Tensor = _Depthwise.apply(x.to(_compute_type(x)), weight, stride, padding)
     return result
 
 
@@ -67,26 +68,27 @@ class _Depthwise(torch.autograd.Function):
     """The kernels of `alphanet_zoo.nn.gpu_kernels.depthwise`, with their gradients. They can be differentiated once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         """See `depthwise_conv`."""
         from alphanet_zoo.nn.gpu_kernels import depthwise as kernels
 
         rows, taps = x.permute(0, 2, 3, 1).contiguous(), weight.flatten(1).t().contiguous()
         ctx.save_for_backward(rows, taps)
-        ctx.stride = stride
-        return kernels.convolved(rows, taps, stride).permute(0, 3, 1, 2)
+        ctx.stride, ctx.padding = stride, padding
+        return kernels.convolved(rows, taps, stride, padding).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of map and weight."""
         from alphanet_zoo.nn.gpu_kernels import depthwise as kernels
 
         (rows, taps), of_map, of_weight = ctx.saved_tensors, None, None
         gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
         if ctx.needs_input_grad[0]:
-            of_map = kernels.map_gradient(gradient, taps, rows.shape, ctx.stride).permute(0, 3, 1, 2)
+            of_map = kernels.map_gradient(gradient, taps, rows.shape, ctx.stride, ctx.padding).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
             side = kernels.side_of(taps)
-            of_weight = kernels.weight_gradient(gradient, rows, side, ctx.stride).t().reshape(-1, 1, side, side)
-        return of_map, of_weight, None
+            summed = kernels.weight_gradient(gradient, rows, side, ctx.stride, ctx.padding)
+            of_weight = summed.t().reshape(-1, 1, side, side)
+        return of_map, of_weight, None, None
