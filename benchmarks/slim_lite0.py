@@ -10,6 +10,8 @@ the same number of images:
 - ``scratch``: all widths together, from random weights;
 - ``alone-W``: the pretrained network at the single width W.
 
+On a GPU, pass ``--settings optim.kernels=torch optim.precision=bf16``, and a larger batch size and rate.
+
 Arms that have ended are not repeated, and an interrupted one continues. Prints the accuracy on held-out training images
 and on the test images.
 
@@ -73,7 +75,7 @@ def arm_config(
         "data.batch_size=64", "data.engine=device", "data.workers=0", f"optim.epochs={epochs or args.epochs}",
         "optim.lr=0.02", "optim.lr_batch=null", "optim.warmup_epochs=0.2", "optim.kernels=compiled",
         "sandwich.random_subnets=1", "validation.every_epochs=0", "checkpoint_every_steps=100", "log.progress=false",
-        f"seed={args.seed}",
+        f"seed={args.seed}", *args.settings,
     ])  # fmt: skip
 
 
@@ -110,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--calibration", type=int, default=4096, help="images to calibrate with (default: 4096)")
     parser.add_argument("--hold-out", type=int, default=5000, help="training images held out (default: 5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="key=value", help="settings of all arms")
     args = parser.parse_args(argv)
     weights = renamed(args.weights, args.output / "efficientnet_lite0.pth")
     arms = args.arms.split(",") if args.arms else ["pretrained", "scratch", *(f"alone-{w}" for w in WIDTHS)]
