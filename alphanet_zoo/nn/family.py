@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from alphanet_zoo.nn.config import plain_cfg
+from alphanet_zoo.nn.cpu_kernels import library
 from alphanet_zoo.nn.provenance import Provenance
 from alphanet_zoo.space.family import Space
 
@@ -28,7 +29,6 @@ class Network(Provenance):
         top1: Top-1 accuracy of the weights in percent; None if unknown.
         drop_rate: Dropout before the classifier, in training at the network's own arch.
         drop_path_rate: Stochastic depth, in training at the network's own arch.
-        kernels: Implementation of training on the CPU.
         has_statistics: Whether it has batch norms, whose statistics have to be calibrated.
         followed_by: The batch norm that follows each convolution, by their names in one module.
     """
@@ -39,10 +39,31 @@ class Network(Provenance):
     top1: float | None
     drop_rate: float
     drop_path_rate: float
-    kernels: KernelsName
     has_statistics: bool = True
     followed_by: ClassVar[Mapping[str, str]] = {}
     forward: Callable[..., Any]
+    _kernels: KernelsName = "torch"
+
+    @property
+    def kernels(self) -> KernelsName:
+        """Implementation of training on the CPU in float32.
+
+        'torch', or 'compiled': the operators of `alphanet_zoo.nn.cpu_kernels`, which are compiled for the machine when
+        this is set. Evaluation, and networks extracted from this one, use torch.
+        """
+        return self._kernels
+
+    @kernels.setter
+    def kernels(self, name: KernelsName) -> None:
+        if name not in ("torch", "compiled"):
+            raise ValueError(f"kernels is {name!r}; pass 'torch' or 'compiled'")
+        if name == "compiled":
+            library.load()
+        self._kernels = name
+        self._use_kernels()
+
+    def _use_kernels(self) -> None:
+        """Tells the layers about a change of `kernels`."""
 
     @property
     @abstractmethod

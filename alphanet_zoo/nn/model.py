@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from alphanet_zoo.nn.config import channel_cfg, default_cfg
 from alphanet_zoo.nn.configured import Configured
-from alphanet_zoo.nn.cpu_kernels import library
-from alphanet_zoo.nn.family import KernelsName
 from alphanet_zoo.nn.layers import (
     MBConv,
     SlicedBatchNorm2d,
@@ -91,7 +89,6 @@ class AlphaNet(HubMixin, Configured):
                 raise ValueError(f"{name} is {rate}; pass a value from 0 to under 1")
         shape = net_shape(space, arch)
         self.arch, self.space, self.supernet, self.in_chans = arch, space, supernet, in_chans
-        self._kernels: KernelsName = "torch"
         conv, norm = (SlicedConv2d, SlicedBatchNorm2d) if supernet else (nn.Conv2d, nn.BatchNorm2d)
         self.conv_stem = conv(in_chans, shape.stem_channels, 3, shape.stem_stride, 1, bias=False)
         self.bn1 = norm(shape.stem_channels)
@@ -259,23 +256,8 @@ class AlphaNet(HubMixin, Configured):
         """See `extract`."""
         return self.extract(arch)
 
-    @property
-    def kernels(self) -> KernelsName:
-        """Implementation of training on the CPU in float32.
-
-        'torch', or 'compiled': the operators of `alphanet_zoo.nn.cpu_kernels`, which are compiled for the machine when
-        this is set. The net's evaluation, and nets extracted from it, use torch.
-        """
-        return self._kernels
-
-    @kernels.setter
-    def kernels(self, name: KernelsName) -> None:
-        if name not in ("torch", "compiled"):
-            raise ValueError(f"kernels is {name!r}; pass 'torch' or 'compiled'")
-        if name == "compiled":
-            library.load()
-        use_compiled(self, name == "compiled")
-        self._kernels = name
+    def _use_kernels(self) -> None:
+        use_compiled(self, self.kernels == "compiled")
 
     def _check_contains(self, arch: ArchSpec) -> None:
         """Raises where this net does not hold ``arch``."""

@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import default_cfg
-from alphanet_zoo.nn.cpu_kernels import library
-from alphanet_zoo.nn.family import KernelsName, Network
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.choices import FAMILY, Tie
@@ -65,29 +64,11 @@ class SlimNetwork(HubMixin, Network):
         }  # fmt: skip
         self._names = frozenset(self.state_dict())
         self._drop_rate = self._drop_path_rate = 0.0
-        self._kernels: KernelsName = "torch"
 
     @property
     def num_classes(self) -> int:
         """Outputs of the network."""
         return self.space.num_classes
-
-    @property
-    def kernels(self) -> KernelsName:
-        """Implementation of training on the CPU in float32.
-
-        'torch', or 'compiled': `alphanet_zoo.nn.cpu_kernels` computes depthwise convolutions. They are compiled for the
-        machine when this is set. Evaluation, and networks extracted from this one, use torch.
-        """
-        return self._kernels
-
-    @kernels.setter
-    def kernels(self, name: KernelsName) -> None:
-        if name not in ("torch", "compiled"):
-            raise ValueError(f"kernels is {name!r}; pass 'torch' or 'compiled'")
-        if name == "compiled":
-            library.load()
-        self._kernels = name
 
     @property
     def drop_rate(self) -> float:
@@ -149,7 +130,7 @@ class SlimNetwork(HubMixin, Network):
 
     def _computing(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Applies `kernels` for the duration of the context; on a GPU, avoids cuDNN's plans for each width."""
-        replaced = self.training and (x.is_cuda or self._kernels == "compiled")
+        replaced = self.training and (x.is_cuda or self.kernels == "compiled")
         return DepthwiseConvs() if replaced else contextlib.nullcontext()
 
     @contextlib.contextmanager
