@@ -10,10 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from alphanet_zoo.checkpoint import Checkpoint
 from alphanet_zoo.data.batches import TrainingBatches
+from alphanet_zoo.data.folder import FolderSource
+from alphanet_zoo.data.sources import ImageSource, split_hold_out, subset
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import replacing
 from alphanet_zoo.locks import locked_folder
@@ -131,6 +134,28 @@ def _remove_if_empty(folder: Path) -> None:
     """Removes a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
+
+
+def evaluation_images(run: Path, folder: Path) -> ImageSource:
+    """The images in a folder. If a run trained on them, those that it held out; if it held out none, the name says so.
+
+    Args:
+        run: Output folder of the run.
+        folder: One folder of images per class.
+
+    Raises:
+        UsageError: The folder contains no images.
+        AlphaNetError: The run's config cannot be read.
+    """
+    images, data = FolderSource(folder), stored_config(run).data
+    if data.source != "folder" or data.root is None:
+        return images
+    trained_on = {Path(data.root).resolve(), (Path(data.root) / data.train).resolve()}
+    if folder.resolve() not in trained_on:
+        return images
+    if data.hold_out:
+        return split_hold_out(images, data.hold_out)[1]
+    return subset(images, np.arange(len(images)), f"{images.name} (images that the network was trained on)")
 
 
 def stored_config(output: Path) -> TrainConfig:

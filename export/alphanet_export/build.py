@@ -31,6 +31,7 @@ class Source:
         weights_sha256: SHA-256 of the weights file; None if there is no file.
         arch: Arch to extract, if ``net`` is a supernet.
         published_top1: Published ImageNet top-1 of the weights, in percent; None if it is not published.
+        run: Output folder of the training run that the network is from; None if there is none.
     """
 
     net: Network
@@ -39,6 +40,7 @@ class Source:
     weights_sha256: str | None = None
     arch: Arch | None = None
     published_top1: float | None = None
+    run: Path | None = None
 
 
 def open_source(
@@ -76,7 +78,8 @@ def open_source(
     _check_classes(opened.net, num_classes)
     origin = opened.source if opened.file is None else opened.file.name
     chosen = _chosen(opened, arch)
-    source = Source(opened.net, name or _name(network, opened, chosen), origin, opened.sha256)
+    run = Path(opened.source) if opened.kind == "run" else None
+    source = Source(opened.net, name or _name(network, opened, chosen), origin, opened.sha256, run=run)
     if chosen is None:
         return replace(source, published_top1=opened.net.top1)
     top1 = None if chosen.member is None else published_top1(opened.net, chosen.member)

@@ -32,6 +32,7 @@ from alphanet_zoo.nn.config import Calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.cost import macs_text
 from alphanet_zoo.space.family import Arch, Space
+from alphanet_zoo.train.folder import evaluation_images
 from alphanet_zoo.units import file_size
 
 Images = ImageSource | str | os.PathLike[str]
@@ -134,6 +135,8 @@ class ExportResult:
         """The summary as text, with the files and folders of ``sizes``."""
         resolution, size = self.arch.resolution, self.preprocessing.input_size
         inside = f", resized to {resolution} in the graph" if size != resolution else ""
+        if size >= 2 * resolution:
+            inside += " without antialiasing, which can lower the accuracy (measure it with --data)"
         rows = {
             "model": f"{self.name}: {macs_text(self.macs, flops=True)}, {self.params / 1e6:.2f} M parameters, "
                      f"{self.num_classes} classes",
@@ -228,7 +231,8 @@ def export_source(
             W)`` of normalised images. None keeps the network's statistics, which must be set.
         calibration_images: Maximum number of these images. None: 16,384, as published.
         calibration_augment: Augment them as in the published training. None: only in the ImageNet space.
-        data: Labelled images to measure the accuracy of each file on.
+        data: Labelled images to measure the accuracy of each file on. If the network is from a run that trained on
+            this folder, only the images that the run held out are used.
         labels_by_position: Class i of ``data`` and ``calibration`` is output i of the network, whatever their names.
         img_size: Side of the input in pixels. None: the arch's resolution.
         dynamic_batch: Accept any number of images; otherwise one.
@@ -271,7 +275,7 @@ def export_source(
         "seed": seed, "labels_by_position": labels_by_position, "bundle": bundle, **files,
     }  # fmt: skip
     if quantize is None:
-        found = None if data is None else _source_of(data)
+        found = None if data is None else _images_of(source, data)
         written = write_export(frozen, source, **common, data=found)
         exported = tuple(
             ExportedFile(
@@ -305,6 +309,13 @@ def _formats(output: str | os.PathLike[str] | None, format: str | Sequence[str] 
 def _source_of(images: Any) -> Any:
     """A folder as a source; other sources and batches as they are."""
     return FolderSource(images) if isinstance(images, str | os.PathLike) else images
+
+
+def _images_of(source: Source, data: Any) -> Any:
+    """As `_source_of`, without the images of a folder that the network was trained on."""
+    if source.run is None or not isinstance(data, str | os.PathLike):
+        return _source_of(data)
+    return evaluation_images(source.run, Path(data))
 
 
 def _calibrated(source: Source) -> bool:

@@ -36,6 +36,7 @@ from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.files import sha256_of
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.family import Arch, Space
+from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.zoo.archs import read_space
 
 PUBLISHED_INPUT = 224
@@ -123,8 +124,8 @@ def export_facts(frozen: FrozenNet, source: Source, embedding: Embedding | None)
 def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
     """The metadata as plain values, by key without the prefix.
 
-    ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the input is the
-    published one and the weights are not random.
+    ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the network is of
+    the ImageNet family, the input is the published one, and the weights are not random.
     """
     return _facts(frozen.net, frozen.preprocessing, source)
 
@@ -140,7 +141,8 @@ def weights_facts(net: Network, path: Path) -> dict[str, Any]:
 
 def _facts(net: Network, preprocessing: Preprocessing, source: Source) -> dict[str, Any]:
     """See `facts`."""
-    published = preprocessing.input_size == PUBLISHED_INPUT and source.weights != "random"
+    at_published_input = net.space == ALPHANET and preprocessing.input_size == PUBLISHED_INPUT
+    published = at_published_input and source.weights != "random"
     return {
         "name": source.name,
         **network_facts(net, preprocessing),

@@ -67,6 +67,9 @@ def test_from_a_folder_to_a_fine_tuned_file(photographs, tmp_path, monkeypatch, 
     alphanet("verify", "tuned/net.onnx", "--reference", "tuned/final/model.safetensors", "--data", photographs,
              "--seconds", "0.1")  # fmt: skip
     assert "119 images" in capsys.readouterr().out
+    alphanet("export", "tuned", "-o", "measured.onnx", "--data", photographs)
+    printed = capsys.readouterr().out
+    assert " of 24) in ONNX Runtime" in printed, printed
     tuned = open_net("tuned").net
     assert not tuned.supernet and tuned.space.name == "mine" and tuned.num_classes == 2
     assert tuned.arch == ArchSpec.from_dict(yaml.safe_load(Path("best.json").read_text()))
