@@ -42,3 +42,9 @@ alphanet_a5 = _entry_point("alphanet_a5", "AlphaNet-A5: 491 M MACs, published Im
 alphanet_a5_small = _entry_point("alphanet_a5_small", "Alias of alphanet_a5.")
 alphanet_a5_base = _entry_point("alphanet_a5_base", "AlphaNet-A5-base: 595 M MACs, published ImageNet top-1 80.62 %.")
 alphanet_a6 = _entry_point("alphanet_a6", "AlphaNet-A6: 709 M MACs, published ImageNet top-1 80.78 %.")
+
+alphanet_c10_xs = _entry_point("alphanet_c10_xs", "CIFAR-10 classifier, with weights: 17 M MACs, test top-1 89.35 %.")
+alphanet_c10_s = _entry_point("alphanet_c10_s", "CIFAR-10 classifier, with weights: 31 M MACs, test top-1 90.94 %.")
+alphanet_c10_m = _entry_point("alphanet_c10_m", "CIFAR-10 classifier, with weights: 39 M MACs, test top-1 91.50 %.")
+alphanet_c10_l = _entry_point("alphanet_c10_l", "CIFAR-10 classifier, with weights: 46 M MACs, test top-1 91.81 %.")
+alphanet_c10_xl = _entry_point("alphanet_c10_xl", "CIFAR-10 classifier, with weights: 61 M MACs, test top-1 92.13 %.")

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from alphanet_zoo.space.presets import ALIASES, IMAGENET_FAMILY
+from alphanet_zoo.zoo.families import families
 
 ROOT = Path(__file__).parents[1]
-NAMES = sorted([member.name for member in IMAGENET_FAMILY] + list(ALIASES))
+INCLUDED = families()["cifar10"]
+NAMES = sorted([member.name for member in (*IMAGENET_FAMILY, *INCLUDED)] + list(ALIASES))
 
 _SCRIPT = """
 import importlib.util, json, os, sys
@@ -41,6 +43,7 @@ for name in told["list"]:
 with torch.no_grad():
     net = torch.hub.load(checkout, "alphanet_a0", source="local", weights="random", num_classes=5)
     told["shape"] = list(net(torch.zeros(1, 3, 64, 64)).shape)
+told["included"] = [torch.hub.load(checkout, "alphanet_c10_xs", source="local").calibration["images"]]
 try:
     torch.hub.load(checkout, "alphanet_a5", source="local")
 except Exception as error:
@@ -72,7 +75,7 @@ def told(checkout: Path) -> Any:
 
 def test_every_name_is_an_entry_point_and_builds_its_arch(told: Any, checkout: Path) -> None:
     assert sorted(told["list"]) == NAMES
-    archs = {member.name: member.arch.to_dict() for member in IMAGENET_FAMILY}
+    archs = {member.name: member.arch.to_dict() for member in (*IMAGENET_FAMILY, *INCLUDED)}
     assert told["archs"] == {name: archs[ALIASES.get(name, name)] for name in NAMES}
     assert Path(told["home"]).is_relative_to(checkout)
     assert told["loaded"] == []
@@ -81,6 +84,8 @@ def test_every_name_is_an_entry_point_and_builds_its_arch(told: Any, checkout: P
 def test_the_docstrings_state_the_published_figures(told: Any) -> None:
     for member in IMAGENET_FAMILY:
         assert f"published ImageNet top-1 {member.top1:.2f} %" in told["help"][member.name]
+    for member in INCLUDED:
+        assert f"test top-1 {member.top1:.2f} %" in told["help"][member.name]
 
 
 def test_arguments_reach_create_model(told: Any) -> None:
@@ -88,5 +93,6 @@ def test_arguments_reach_create_model(told: Any) -> None:
 
 
 def test_weights_are_pretrained_by_default_and_nobody_has_published_them(told: Any) -> None:
+    assert told["included"] == [8192]
     name, message = told["error"]
     assert name == "AlphaNetError" and "weights of alphanet_a5 are not published yet" in message

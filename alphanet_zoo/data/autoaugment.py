@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 Counts = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 Tables = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
@@ -139,6 +138,8 @@ def _apply(image: Tensor, name: str, magnitude: float) -> Tensor:
         return _map_channels(image, equalize_tables if name == "equalize" else autocontrast_tables)
     if name.startswith(("rotate", "shear", "translate")):
         return _move(image, name, magnitude)
+    from torchvision.transforms.v2 import functional as TF  # Importing it takes as long as importing torch.
+
     if name == "posterize":
         result = TF.posterize(image, int(magnitude))
     elif name == "invert":

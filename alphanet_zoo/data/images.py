@@ -2,21 +2,26 @@
 
 libjpeg-turbo (through torchvision) decodes ordinary JPEG files; Pillow decodes everything else. Both give the same
 pixels. torchvision 0.29 deprecates the Python function ``decode_jpeg`` but keeps the operator under it, which is called
-here; if a torchvision has no such operator, Pillow decodes every image.
+here; if a torchvision has no such operator, Pillow decodes every image. Only the library with the operator is loaded,
+because importing torchvision takes as long as importing torch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import io
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode
 
 from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.files import open_regular
@@ -32,7 +37,23 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 PIXEL_LIMIT = 89_478_485
 """Largest number of pixels of an image; Pillow's limit too."""
 
-_JPEG_OPERATOR = getattr(torch.ops.image, "decode_jpeg", None)
+_RGB = 3
+"""torchvision.io.ImageReadMode.RGB."""
+
+
+def _jpeg_operator() -> Callable[..., Tensor] | None:
+    """Torchvision's operator that decodes a JPEG; None if it has none."""
+    origin = spec.origin if (spec := importlib.util.find_spec("torchvision")) else None
+    for path in sorted(Path(origin).parent.glob("image*")) if origin else ():
+        if path.suffix in (".so", ".pyd", ".dylib"):
+            with contextlib.suppress(OSError):
+                torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    if not hasattr(torch.ops.image, "decode_jpeg"):
+        importlib.import_module("torchvision.io")
+    return getattr(torch.ops.image, "decode_jpeg", None)
+
+
+_JPEG_OPERATOR = _jpeg_operator()
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame, of any coding."""
 _SEGMENT_MARKERS = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
@@ -118,10 +139,7 @@ def decode_image(content: bytes | bytearray, name: str, *, pixel_limit: int = PI
         if header.plain_jpeg and _JPEG_OPERATOR is not None:
             encoded = content if isinstance(content, bytearray) else bytearray(content)
             try:
-                image: Tensor = _JPEG_OPERATOR(
-                    torch.frombuffer(encoded, dtype=torch.uint8), ImageReadMode.RGB.value, True
-                )
-                return image
+                return _JPEG_OPERATOR(torch.frombuffer(encoded, dtype=torch.uint8), _RGB, True)
             except RuntimeError:
                 pass  # Pillow decodes some unusual files, and has better messages for broken ones.
     return _decode_with_pillow(content, name, pixel_limit)

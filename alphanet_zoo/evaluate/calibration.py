@@ -126,7 +126,10 @@ def check_statistics(net: Network, arch: Arch | None = None) -> None:
     """
     remedy = "pass training images with --calib-data FOLDER (in Python: calib_data or calib_batches)"
     if net.calibration is None:
-        raise UsageError(f"batch-norm statistics are not set, so outputs are meaningless; {remedy}")
+        raise UsageError(
+            f"batch-norm statistics are not set, so outputs are meaningless; {remedy}, or create the network with "
+            "pretrained=True or weights="
+        )
     sliced = net.calibration == "sliced" or net.supernet or arch not in (None, net.arch)
     if sliced and net.calibration != "checkpoint":
         raise UsageError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.space.cost import count_macs, macs_text
 from alphanet_zoo.space.presets import FamilyMember
+from alphanet_zoo.zoo.families import families
 from alphanet_zoo.zoo.names import family_members
 
 
@@ -43,9 +44,12 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
     within = [member for member in members if _units(member_macs(member), digit) <= _units(budget, digit)]
     if not within:
         smallest = members[0]
+        costs = {other: min(map(member_macs, its)) for other, its in families().items()}
+        fitting = [other for other, cost in costs.items() if _units(cost, digit) <= _units(budget, digit)]
+        hint = f"; pass --family {fitting[0]} for a model that fits" if fitting else ""
         raise TargetError(
             f"no model of the family {family} fits in {macs_text(budget)}; "
-            f"the smallest is {smallest.name} with {macs_text(member_macs(smallest))}"
+            f"the smallest is {smallest.name} with {macs_text(member_macs(smallest))}{hint}"
         )
     chosen = max(within, key=lambda member: (member.top1 or 0.0, member_macs(member)))
     largest = members[-1]

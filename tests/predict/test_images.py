@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +101,16 @@ def test_a_pillow_image_without_a_fixed_range_is_refused() -> None:
         decoded(Image.new("F", (4, 4)))
     with pytest.raises(AlphaNetError, match="0 x 4 pixels"):
         decoded(Image.new("RGB", (0, 4)))
+
+
+def test_a_picture_is_classified_without_importing_torchvision(tmp_path: Path) -> None:
+    """Its import takes as long as that of torch; only its JPEG decoder is loaded."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(path)
+    script = (
+        "import sys; from alphanet_zoo.cli.main import main; from alphanet_zoo.data.images import _JPEG_OPERATOR; "
+        f"assert main(['predict', {str(path)!r}, '--topk', '1']) == 0; "
+        "assert _JPEG_OPERATOR is not None; print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
