@@ -422,13 +422,13 @@ class Target:
 
 TARGETS = {
     "weights": Target(20, ".safetensors", mutated_tensors, weights_seeds, weights_reader),
-    "config": Target(10, ".json", mutated_json, config_seeds, config_reader),
-    "manifest": Target(5, ".json", mutated_json, manifest_seeds, manifest_reader),
-    "recipe": Target(15, ".yaml", mutated_yaml, recipe_seeds, recipe_reader),
-    "arch": Target(15, ".json", mutated_json, arch_seeds, arch_reader, (AlphaNetError, ValueError)),
-    "front": Target(10, ".json", mutated_table, front_seeds, front_reader, (AlphaNetError, ValueError)),
+    "config": Target(6, ".json", mutated_json, config_seeds, config_reader),
+    "manifest": Target(10, ".json", mutated_json, manifest_seeds, manifest_reader),
+    "recipe": Target(10, ".yaml", mutated_yaml, recipe_seeds, recipe_reader),
+    "arch": Target(20, ".json", mutated_json, arch_seeds, arch_reader, (AlphaNetError, ValueError)),
+    "front": Target(20, ".json", mutated_table, front_seeds, front_reader, (AlphaNetError, ValueError)),
     "device": Target(10, ".json", mutated_json, device_seeds, device_reader),
-    "onnx": Target(10, ".onnx", mutated_onnx, onnx_seeds, onnx_reader),
-    "checkpoint": Target(5, ".pth.tar", mutated_bytes, pickle_seeds, pickle_reader, limited=True),
+    "onnx": Target(2, ".onnx", mutated_onnx, onnx_seeds, onnx_reader),
+    "checkpoint": Target(2, ".pth.tar", mutated_bytes, pickle_seeds, pickle_reader, limited=True),
 }
 """The readers by name. A file without an arch is a plain ValueError, as every value outside its domain."""
