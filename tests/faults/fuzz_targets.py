@@ -421,13 +421,13 @@ class Target:
 
 
 TARGETS = {
-    "weights": Target(20, ".safetensors", mutated_tensors, weights_seeds, weights_reader),
-    "config": Target(6, ".json", mutated_json, config_seeds, config_reader),
-    "manifest": Target(10, ".json", mutated_json, manifest_seeds, manifest_reader),
-    "recipe": Target(10, ".yaml", mutated_yaml, recipe_seeds, recipe_reader),
     "arch": Target(20, ".json", mutated_json, arch_seeds, arch_reader, (AlphaNetError, ValueError)),
     "front": Target(20, ".json", mutated_table, front_seeds, front_reader, (AlphaNetError, ValueError)),
-    "device": Target(10, ".json", mutated_json, device_seeds, device_reader),
+    "device": Target(15, ".json", mutated_json, device_seeds, device_reader),
+    "manifest": Target(15, ".json", mutated_json, manifest_seeds, manifest_reader),
+    "recipe": Target(8, ".yaml", mutated_yaml, recipe_seeds, recipe_reader),
+    "weights": Target(12, ".safetensors", mutated_tensors, weights_seeds, weights_reader),
+    "config": Target(6, ".json", mutated_json, config_seeds, config_reader),
     "onnx": Target(2, ".onnx", mutated_onnx, onnx_seeds, onnx_reader),
     "checkpoint": Target(2, ".pth.tar", mutated_bytes, pickle_seeds, pickle_reader, limited=True),
 }
