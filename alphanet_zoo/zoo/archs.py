@@ -196,6 +196,8 @@ def _of_mapping(name: str, content: Any, path: Path) -> NamedArch:
         if space not in SPACES:
             raise UsageError(f"{path} names the unknown space {space!r}; choose from {', '.join(SPACES)}")
         space = SPACES[space]
+    elif space is not None and not isinstance(space, Mapping):
+        raise UsageError(f"{path}: its space is {space!r:.80}; pass a name or the choices of a search space")
     space = space_of(arch) if space is None else space
     return NamedArch(
         name, arch, read_space(space) if isinstance(space, Mapping) else space,

@@ -1,7 +1,7 @@
 """Signatures of published folders, by Sigstore's model-signing (an optional dependency).
 
-The signature ``model.sig`` covers every other file of a folder, the manifest included. ``model_signing verify`` reads it
-too. Digests show damage; a signature also shows who published a folder.
+The signature ``model.sig`` covers every other file of a folder, the manifest included. ``model_signing verify`` reads
+it too. Digests show damage; a signature also shows who published a folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def check_signature(folder: Path, public_key: str | os.PathLike[str]) -> None:
         config.set_hashing_config(_hashing([SIGNATURE])).verify(folder, folder / SIGNATURE)
     except Exception as error:  # Of cryptography, of JSON and of the package itself.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise AlphaNetError(f"the signature of {folder} is not valid ({reason:.300}); do not use these files") from error
+        raise AlphaNetError(
+            f"the signature of {folder} is not valid ({reason:.300}); do not use these files"
+        ) from error
 
 
 def _hashing(ignored: list[str]) -> Any:

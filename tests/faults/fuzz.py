@@ -28,7 +28,9 @@ from tests.faults.dying import ENVIRONMENT
 from tests.faults.fuzz_targets import TARGETS, Target
 
 LIMIT = 5.0
-"""Seconds that one case may take."""
+"""Seconds of CPU time that one case may take."""
+WAIT = 120.0
+"""Seconds that it may wait, on a machine that other programs use."""
 MEMORY = 4 * 2**30
 """Bytes of address space that a process that reads cases may take, beside what it has at its start."""
 CASES = 100_000
@@ -107,16 +109,17 @@ def worker(name: str, first: int, last: int, seed: int, folder: Path) -> int:
     watch(folder, others)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    signal.signal(signal.SIGALRM, _hang)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _hang)
     state = os.open(folder / "state.json", os.O_RDWR | os.O_CREAT)
     for index in range(first, last):
         os.ftruncate(state, 0)
         os.pwrite(state, json.dumps({**asdict(report), "next": index}).encode(), 0)
         content = target.mutate(random.Random(f"{name}/{seed}/{index}"), seeds)
         place.write_bytes(content)
-        began = time.monotonic()
+        began = time.process_time()
         problem = _one(target, read, place, report)
-        report.slowest = max(report.slowest, time.monotonic() - began)
+        report.slowest = max(report.slowest, time.process_time() - began)
         if others:
             problem, others[:] = f"outside its folder: {others[0]}", []
         if problem:
@@ -129,7 +132,7 @@ def worker(name: str, first: int, last: int, seed: int, folder: Path) -> int:
 
 def _one(target: Target, read: Callable[[Path], object], place: Path, report: Report) -> str | None:
     """Reads one file; returns what is wrong with how that went."""
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    _limit(LIMIT, WAIT)
     try:
         read(place)
         report.accepted += 1
@@ -137,7 +140,7 @@ def _one(target: Target, read: Callable[[Path], object], place: Path, report: Re
         if target.limited:
             report.ended += 1
             return None
-        return f"more than {LIMIT} s"
+        return f"more than {LIMIT:g} s of CPU time, or a wait of {WAIT:g} s"
     except target.errors as error:
         if type(error) is not ValueError and not hasattr(error, "exit_code"):
             return repr(error)[:300]
@@ -149,8 +152,14 @@ def _one(target: Target, read: Callable[[Path], object], place: Path, report: Re
     except BaseException as error:
         return f"{error!r:.300} at {_place(error)}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit(0, 0)
     return None
+
+
+def _limit(cpu: float, wait: float) -> None:
+    """Raises `Hang` after so many seconds of CPU time or of waiting; 0 ends that."""
+    signal.setitimer(signal.ITIMER_PROF, cpu)
+    signal.setitimer(signal.ITIMER_REAL, wait)
 
 
 def _place(error: BaseException) -> str:

@@ -42,9 +42,7 @@ def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
     return private, public
 
 
-def test_without_the_package_the_extra_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_the_extra_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "model_signing", None)
     for action in (sign_folder, check_signature):
         with pytest.raises(MissingDependencyError, match=r"alphanet-zoo\[sign\]"):
