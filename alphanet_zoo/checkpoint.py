@@ -1,7 +1,8 @@
 """Checkpoints that are written atomically and verified before use.
 
 A checkpoint is a folder ``step-<n>`` with ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json``
-with the size and SHA-256 of the other two. It is written under a temporary name, synced and renamed.
+with the size and SHA-256 of the other two. It is written under a temporary name, synced and renamed. To write a step
+again, the old folder is first moved aside to ``.step-<n>.old``: if the process is killed there, that one is used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import sha256_of, sync_file, sync_folder
 from alphanet_zoo.tensor_file import parse_tensor_file, read_content
 
-_NAME = re.compile(r"step-(\d+)")
+_NAME = re.compile(r"step-(\d+)|\.step-(\d+)\.old")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, temporary = folder / f"step-{checkpoint.step}", folder / f".step-{checkpoint.step}.tmp"
+    for path in list_checkpoints(folder):
+        if path.name.startswith("."):
+            path.rename(folder / f"step-{step_of(path)}")
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
     temporary.mkdir()
@@ -67,8 +71,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder by ascending step, including damaged ones."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    paths = [path for path in (*folder.glob(".step-*.old"), *folder.glob("step-*")) if _NAME.fullmatch(path.name)]
+    found = {step_of(path): path for path in paths}  # One that was moved aside counts if its place is empty.
+    return [found[step] for step in sorted(found)]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -119,7 +124,9 @@ def discard_after(folder: Path, step: int) -> None:
 
 def step_of(path: Path) -> int:
     """The step of one of `list_checkpoints`."""
-    return int(path.name.removeprefix("step-"))
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1] or match[2])
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -26,8 +26,9 @@ EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 
 
 def exported_in(folder: Path) -> Path | None:
-    """The first exported file in a folder, in the order of names; None if there is none."""
-    return min((path for path in folder.iterdir() if path.name.lower().endswith(EXPORTED_ENDINGS)), default=None)
+    """The first exported file in a folder, in the order of names; None if there is none. Hidden files do not count."""
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return min((path for path in names if path.name.lower().endswith(EXPORTED_ENDINGS)), default=None)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -140,7 +140,7 @@ def _header(path: str | os.PathLike[str], file: BinaryIO, size: int) -> dict[str
         metadata: dict[str, str] = header.pop(_METADATA, {})
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         texts = all(isinstance(text, str) for text in metadata.values())
-    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
         raise _unreadable(path, "its header is not valid") from error
     if not texts or end != size - _LENGTH_BYTES - length:
         raise _unreadable(path, "its size is not the one in its header" if texts else "its header is not valid")

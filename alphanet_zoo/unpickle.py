@@ -19,12 +19,13 @@ import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
-CPU_SECONDS = 20.0
+CPU_SECONDS = 5.0
 """CPU time that any file may take; `BYTES_PER_SECOND` more per second."""
 BYTES_PER_SECOND = 10e6
 MEMORY = 2 * 2**30
@@ -69,7 +70,7 @@ def read_tensors(
         target = Path(folder) / "tensors.safetensors"
         request = {"source": os.path.abspath(path), "target": str(target), "keys": list(keys), "bare": bare}
         answer = _ask(name, request | {"foreign": foreign})
-        _check(name, answer, list(keys))
+        check_answer(name, answer, list(keys))
         return dict(read_tensor_file(target).tensors)
 
 
@@ -98,7 +99,7 @@ def _ask(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _check(name: str, answer: Mapping[str, Any], keys: list[str]) -> None:
+def check_answer(name: str, answer: Mapping[str, Any], keys: list[str]) -> None:
     """Raises the error that the child process reports."""
     remedy = "pass a file of tensors, such as the authors' checkpoint (.pth.tar)"
     match answer.get("problem"):
@@ -126,10 +127,17 @@ def _seconds(size: int) -> float:
 def main(request: Mapping[str, Any]) -> dict[str, Any]:
     """Reads a file in this process, which is limited first; returns the answer for the parent process."""
     _leave_network()
+    for module in ("torch", "safetensors.torch"):  # The limits also apply to imports.
+        import_module(module)
+    _limit(os.path.getsize(request["source"]), request["target"])
+    return answer(request)
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the tensors of the file ``source``, and writes them to ``target``; returns the problem, if there is one."""
     import torch
     from safetensors.torch import save_file
 
-    _limit(os.path.getsize(request["source"]), request["target"])
     foreign: list[Any] = [(OrderedDict, request["foreign"])] if request["foreign"] else []
     try:
         with open(request["source"], "rb") as file, torch.serialization.safe_globals(foreign):

@@ -21,6 +21,7 @@ OUTSIDE = {
     "MODEL_CARD.md": "model_card.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "LICENSE": "license.md",
     "benchmarks/RESULTS.md": "results.md",
 }

@@ -63,6 +63,15 @@ def test_what_a_killed_write_leaves_is_no_checkpoint_and_goes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-5", "step-7"]
 
 
+def test_the_only_checkpoint_is_found_where_a_killed_write_moved_it(tmp_path):
+    save_checkpoint(tmp_path, checkpoint_of(5), keep=2).rename(tmp_path / ".step-5.old")
+    (tmp_path / ".step-5.tmp").mkdir()
+    assert latest_checkpoint(tmp_path).step == 5
+    save_checkpoint(tmp_path, checkpoint_of(7), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-5", "step-7"]
+    assert load_checkpoint(tmp_path / "step-5").step == 5
+
+
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_one_falls_back_to_the_one_before_with_a_warning(tmp_path, name, damage):

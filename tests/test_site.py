@@ -17,7 +17,8 @@ NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 def test_the_navigation_lists_every_page() -> None:
     listed = re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
-    outside = {"index.md", "model_card.md", "changelog.md", "contributing.md", "license.md", "results.md"}
+    outside = {"index.md", "model_card.md", "changelog.md", "contributing.md", "security.md", "license.md",
+               "results.md"}  # fmt: skip
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     notebooks = {f"notebooks/{path.stem}.md" for path in NOTEBOOKS}
     assert NOTEBOOKS and sorted(listed) == sorted(outside | pages | notebooks)
@@ -41,7 +42,7 @@ def test_the_site_has_no_dead_links(tmp_path: Path) -> None:
     index = (tmp_path / "index.html").read_text("utf-8")
     for page in ("docs/", "MODEL_CARD.md", "RESULTS.md"):
         assert f'href="{page}' not in index
-    for page in ("train.html", "results.html", "model_card.html", "notebooks/quickstart.html"):
+    for page in ("train.html", "results.html", "model_card.html", "security.html", "notebooks/quickstart.html"):
         assert f'href="{page}"' in index and (tmp_path / page).exists()
     assert "results.html#int8" in (tmp_path / "quantize.html").read_text("utf-8")
     assert (tmp_path / "notebooks/quickstart.ipynb").exists() and (tmp_path / "benchmarks/runtimes.png").exists()

@@ -6,21 +6,25 @@ import argparse
 import json
 import os
 
-from alphanet_zoo.cli.command import CommandParser, say
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.cli.command import CommandParser, existing_path, say
+from alphanet_zoo.errors import AlphaNetError, UsageError
 
 EPILOG = """examples:
   %(prog)s
   %(prog)s --verify
+  %(prog)s --verify --public-key publisher.pem
 
 The cache is ALPHANET_HOME, or ~/.cache/alphanet_zoo. alphanet publish --to local adds models to it.
-Exit code 1: a file in the cache is missing or has another SHA-256 than when it was written."""
+Exit code 1: a file in the cache is missing or has another SHA-256 than when it was written, or a signature is missing
+or not valid."""
 
 
 def make_parser(prog: str = "alphanet models") -> CommandParser:
     """The command's parser."""
     parser = CommandParser(prog, "List the models and where their weights are.", epilog=EPILOG)
     parser.add_argument("--verify", action="store_true", help="compare every file in the cache with its SHA-256")
+    parser.add_argument("--public-key", type=existing_path, metavar="KEY.pem", help="with --verify: also check the "
+                        "signature of every model in the cache (alphanet publish --sign-key)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -29,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Lists the models; with --verify, checks them."""
     from alphanet_zoo.zoo.local import local_models, models_folder
 
+    if arguments.public_key is not None and not arguments.verify:
+        raise UsageError("--public-key requires --verify")
     models = local_models()
     damaged = {model.name: model.damaged() for model in models} if arguments.verify else {}
     rows = _rows(damaged, arguments.verify)
@@ -42,6 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise AlphaNetError(
             f"damaged in {models_folder()}: {'; '.join(broken)}; remove these folders and run alphanet publish again"
         )
+    if arguments.public_key is not None:
+        from alphanet_zoo.zoo.signing import check_signature
+
+        for model in models:
+            check_signature(model.folder, arguments.public_key)
     return 0
 
 

@@ -55,6 +55,8 @@ def make_parser(prog: str = "alphanet publish") -> CommandParser:
         "(default: 3); the first is published")  # fmt: skip
     add("--labels-by-position", action="store_true", help="class i of --val is output i of the model")
     add("--no-onnx", action="store_true", help="write no ONNX files")
+    add("--sign-key", type=existing_path, metavar="KEY.pem", help="sign every folder with this elliptic-curve key "
+        "(Sigstore's model-signing, extra 'sign')")  # fmt: skip
     add("--accept-license", action="store_true", help=f"accept the licence of the authors' weights, {LICENSE}")
     return parser
 
@@ -73,6 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_place(target, "--to", folder=True)
     net, items, recipe = _opened(arguments)
     published = publish(net, items, recipe, target, say=say)
+    if arguments.sign_key is not None:
+        from alphanet_zoo.zoo.signing import sign_folder
+
+        for each in published:
+            say(f"signed: {sign_folder(each.model.folder, arguments.sign_key)}")
     if organisation:
         pins = upload(published, organisation, say=say)
         say("pins for alphanet_zoo/zoo/pins.py:\n" + "\n".join(pins))

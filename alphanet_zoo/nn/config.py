@@ -102,5 +102,12 @@ def plain_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restored_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `plain_cfg`."""
+    """The inverse of `plain_cfg`.
+
+    Raises:
+        ValueError: An entry that is a list in JSON is something else.
+    """
+    for key in _TUPLES:
+        if not isinstance(cfg.get(key), list | tuple | None):
+            raise ValueError(f"{key} of pretrained_cfg is {cfg[key]!r:.80}; it must be a list or null")
     return {key: tuple(v) if key in _TUPLES and isinstance(v, list) else v for key, v in cfg.items()}

@@ -23,6 +23,8 @@ from alphanet_zoo.space.space import SearchSpace
 
 VERSION = 1
 """Version of the format of ``device.json``."""
+_LARGEST = 1e300
+"""Numbers in a file are below this, so that their sums are finite."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ class LatencyModel:
         """The model in a file.
 
         Raises:
-            AlphaNetError: The file is not one of ``alphanet profile``, or of another version.
+            AlphaNetError: The file is not one of ``alphanet profile``, or of another version; or a time in it is not a
+                finite number.
         """
         remedy = "write it with alphanet profile"
         try:
@@ -155,10 +158,23 @@ class LatencyModel:
             version = content.pop("version")
             if version == VERSION:
                 errors = content.pop("errors")
-                return cls(errors=None if errors is None else LatencyErrors(**errors), **content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                model = cls(errors=None if errors is None else LatencyErrors(**errors), **content)
+                model._check()
+                return model
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise AlphaNetError(f"{path} is not a latency model ({error}); {remedy}") from error
         raise AlphaNetError(f"{path} has version {version} of the format, and this package reads {VERSION}; {remedy}")
+
+    def _check(self) -> None:
+        """Raises ValueError if a value is not of its kind, or not finite."""
+        numbers = {f"the time of {key}": time for key, time in self.times_ms.items()}
+        numbers |= {name: getattr(self, name) for name in ("num_classes", "scale", "per_part_ms", "base_ms")}
+        numbers |= {} if self.errors is None else asdict(self.errors)
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+                raise ValueError(f"{name} is {value!r:.80}, which is not a number")
+        if not isinstance(self.device, Mapping) or not isinstance(self.space, str):
+            raise ValueError("device is not a mapping, or space is not a name")
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to a JSON file."""

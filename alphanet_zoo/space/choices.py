@@ -35,6 +35,11 @@ def _as_choices(entry: str, values: object) -> tuple[int, ...]:
     return choices
 
 
+def _is_stride(value: object) -> bool:
+    """Whether a value is 1 or 2, and not True or 1.0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value in (1, 2)
+
+
 @dataclass(frozen=True)
 class Stage:
     """The choices of one stage of MBConv blocks: a row of the table in docs/specification.md, section 2.
@@ -64,11 +69,13 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Normalises and checks every entry."""
+        if not isinstance(self.name, str) or not isinstance(self.se, bool):
+            raise ValueError(f"stage {self.name!r:.80}: se is {self.se!r:.80}; pass a name, and true or false for se")
         for entry in ("width", "depth", "kernel_size", "expand_ratio"):
             object.__setattr__(self, entry, _as_choices(f"stage {self.name}: {entry}", getattr(self, entry)))
         if any(k % 2 == 0 for k in self.kernel_size):
             raise ValueError(f"stage {self.name}: kernel_size {self.kernel_size} has an even kernel; pass odd sizes")
-        if self.stride not in (1, 2):
+        if not _is_stride(self.stride):
             raise ValueError(f"stage {self.name}: stride is {self.stride!r}; pass 1 or 2")
 
 
@@ -103,6 +110,8 @@ class SpaceChoices(ProductSpace[ArchSpec]):
 
     def __post_init__(self) -> None:
         """Normalises and checks every entry."""
+        if not isinstance(self.name, str):
+            raise ValueError(f"the name of the space is {self.name!r:.80}; pass a text")
         for entry in ("resolution", "stem_width", "head_width"):
             object.__setattr__(self, entry, _as_choices(f"space {self.name}: {entry}", getattr(self, entry)))
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -110,7 +119,7 @@ class SpaceChoices(ProductSpace[ArchSpec]):
             raise ValueError(f"space {self.name} has {len(self.stages)} stages; pass 1 to {MOST_STAGES}")
         if sum(stage.depth[-1] for stage in self.stages) > MOST_BLOCKS:
             raise ValueError(f"space {self.name} has more than {MOST_BLOCKS} blocks; pass smaller depths")
-        if self.stem_stride not in (1, 2):
+        if not _is_stride(self.stem_stride):
             raise ValueError(f"space {self.name}: stem_stride is {self.stem_stride!r}; pass 1 or 2")
         if (
             isinstance(self.head_expand, bool)

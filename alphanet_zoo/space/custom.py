@@ -39,9 +39,10 @@ def find_space(value: str | Mapping[str, Any]) -> SearchSpace:
     if not Path(value).is_file():
         raise UsageError(f"no such file: {value}; pass a YAML file with the choices of a search space")
     try:
-        return _space_of(yaml.safe_load(Path(value).read_text("utf-8")), value)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.safe_load(Path(value).read_text("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # A date such as 2001-99-99 is a ValueError.
         raise UsageError(f"{value} is not valid YAML: {error}") from None
+    return _space_of(tree, value)
 
 
 def _space_of(tree: object, where: str) -> SearchSpace:

@@ -452,7 +452,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{hint}")
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # A date such as 2001-99-99 is a ValueError.
         raise UsageError(f"{recipe} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe} does not contain a mapping of settings; pass a YAML file like those of the recipes")

@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.train.config import DistributedConfig
 
 T = TypeVar("T")
@@ -100,6 +100,7 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
 
     Raises:
         UsageError: There is no such GPU, or torchrun would restart processes that then hang.
+        AlphaNetError: In the block, another process did not answer within the timeout, or ended.
     """
     world_size, rank, local = (int(os.environ.get(name, default))
                                for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))  # fmt: skip
@@ -115,8 +116,28 @@ def joined(device: str, config: DistributedConfig) -> Iterator[Ranks]:
     )
     try:
         yield Ranks(rank, world_size, chosen, leads_machine=local == 0)
+    except RuntimeError as error:
+        problem = _communication_problem(error, config.timeout_seconds)
+        if problem is None:
+            raise
+        raise AlphaNetError(f"{problem}; the same command continues from the newest checkpoint") from error
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _communication_problem(error: RuntimeError, seconds: float) -> str | None:
+    """What an error of gloo or NCCL means; None if it is not about another process."""
+    lower = str(error).lower()
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in lower:
+        return None
+    if "timed out" in lower or "timeout" in lower:
+        return (
+            f"another process of the run did not answer within {seconds:g} s (distributed.timeout_seconds): it hangs, "
+            "or its machine is not reachable"
+        )
+    if "connection closed by peer" in lower or "connection reset" in lower:
+        return "another process of the run ended or lost its connection"
+    return None
 
 
 def _check_restarts() -> None:

@@ -26,6 +26,10 @@ ENDS = ("smallest", "largest")
 
 _ENTRY = re.compile(r"(.+)#(\d+)")
 _NETWORKS = (".safetensors",)
+_NUMBERS = ("macs", "params", "latency_ms", "score", "accuracy")
+"""Entries of a front that are numbers."""
+_LARGEST = 1e300
+"""Numbers of a front are below this, so that they are finite as a float."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,33 @@ def read_front(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
     """The entries of a Pareto front that ``alphanet search`` wrote, as JSON or CSV; None if the file is not a front.
 
     Raises:
-        AlphaNetError: The file cannot be read.
+        AlphaNetError: The file cannot be read, or a cost or score in it is not a finite number.
     """
     if Path(path).suffix.lower() == ".csv":
         try:
             with open(path, newline="", encoding="utf-8") as file:
-                return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError) as error:
+                rows = [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+                return _checked_entries(rows, path)
+        except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
             raise AlphaNetError(f"cannot read the front in {path}: {error}; pass a file of alphanet search") from error
     content = _read_json(path)
     if isinstance(content, Mapping) and "front" in content:
         content = content["front"]
     if isinstance(content, list) and content and all(isinstance(each, dict) and "arch" in each for each in content):
-        return content
+        return _checked_entries(content, path)
     return None
+
+
+def _checked_entries(front: list[dict[str, Any]], path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of a front, whose costs and scores are finite numbers."""
+    for number, entry in enumerate(front, 1):
+        for name in _NUMBERS:
+            value = entry.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+                raise AlphaNetError(
+                    f"{path}: {name} of entry {number} is {value!r:.80}; pass a front that alphanet search wrote"
+                )
+    return front
 
 
 def read_arch(spec: Mapping[str, Any]) -> Arch:
@@ -179,6 +196,8 @@ def _of_mapping(name: str, content: Any, path: Path) -> NamedArch:
         if space not in SPACES:
             raise UsageError(f"{path} names the unknown space {space!r}; choose from {', '.join(SPACES)}")
         space = SPACES[space]
+    elif space is not None and not isinstance(space, Mapping):
+        raise UsageError(f"{path}: its space is {space!r:.80}; pass a name or the choices of a search space")
     space = space_of(arch) if space is None else space
     return NamedArch(
         name, arch, read_space(space) if isinstance(space, Mapping) else space,

@@ -149,7 +149,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", str(int(sleep_between)))
-    options.log_severity_level = 4 if optimized else 3  # Writing an optimised graph warns that it is for this CPU only.
+    options.log_severity_level = 4  # Its errors are exceptions, and are not printed besides.
     if optimized:
         options.optimized_model_filepath = str(optimized)
     try:
@@ -166,11 +166,20 @@ def run_logits(session: onnxruntime.InferenceSession, images: ImageArray) -> Flo
     Args:
         session: An exported file.
         images: ``(N, 3, S, S)`` float32; ``(N, H, W, 3)`` uint8 if the file includes its preprocessing.
+
+    Raises:
+        AlphaNetError: ONNX Runtime cannot run the file.
     """
     given, result = session.get_inputs()[0], session.get_outputs()[0]
     step = given.shape[0] if isinstance(given.shape[0], int) else len(images)
     chunks = (np.ascontiguousarray(images[i : i + step]) for i in range(0, len(images), step))
-    outputs = np.concatenate([session.run(None, {given.name: chunk})[0] for chunk in chunks])
+    try:
+        outputs = np.concatenate([session.run(None, {given.name: chunk})[0] for chunk in chunks])
+    except Exception as error:  # As in `open_session`.
+        reason = " ".join(str(error).split())[:500]
+        raise AlphaNetError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run the file: {reason}; export it again"
+        ) from error
     return log_probabilities(outputs) if result.name == PROBABILITIES_NAME else outputs
 
 

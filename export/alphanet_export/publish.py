@@ -9,6 +9,7 @@ from typing import Any
 
 from alphanet_export.build import Source
 from alphanet_export.export import export_source
+from alphanet_export.metadata import label_names
 from alphanet_zoo.data.calibration import PUBLISHED_IMAGES
 from alphanet_zoo.data.sources import ImageSource
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -122,11 +123,14 @@ def publish(
         say: Called with a line about each model.
 
     Raises:
-        UsageError: A model requires calibration and there are no images, or a folder was not written by this function.
+        UsageError: A model requires calibration and there are no images, the classes of the validation images are not
+            those of the network, or a folder was not written by this function.
         AlphaNetError: Images or files cannot be read or written.
     """
     published = []
     evaluator = Evaluator(recipe.validation, labels_by_position=recipe.labels_by_position)
+    if recipe.validation is not None:  # Before anything is written.
+        evaluator.outputs(net.num_classes, label_names(net))
     for item in items:
         folder, facts = target / item.name, recipe.facts(item)
         found = published_folder(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
 from alphanet_zoo.zoo.local import local_model, published_folder
 from alphanet_zoo.zoo.open import open_net
+from tests.faults.dying import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +101,47 @@ def test_a_stopped_publication_goes_on_with_the_models_that_lack(
     other = Recipe("supernet", None, recipe.calibration, None, images=8, onnx=False)
     assert not publish(net, items[:1], other, tmp_path / "out")[0].resumed, "other settings"
     assert open_net(tmp_path / "out" / "whole").net.supernet
+
+
+def test_validation_images_of_other_classes_are_refused_before_anything_is_written(
+    tmp_path: Path, supernet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, val = str(images(tmp_path / "train")), str(images(tmp_path / "val", classes=3))
+    words = ["publish", "--network", str(supernet), "--name", "mine", "--calib-data", train, "--val", val]
+    assert main([*words, "--labels-by-position", "--to", str(tmp_path / "out" / "x")]) == 2
+    assert "has 3 classes" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_publication_that_is_killed_while_it_calibrates_goes_on(tmp_path: Path, home: Path, supernet: Path) -> None:
+    """F28, with real processes: killed at 5 moments of the calibration of the second model."""
+    data = str(images(tmp_path / "data", each=200))
+    command = [sys.executable, "-m", "alphanet_zoo.cli.main", "publish", "--network", str(supernet), "--arch",
+               "smallest", "--arch", "largest", "--name", "mine", "--calib-data", data, "--calib-images", "2000",
+               "--no-onnx", "--to", "local"]  # fmt: skip
+    environment = {**ENVIRONMENT, "ALPHANET_HOME": str(home.parent)}
+    first, second = home / "mine-smallest", home / "mine-largest"
+    written = []
+    for kill in range(5):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:  # The first model is complete: the second one is being calibrated.
+            if line.startswith("mine-smallest: "):
+                break
+        time.sleep(0.05 * kill)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert not second.exists() and local_model("mine-smallest") is not None
+        written.append((first / "manifest.json").stat().st_mtime_ns)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "mine-smallest: already published" in done.stdout and "mine-largest: written" in done.stdout
+    assert len(set(written)) == 1, "the first model was written once"
+    for name in ("mine-smallest", "mine-largest"):
+        model = local_model(name)
+        assert model is not None and not model.damaged() and isinstance(open_net(name).net.calibration, dict)
 
 
 def test_an_upload_prints_the_pins(tmp_path: Path, supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

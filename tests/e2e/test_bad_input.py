@@ -240,7 +240,48 @@ WRONG = [
     ("search --supernet missing.safetensors --data images --calib-data images -o front.json", 2, "missing"),
     ("search --supernet static.safetensors --data images --calib-data images -o front.json", 2, "supernet"),
     ("search --supernet super.safetensors --data twelve --calib-data images -o front.json", 2, "classes"),
+    (
+        "search --supernet super.safetensors --data images --calib-data images -o front.json --latency-ms 5",
+        2,
+        "--device",
+    ),
+    ("predict", 2, "required"),
+    ("predict missing.png", 2, "missing.png"),
+    ("predict images --model nonesuch", 2, "nonesuch"),
+    ("predict images --model cut.safetensors", 1, "cut.safetensors"),
+    ("predict images --file cut.onnx", 1, "cut.onnx"),
+    ("predict images --topk 0", 2, "positive"),
+    ("predict images -o images", 2, "images"),
+    ("predict hollow", 2, "hollow"),
+    ("profile", 2, "-o is required"),
+    ("profile --space nowhere -o device.json", 2, "unknown space 'nowhere'"),
+    ("profile --runtime abacus -o device.json", 2, "abacus"),
+    ("profile --supernet cut.safetensors -o device.json", 1, "cut.safetensors"),
+    ("profile --export-blocks blocks --import images -o device.json", 2, "exclude each other"),
+    ("profile -o images", 2, "images"),
+    ("publish", 2, "required"),
+    ("publish --to local", 2, "pass either --upstream FILE or --network NET"),
+    ("publish --to local --upstream noise.pth.tar --calib-data images", 2, "--accept-license"),
+    ("publish --to local --upstream noise.pth.tar --calib-data images --accept-license", 1, "noise.pth.tar"),
+    ("publish --to local --upstream missing.pth.tar --accept-license", 2, "missing.pth.tar"),
+    ("publish --to local --network cut.safetensors --name mine", 1, "cut.safetensors"),
+    ("publish --to local --network static.safetensors --name ../mine", 2, "--name is '../mine'"),
+    ("publish --to tiny.onnx/x --network static.safetensors --name mine", 2, "which is a file"),
+    ("models nonesuch", 2, "nonesuch"),
+    ("models --verify --no-such-flag", 2, "--no-such-flag"),
+    ("resume", 2, "required"),
+    ("resume images --time-limit 0", 2, "--time-limit"),
+    ("recipes nonesuch", 2, "nonesuch"),
+    ("compare --threads 0", 2, "positive"),
+    ("verify-server tiny.onnx --server nowhere", 2, "nowhere"),
+    ("export-supernet", 2, "required"),
+    ("verify-data tiny.onnx", 2, "tiny.onnx"),
 ]
+
+
+def test_the_lines_cover_every_command_and_are_a_hundred_or_more() -> None:
+    assert {line.split()[0] for line, _, _ in WRONG} >= COMMANDS.keys()
+    assert len({line for line, _, _ in WRONG}) == len(WRONG) >= 100
 
 
 @pytest.mark.parametrize(("line", "code", "words"), WRONG, ids=[line for line, _, _ in WRONG])

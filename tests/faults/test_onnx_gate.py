@@ -15,10 +15,12 @@ from alphanet_export.metadata import open_exported
 from alphanet_export.onnx_model import open_session, sealed
 from alphanet_export.verify.measure.weights import compare_weights
 from alphanet_export.write import write_export
+from alphanet_zoo.cli.main import main
 from alphanet_zoo.errors import AlphaNetError, ParityError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import ALPHANET_TINY
+from alphanet_zoo.zoo.files import save_net
 
 FLIPS = 400
 
@@ -130,6 +132,17 @@ def unknown_field(proto: onnx.ModelProto) -> None:
     proto.graph.MergeFromString(b"\xf2\x3f\x01x")  # Field 1022, which ONNX does not have.
 
 
+def test_a_graph_that_cannot_run_is_one_line(exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime loads it, fails when it runs, and would print a line of its own."""
+    proto = onnx.load_model_from_string(exported.read_bytes())
+    conv = [node for node in proto.graph.node if node.op_type == "Conv"][3]
+    next(attribute for attribute in conv.attribute if attribute.name == "group").i = 2**40
+    (tmp_path / "net.onnx").write_bytes(sealed(proto.SerializeToString()))
+    assert main(["verify", str(tmp_path / "net.onnx"), "--any-graph"]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if ": measuring " not in line]
+    assert len(lines) == 1 and "cannot run the file" in lines[0] and "group" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -192,6 +205,34 @@ def test_every_flipped_bit_is_found_by_the_reference(
             match.check()
         found += 1
     assert found == FLIPS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_finds_400_of_400_flipped_bits(
+    exported: Path, net: AlphaNet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a reference; with one, also 4 files whose digests were written again."""
+    path, weights = tmp_path / "net.onnx", tmp_path / "net.safetensors"
+    save_net(net, weights)
+    quick = ["--seconds", "0.05", "--repeats", "2", "--starts", "1", "--threads", "1", "--any-graph"]
+    path.write_bytes(exported.read_bytes())
+    assert main(["verify", str(path), *quick, "--reference", str(weights)]) == 0
+    files, found = sorted(tmp_path.iterdir()), 0
+    capsys.readouterr()
+    for number, (name, proto) in enumerate(flipped(exported)):
+        path.write_bytes(proto.SerializeToString())
+        assert main(["verify", str(path), *quick]) == 3
+        error = capsys.readouterr().err
+        assert "changed after the export" in error and error.count("\n") == 1
+        found += 1
+        if number % 100 == 0:
+            path.write_bytes(sealed(proto.SerializeToString()))
+            assert main(["verify", str(path), *quick, "--reference", str(weights)]) == 3
+            told = capsys.readouterr().err  # A flip that also breaks parity is reported as that.
+            assert "are not those of its reference" in told and name in told or "relative error" in told
+    print(f"{found} of {FLIPS} flipped bits found")
+    assert found == FLIPS and sorted(tmp_path.iterdir()) == files
 
 
 def test_changed_metadata_breaks_the_recorded_digest(exported: Path, tmp_path: Path) -> None:

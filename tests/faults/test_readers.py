@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.search.device import LatencyModel
 from alphanet_zoo.tensor_file import read_tensor_file
+from alphanet_zoo.train.config import load_config
+from alphanet_zoo.zoo.archs import read_front
+from tests.faults.dying import ENVIRONMENT
+from tests.faults.fuzz_targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -47,6 +56,69 @@ def test_every_torch_load_is_safe_and_no_unsafe_reader_is_called() -> None:
             if name.endswith((".extractall", ".unpack_archive")):
                 assert any(each.arg == "filter" for each in call.keywords), f"{place} without a filter"
     assert found, "the search found no torch.load at all"
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    """A few cases of each reader; `test_a_hundred_thousand_mutated_files` runs the others."""
+    target, cases = TARGETS[name], 20
+    seeds, read = target.seeds(tmp_path), target.reader(tmp_path)
+    place = tmp_path / "case" / f"x{target.ending}"
+    place.parent.mkdir()
+    refused = 0
+    for index in range(cases):
+        place.write_bytes(target.mutate(random.Random(f"fast {index}"), seeds))
+        try:
+            read(place)
+        except target.errors as error:
+            assert type(error) is ValueError or isinstance(error, AlphaNetError), f"case {index}: {error!r}"
+            refused += 1
+    assert refused > cases // 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_hundred_thousand_mutated_files() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.faults.fuzz"], env=ENVIRONMENT, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0 and "100,000 cases, 0 failures" in done.stdout, done.stdout + done.stderr
+
+
+DEVICE = {"device": {"cpu": "x"}, "space": "x", "num_classes": 10, "times_ms": {"a": 1.0}, "scale": 1.0,
+          "per_part_ms": 0.0, "base_ms": 0.0, "errors": None, "version": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("times_ms", {"a": "fast"}, "the time of a is 'fast', which is not a number"),
+        ("times_ms", {"a": float("nan")}, "the time of a is nan"),
+        ("times_ms", [1.0], "is not a latency model"),
+        ("scale", None, "scale is None"),
+        ("space", 3, "space is not a name"),
+    ],
+)
+def test_a_latency_model_of_other_values_is_refused(key: str, value: object, told: str, tmp_path: Path) -> None:
+    (tmp_path / "device.json").write_text(json.dumps(DEVICE))
+    assert LatencyModel.read(tmp_path / "device.json").times_ms == {"a": 1.0}
+    (tmp_path / "device.json").write_text(json.dumps(DEVICE | {key: value}))
+    with pytest.raises(AlphaNetError, match=told) as caught:
+        LatencyModel.read(tmp_path / "device.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["1M", None, [1], True, float("inf")])
+def test_a_front_whose_costs_are_not_numbers_is_refused(value: object, tmp_path: Path) -> None:
+    (tmp_path / "front.json").write_text(json.dumps({"front": [{"arch": {}, "macs": 5}, {"arch": {}, "macs": value}]}))
+    with pytest.raises(AlphaNetError, match="macs of entry 2 is"):
+        read_front(tmp_path / "front.json")
+
+
+@pytest.mark.parametrize("text", ["seed: 2001-99-99", "seed: " + "[" * 1000, "seed: " + "9" * 5000])
+def test_a_recipe_that_yaml_cannot_read_is_a_usage_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"recipe\.yaml"):
+        load_config(str(tmp_path / "recipe.yaml"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
