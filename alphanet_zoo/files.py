@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import os
@@ -29,6 +30,16 @@ def exported_in(folder: Path) -> Path | None:
     """The first exported file in a folder, in the order of names; None if there is none. Hidden files do not count."""
     names = (path for path in folder.iterdir() if not path.name.startswith("."))
     return min((path for path in names if path.name.lower().endswith(EXPORTED_ENDINGS)), default=None)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a path has a character of patterns, such as ``*``."""
+    return glob.has_magic(text)
+
+
+def matching_paths(pattern: str) -> list[str]:
+    """The paths that a pattern such as ``photos/**/*.jpg`` matches, in the order of their names."""
+    return sorted(glob.glob(pattern, recursive=True)) if is_pattern(pattern) else []
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

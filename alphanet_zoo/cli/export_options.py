@@ -21,16 +21,17 @@ from alphanet_zoo.cli.command import (
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
-  %(prog)s a4.safetensors -o build/                 a network of your own: a file, a folder or a training run
-  %(prog)s --flops 444M --onnx                      the most accurate model within 444 M MACs
+  %(prog)s alphanet_c10_m -o build/                 a model whose weights are included in the package
+  %(prog)s --flops 40M --family cifar10 --onnx      the most accurate of them within 40 M MACs
+  %(prog)s alphanet_c10_m --format onnx,openvino,executorch,coreml,pt2,aoti -o build/
+  %(prog)s alphanet_c10_m --embed-preprocessing --softmax    from pixels to probabilities
+  %(prog)s alphanet_c10_m --web page/ --model-repository models/
+  %(prog)s net.safetensors -o build/                a network of your own: a file, a folder or a training run
   %(prog)s runs/mine --front front.json --flops 300M --calib-data train/ -o build/
   %(prog)s alphanet_a4 --weights random             for measuring time: the weights are random
   %(prog)s --model alphanet_a4 --supernet supernet.safetensors --calib-data train/ --format safetensors
   %(prog)s runs/mine --arch best.json --calib-data train/ --name mine -o build/
-  %(prog)s --model alphanet_a4 --weights a4.safetensors --format onnx,openvino,executorch,coreml,pt2,aoti
-  %(prog)s --model alphanet_a4 --weights a4.safetensors --quantize int8 --calib-data train/ -o a4.onnx
-  %(prog)s --model alphanet_a4 --weights a4.safetensors --embed-preprocessing --softmax    from pixels to probabilities
-  %(prog)s --model alphanet_a4 --weights a4.safetensors --web page/ --model-repository models/
+  %(prog)s net.safetensors --quantize int8 --calib-data train/ -o net.int8.onnx
 """
 
 MAX_IMAGE_SIZE = 4096
@@ -49,14 +50,16 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
                             "repository; for a supernet choose the subnet with one of the next options")  # fmt: skip
     what = group.add_mutually_exclusive_group()
     what.add_argument("--flops", type=parse_macs, metavar="BUDGET",
-                      help="the most accurate published model within this many MACs (multiply-accumulates, called "
+                      help="the most accurate model of --family within this many MACs (multiply-accumulates, called "
                            "FLOPs in the literature), compared at the last digit written: 444M, 0.5G")  # fmt: skip
     group.add_argument("--front", type=existing_path, metavar="FILE",
                        help="a front of alphanet search; --flops, --latency-ms or --max-params chooses its most "
                             "accurate subnet within a budget")  # fmt: skip
     group.add_argument("--latency-ms", type=positive_float, metavar="MS", help="with --front: budget in milliseconds")
     group.add_argument("--max-params", type=parse_macs, metavar="N", help="with --front: budget in parameters")
-    what.add_argument("--model", metavar="NAME", help="a model by name, such as alphanet_a4")
+    what.add_argument(
+        "--model", metavar="NAME", help="a model by name, such as alphanet_c10_m (alphanet models lists them)"
+    )
     what.add_argument("--arch", metavar="FILE|NAME",
                       help="the arch of a subnet: a JSON file, an entry of a front such as front.json#3, a model's "
                            "name, smallest or largest (see alphanet arch --help)")  # fmt: skip
@@ -208,7 +211,7 @@ def _check_front(args: argparse.Namespace, given: Sequence[str]) -> None:
 
 def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> None:
     """Checks SOURCE, together with the options that name a network or choose an arch."""
-    from alphanet_zoo.zoo.names import nearest_name
+    from alphanet_zoo.zoo.names import unknown_network
 
     if is_model(source):
         if chosen:
@@ -217,10 +220,7 @@ def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> 
     if given:
         raise UsageError(f"SOURCE {source!r} and --{given[0]} both name the network; pass one of them")
     if not source or not (Path(source).exists() or "/" in source):
-        near = nearest_name(source)
-        hint = f"did you mean {near}? " if near else ""
-        raise UsageError(f"{source!r} is neither a file or folder that exists, nor a model's name; {hint}pass one, or "
-                         "a Hub repository (organisation/name)")  # fmt: skip
+        raise UsageError(unknown_network(source))
 
 
 def is_model(source: str) -> bool:

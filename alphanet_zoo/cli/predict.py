@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import glob
 import io
 import json
 import os
@@ -17,19 +16,21 @@ from typing import TYPE_CHECKING
 from alphanet_export.formats import format_of
 from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, note, positive_int, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import EXPORTED_ENDINGS
+from alphanet_zoo.files import EXPORTED_ENDINGS, matching_paths
 from alphanet_zoo.units import counted
 
 if TYPE_CHECKING:
     from alphanet_zoo.predict.classifier import Classifier, Prediction
 
 TEXT_FORMATS = ("text", "jsonl", "csv")
+OUTPUT_ENDINGS = {"": "text", ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".csv": "csv"}
+"""Form of the results by the ending of ``-o``."""
 CSV_HEADER = ("path", "rank", "label", "index", "probability")
 
 EPILOG = """examples:
   %(prog)s photo.jpg
-  %(prog)s photo.jpg --model alphanet_a4
-  %(prog)s photos/ --file alphanet_a4.onnx --topk 3
+  %(prog)s photo.jpg --model alphanet_c10_xl
+  %(prog)s photos/ --file classifier.onnx --topk 3      a file of alphanet export
   %(prog)s 'photos/**/*.jpg' --model runs/my_run -o results.csv
   %(prog)s scan.png --model runs/digits --arch best.json --calib-data runs/digits-data/train
 
@@ -51,7 +52,11 @@ def make_parser(prog: str = "alphanet predict") -> CommandParser:
     _add_model(parser)
     add = parser.add_argument_group("output").add_argument
     add("--topk", type=positive_int, default=5, metavar="K", help="classes per image (default: 5)")
-    add("--format", choices=TEXT_FORMATS, help="form of the results (default: by the ending of -o, else text)")
+    add(
+        "--format",
+        choices=TEXT_FORMATS,
+        help="form of the results (default: by the ending of -o: .txt, .jsonl or .csv; else text)",
+    )
     add("-o", "--output", type=Path, metavar="FILE", help="write the results to a file (default: standard output)")
     return parser
 
@@ -85,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     """Classifies the images and writes the results; returns 1 if an image could not be read."""
     by_default = args.model is None and args.file is None
     _check(args)
-    paths = _image_files(args.images)
+    from alphanet_zoo.data.folder import find_images
+
+    paths = [path for text in args.images for path in find_images(text)]
     if args.output is not None and any(_same(args.output, path) for path in paths):
         raise UsageError(f"-o {args.output} is one of the images; pass another file")
     classifier = _classifier(args)
@@ -120,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Refuses a command line that cannot work, before anything heavy is loaded."""
     for text in args.images:
-        if not os.path.exists(text) and not _matches(text):
+        if not os.path.exists(text) and not matching_paths(text):
             raise UsageError(f"{text!r} does not exist and matches no file; pass an image, a folder or a pattern")
     if args.file is not None:
         format_of(args.file)
@@ -135,6 +142,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--preprocessing requires --file; a network has its own preprocessing")
     if args.output is not None:
         check_place(args.output, "-o")
+        if args.format is None and args.output.suffix.lower() not in OUTPUT_ENDINGS:
+            raise UsageError(f"-o {args.output}: unknown ending {args.output.suffix}; use .txt, .jsonl or .csv, or "
+                             f"pass --format {'|'.join(TEXT_FORMATS)}")  # fmt: skip
 
 
 def _default_model() -> str:
@@ -148,31 +158,6 @@ def _default_model() -> str:
             "training run, or --file with an exported file"
         )
     return family.members[len(family.members) // 2].name
-
-
-def _matches(pattern: str) -> list[str]:
-    """The paths that a pattern matches, in order of their names."""
-    return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
-
-
-def _image_files(arguments: Sequence[str]) -> list[Path]:
-    """The images of the command line, in order.
-
-    Raises:
-        UsageError: A folder contains no images.
-    """
-    from alphanet_zoo.data.folder import list_images
-
-    files: list[Path] = []
-    for text in arguments:
-        for path in map(Path, [text] if os.path.exists(text) else _matches(text)):
-            found = list_images(path) if path.is_dir() else [path]
-            if not found and os.path.exists(text):
-                raise UsageError(f"{path} contains no images; pass a folder with image files")
-            files += found
-    if not files:
-        raise UsageError(f"{' '.join(arguments)} contains no images; pass image files, or a folder with some")
-    return files
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -237,8 +222,8 @@ def _writer(output: Path | None) -> Iterator[Callable[[str], None]]:
 
 def _renderer(args: argparse.Namespace) -> Callable[[Prediction], str]:
     """The form of the results: that of ``--format``, else that of the ending of ``-o``, else text."""
-    ending = args.output.suffix.lower().lstrip(".") if args.output is not None else ""
-    return {"text": _text, "jsonl": _jsonl, "csv": _csv}[args.format or (ending if ending in TEXT_FORMATS else "text")]
+    ending = args.output.suffix.lower() if args.output is not None else ""
+    return {"text": _text, "jsonl": _jsonl, "csv": _csv}[args.format or OUTPUT_ENDINGS[ending]]
 
 
 def _text(prediction: Prediction) -> str:

@@ -21,7 +21,7 @@ EPILOG = """examples:
   %(prog)s digits output=runs/mine optim.lr=0.1 max_steps=200
   %(prog)s my_recipe.yaml --print-config
   %(prog)s own_images data.root=my_images                          a supernet for your own images
-  %(prog)s finetune data.root=my_images finetune.weights=net.safetensors
+  %(prog)s finetune data.root=my_images finetune.model=alphanet_c10_m   an included net, on your images
   %(prog)s my_recipe.yaml --dry-run      time and memory, from the first 20 steps
   torchrun --nproc-per-node 8 -m alphanet_zoo.cli.train my_recipe.yaml
 
@@ -30,6 +30,12 @@ command again, or alphanet resume FOLDER, continues the run. Ctrl-C (exit code 1
 checkpoint first."""
 
 DRY_RUN_STEPS = 20
+SETTINGS = {
+    "-o": "output", "--data": "data.root", "--calib-data": "data.root", "--img-size": "data.image_size",
+    "--model": "finetune.model", "--weights": "finetune.weights", "--supernet": "finetune.weights",
+    "--arch": "finetune.arch",
+}  # fmt: skip
+"""Settings that are options of other commands, under another name or under one that several settings have."""
 _MOVED = ("verify-data", "export-supernet")
 """Subcommands of ``alphanet-train`` that are subcommands of ``alphanet`` now."""
 
@@ -44,9 +50,25 @@ class SettingsParser(CommandParser):
             word = rest.pop(0)
             if word == "--dry-run":  # argparse would take a recipe or a setting that follows for the number of steps.
                 word = f"--dry-run={rest.pop(0) if rest and rest[0].lstrip('-').isdigit() else DRY_RUN_STEPS}"
+            elif word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:
+                self._refuse_setting(word, rest)
             words.append(word)
         arguments: argparse.Namespace = self.parse_intermixed_args(words)
         return arguments
+
+    def _refuse_setting(self, word: str, rest: Sequence[str]) -> None:
+        """Refuses an unknown option that is a setting here, such as ``--data``, and names the setting."""
+        from alphanet_zoo.train.config import valid_keys
+
+        option, equals, value = word.partition("=")
+        name = option.lstrip("-").replace("-", "_")
+        found = [key for key in valid_keys() if name in (key, key.rpartition(".")[2])]
+        setting = SETTINGS.get(option) or (found[0] if found else None)
+        if setting is not None:
+            value = (
+                value if equals else next((text for text in rest[:1] if text[:1] != "-" and "=" not in text), "VALUE")
+            )
+            self.error(f"{option} is a setting here, without dashes: {setting}={shlex.quote(value)}")
 
 
 def add_run_options(parser: CommandParser) -> None:

@@ -25,6 +25,7 @@ from alphanet_zoo.cli.command import (
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:
+  %(prog)s classifier.onnx --reference alphanet_c10_m
   %(prog)s alphanet_a4.onnx --reference alphanet_a4 --weights a4.safetensors --data imagenet/val \\
       --labels-by-position --min-top1 79.5
   %(prog)s best.onnx --reference best.safetensors --report report.html

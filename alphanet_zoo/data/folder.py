@@ -26,6 +26,7 @@ from alphanet_zoo.data.broken import warn_once
 from alphanet_zoo.data.classes import shortened
 from alphanet_zoo.data.images import IMAGE_ENDINGS, read_image
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import is_pattern, matching_paths
 
 SYSTEM_NAMES = frozenset(("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
 """Folders that are never classes."""
@@ -65,6 +66,30 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             "to JPEG or PNG"
         )
     return [Path(path) for path in found]
+
+
+def find_images(source: str | os.PathLike[str]) -> list[Path]:
+    """The images that a path names: the file itself, those of a folder (see `list_images`), or those of a pattern.
+
+    Args:
+        source: A file, a folder, or a pattern such as ``photos/**/*.jpg``. An existing file is not a pattern.
+
+    Raises:
+        UsageError: A folder contains no images, a pattern matches none, or as for `list_images`.
+        AlphaNetError: A folder cannot be read.
+    """
+    text = os.fspath(source)
+    if os.path.isdir(text):
+        found, remedy = list_images(text), "contains no images; pass a folder with image files"
+    elif os.path.lexists(text) or not is_pattern(text):
+        return [Path(text)]
+    else:
+        paths = matching_paths(text)
+        found = [image for path in paths for image in (list_images(path) if os.path.isdir(path) else [Path(path)])]
+        remedy = "does not exist and matches no image; pass an image, a folder or a pattern"
+    if not found:
+        raise UsageError(f"{text!r} {remedy}")
+    return found
 
 
 def _walk(folder: str, found: list[str], unreadable: list[str], parents: tuple[tuple[int, int], ...]) -> None:

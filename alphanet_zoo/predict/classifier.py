@@ -100,8 +100,8 @@ class Classifier:
         labels: Names of the classes; None if they are unknown.
 
     Raises:
-        UsageError: The source does not exist, it is a supernet and ``arch`` is None, or its batch-norm statistics are
-            not valid.
+        UsageError: The source does not exist, it is a supernet and ``arch`` is None, its batch-norm statistics are not
+            valid, or the number of labels is not that of the classes.
         ValueError: The network is in training mode, or has no classifier.
         AlphaNetError: The source cannot be read or downloaded.
     """
@@ -123,7 +123,7 @@ class Classifier:
                 raise UsageError(f"{source} is an exported file; open it with Classifier.load({os.fspath(source)!r})")
             opened = open_net(source)
             net = _subnet(opened.net, arch, calib_data, str(source))
-            self.model = _of_net(net.eval(), preprocessing, device)
+            self.model = _of_net(net.eval(), preprocessing, device, str(source))
         elif isinstance(source, ImageModel):
             self.model = source
         elif isinstance(source, Network):
@@ -132,6 +132,16 @@ class Classifier:
             self.model = _of_net(source, preprocessing, device)
         self.labels = self.model.labels if labels is None else tuple(map(str, labels))
         self.multi_label = self.model.multi_label if multi_label is None else multi_label
+        self._check_labels(self.model.classes)
+
+    def __repr__(self) -> str:
+        """Name, number of classes, input size in pixels and runtime, as far as they are known."""
+        model = self.model
+        classes = model.classes or (None if self.labels is None else len(self.labels))
+        known = {"classes": classes, "input_size": model.input_size, "runtime": model.runtime}
+        name = [] if model.name is None else [repr(model.name)]
+        rest = [f"{key}={value!r}" for key, value in known.items() if value is not None]
+        return f"{type(self).__name__}({', '.join([*name, *rest])})"
 
     @classmethod
     def load(
@@ -169,7 +179,8 @@ class Classifier:
 
         Args:
             images: One or several: paths, Pillow images, arrays ``(H, W, 3)`` uint8 RGB, or tensors ``(3, H, W)``; see
-                `alphanet_zoo.predict.images.decoded`. Arrays and tensors may be batches ``(N, ...)``.
+                `alphanet_zoo.predict.images.decoded`. A path may be that of a folder, whose images at any depth are
+                classified, or a pattern such as ``photos/**/*.jpg``. Arrays and tensors may be batches ``(N, ...)``.
             topk: Number of classes per result.
             batch_size: Images per batch.
 
@@ -177,14 +188,15 @@ class Classifier:
             One result per image, in order, also for a single image.
 
         Raises:
-            UsageError: An image has a type, layout or range that is not accepted, or a number is not positive.
+            UsageError: An image has a type, layout or range that is not accepted, a folder or pattern has no images, or
+                a number is not positive.
             AlphaNetError: An image cannot be read.
         """
-        return list(self.stream(single_images(images), topk, batch_size))
+        return list(self.stream(images, topk, batch_size))
 
     def stream(
         self,
-        images: Iterable[AnyImage],
+        images: AnyImage | Iterable[AnyImage],
         topk: int = 5,
         batch_size: int = BATCH_SIZE,
         *,
@@ -193,7 +205,7 @@ class Classifier:
         """As `predict`, but reads images and yields results batch by batch.
 
         Args:
-            images: The images; only a batch of them is in memory.
+            images: See `predict`; only a batch of them is in memory.
             topk: See `predict`.
             batch_size: See `predict`.
             on_error: Called with the error for each image that cannot be read; that image has no result. None: raise.
@@ -203,7 +215,7 @@ class Classifier:
                 raise UsageError(f"{name} is {number}; pass 1 or more")
         prepared: list[Tensor] = []
         paths: list[Path | None] = []
-        for image in images:
+        for image in single_images(images):
             try:
                 pixels, path = decoded(image)
                 prepared.append(self.model.prepare(pixels))
@@ -218,11 +230,15 @@ class Classifier:
         if prepared:
             yield from self._results(prepared, paths, topk)
 
+    def _check_labels(self, classes: int | None) -> None:
+        """Checks that there is a label for each class."""
+        if self.labels is not None and classes is not None and len(self.labels) != classes:
+            raise UsageError(f"there are {len(self.labels)} labels for {classes} classes; pass one per class")
+
     def _results(self, prepared: Sequence[Tensor], paths: Sequence[Path | None], topk: int) -> list[Prediction]:
         """The results of one batch."""
         logits = self.model.logits(prepared)
-        if self.labels is not None and len(self.labels) != logits.shape[1]:
-            raise UsageError(f"there are {len(self.labels)} labels for {logits.shape[1]} classes; pass one per class")
+        self._check_labels(logits.shape[1])
         if not bool(logits.isfinite().all()):
             raise AlphaNetError("the model gives logits that are not finite; its weights or statistics are damaged")
         scores = logits.double()
@@ -253,7 +269,9 @@ def _subnet(net: Network, arch: Arch | None, calib_data: str | os.PathLike[str] 
     return net if arch in (None, net.arch) and not net.supernet else net.subnet(arch or net.arch)
 
 
-def _of_net(net: nn.Module, preprocessing: Preprocessing | None, device: str | torch.device | None) -> ImageModel:
+def _of_net(
+    net: nn.Module, preprocessing: Preprocessing | None, device: str | torch.device | None, name: str | None = None
+) -> ImageModel:
     """A network in memory."""
     if net.training:
         raise ValueError("the network is in training mode; call net.eval() first")
@@ -272,4 +290,6 @@ def _of_net(net: nn.Module, preprocessing: Preprocessing | None, device: str | t
         labels=cfg.get("label_names"),
         multi_label=bool(cfg.get("multi_label")),
         random_weights=getattr(net, "calibration", None) == "random",
+        name=name or cfg.get("architecture") or type(net).__name__,
+        classes=net.num_classes if isinstance(net, Network) else None,
     )

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alphanet_zoo.data.folder import find_images
 from alphanet_zoo.data.images import from_pillow, read_image
 from alphanet_zoo.errors import UsageError
 
@@ -23,15 +24,20 @@ AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint
 def single_images(images: AnyImage | Iterable[AnyImage]) -> Iterator[AnyImage]:
     """The images of an argument that is one image, a batch ``(N, H, W, 3)`` or ``(N, 3, H, W)``, or several images.
 
+    A path may be that of a folder, or a pattern; see `alphanet_zoo.data.folder.find_images`.
+
     Raises:
-        UsageError: It is something else.
+        UsageError: It is something else, or a folder or pattern has no images.
     """
-    if isinstance(images, str | os.PathLike | Image.Image):
+    if isinstance(images, str | os.PathLike):
+        yield from find_images(images)
+    elif isinstance(images, Image.Image):
         yield images
     elif isinstance(images, np.ndarray | Tensor):
         yield from images if images.ndim == 4 else (images,)
     elif isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview | dict):
-        yield from images
+        for image in images:
+            yield from find_images(image) if isinstance(image, str | os.PathLike) else (image,)
     else:
         raise UsageError(f"an image has the type {_kind(images)}; pass {_ACCEPTED}")
 

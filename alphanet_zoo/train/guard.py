@@ -117,7 +117,7 @@ class Guard:
             return f"the loss or its gradient was not finite in {self.state.skipped} steps in a row"
         assert self.state.mean_loss is not None
         return (
-            f"training collapsed: the mean loss of the largest subnet against the labels rose to "
+            f"training collapsed: the mean loss against the labels rose to "
             f"{self.state.mean_loss:.3f} (chance level: {self._chance_loss:.3f})"
         )
 

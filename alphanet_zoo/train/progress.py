@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alphanet_zoo.train.runlog import SINGLE
 from alphanet_zoo.units import duration
 
 
@@ -40,8 +41,8 @@ class Progress:
     def report(self, line: Mapping[str, Any], epochs: int) -> None:
         """Shows the metrics of a step, see `alphanet_zoo.train.runlog.RunLog.write`."""
         subnets: Mapping[str, Mapping[str, float]] = line["subnets"]
-        ends = {name: subnets[name] for name in ("largest", "smallest", "subnet") if name in subnets}
-        losses = ", ".join(f"{figures['loss']:.3f} {name}" for name, figures in ends.items())
+        ends = {name: subnets[name] for name in ("largest", "smallest", SINGLE) if name in subnets}
+        losses = ", ".join(_named(f"{figures['loss']:.3f}", name) for name, figures in ends.items())
         first = next(iter(ends.values()))
         accuracy = first.get("accuracy", first.get("label_accuracy", 0.0))
         if not self._bar.disable:
@@ -70,6 +71,11 @@ class Progress:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
+
+
+def _named(figure: str, name: str) -> str:
+    """A figure with the name of its subnet, if it is one of several."""
+    return figure if name == SINGLE else f"{figure} {name}"
 
 
 def described(figures: Mapping[str, float]) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from alphanet_zoo.files import replacing
 from alphanet_zoo.svg import Points, curve_plot, printable
-from alphanet_zoo.train.runlog import read_log
+from alphanet_zoo.train.runlog import SINGLE, read_log
 
 MOST_POINTS = 300
 """Maximum number of points of a curve; of more steps, means over equal numbers of steps are shown."""
@@ -67,13 +67,18 @@ def _cards(steps: Lines, validations: Lines) -> Iterator[tuple[str, str]]:
     if validations:
         for name, figures in validations[-1]["validation"].items():
             key = "accuracy" if "accuracy" in figures else "mean_average_precision"
-            yield f"{100 * figures[key]:.1f} %", f"validation {key.replace('_', ' ')}, {name}"
+            yield f"{100 * figures[key]:.1f} %", _of(f"validation {key.replace('_', ' ')}", name)
     last = steps[-1]
     name, figures = next(iter(last["subnets"].items()))
-    yield f"{figures['loss']:.3f}", f"training loss, {name}"
+    yield f"{figures['loss']:.3f}", _of("training loss", name)
     yield f"{last['images_per_second']:.0f}", "images per second"
     if last["memory_mib"] is not None:
         yield f"{last['memory_mib']:.0f} MiB", "peak memory of a process"
+
+
+def _of(figure: str, name: str) -> str:
+    """The label of a figure, with the name of its subnet if there are several."""
+    return figure if name == SINGLE else f"{figure}, {name}"
 
 
 def _validation_plots(validations: Lines, shades: Mapping[str, int]) -> Iterator[Plot]:
@@ -85,7 +90,8 @@ def _validation_plots(validations: Lines, shades: Mapping[str, int]) -> Iterator
             curves.setdefault(name, []).append((line["step"], 100 * value))
     if curves:
         images = next(iter(validations[-1]["validation"].values()))["images"]
-        remark = f"Extracted and calibrated subnets on {images:.0f} validation images."
+        what = "The network" if set(shades) == {SINGLE} else "Extracted and calibrated subnets"
+        remark = f"{what} on {images:.0f} validation images."
         title = "Validation accuracy"
         picture = curve_plot(title, "step", curves, shades=shades, unit="%", dots=True)
         yield Plot(title, remark, picture)
@@ -100,10 +106,17 @@ _SUBNET_FIGURES = (
 )
 """Key in the log, title, remark and unit of each plot with a curve per subnet."""
 
+_SINGLE_FIGURES = (
+    ("loss", "Training loss", "Mean over the images of a step.", ""),
+    ("accuracy", "Training accuracy", "Share of the images of a step that are classified correctly.", "%"),
+    ("label_accuracy", "Training accuracy", "Share of the labels of a step that are predicted correctly.", "%"),
+)
+"""The same for a single network."""
+
 
 def _step_plots(steps: Lines, shades: Mapping[str, int]) -> Iterator[Plot]:
     """The curves of training steps."""
-    for key, title, remark, unit in _SUBNET_FIGURES:
+    for key, title, remark, unit in _SINGLE_FIGURES if set(shades) == {SINGLE} else _SUBNET_FIGURES:
         scale = 100 if unit == "%" else 1
         pairs = {
             name: [(line["step"], scale * line["subnets"].get(name, {}).get(key, math.nan)) for line in steps]

@@ -25,6 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SINGLE = "network"
+"""Name in the log of the network of a run that trains a single one, not a supernet."""
+
 
 class RunLog:
     """Writes ``<output>/log.jsonl`` and optionally ``<output>/tensorboard``.

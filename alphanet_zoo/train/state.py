@@ -34,6 +34,7 @@ from alphanet_zoo.train.optim import (
     resolution_phases,
     set_momentum,
 )
+from alphanet_zoo.train.runlog import SINGLE
 from alphanet_zoo.train.sandwich import (
     MicroBatch,
     SandwichStep,
@@ -199,7 +200,7 @@ class RunState:
         """The archs of a step; attentive sampling uses the losses on the first micro-batch."""
         config = self.config
         if not self.net.supernet:
-            return {"subnet": self.net.arch}
+            return {SINGLE: self.net.arch}
         if config.sandwich.sampling == "uniform":
             return draw_archs(self.net.space, config.seed, draw, config.sandwich.random_subnets)
         return attentive_archs(

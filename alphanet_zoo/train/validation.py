@@ -17,6 +17,7 @@ from alphanet_zoo.space.family import Space
 from alphanet_zoo.train.build import named_arch
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
+from alphanet_zoo.train.runlog import SINGLE
 
 
 class Validator:
@@ -58,7 +59,7 @@ class Validator:
 
         One class per image: accuracy (0 to 1), correct, images. Several labels: see `LabelTally`.
         """
-        archs = self.archs if net.supernet else {"subnet": net.arch}
+        archs = self.archs if net.supernet else {SINGLE: net.arch}
         results = {}
         for name, arch in archs.items():
             static = self.evaluator.calibrated(net, arch, stopped=stopped) if net.supernet else net.subnet(arch)

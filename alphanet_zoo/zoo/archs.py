@@ -19,7 +19,7 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import SPACES, FamilyMember
 from alphanet_zoo.space.space import SearchSpace
-from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
+from alphanet_zoo.zoo.names import did_you_mean, find_member, is_name
 
 ENDS = ("smallest", "largest")
 """Names of two archs that every search space has."""
@@ -100,11 +100,9 @@ def check_arch_source(source: str | os.PathLike[str]) -> None:
     text = os.fspath(source)
     path, _ = _split(text)
     if not text or not (text in ENDS or path.exists() or is_name(text)):
-        near = nearest_name(text)
-        hint = f"did you mean {near}? " if near else ""
         raise UsageError(
-            f"no such file or model: {text!r}; {hint}pass a JSON file with an arch in the published form, or a model's "
-            "name"
+            f"no such file or model: {text!r}{did_you_mean(text)}; pass a JSON file with an arch in the published "
+            "form, or a model's name"
         )
 
 

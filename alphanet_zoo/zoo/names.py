@@ -51,6 +51,20 @@ def nearest_name(name: str) -> str | None:
     return next(iter(difflib.get_close_matches(str(name), [*list_models(), *ALIASES], n=1)), None)
 
 
+def did_you_mean(name: str) -> str:
+    """The part of a message that suggests the model name nearest to ``name``; empty if none is near."""
+    near = nearest_name(name)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def unknown_network(source: str) -> str:
+    """The message about a source that is not a network."""
+    return (
+        f"{source!r} is neither a model's name{did_you_mean(source)} nor an existing file or folder; alphanet models "
+        "lists the models, and a Hub repository is organisation/name"
+    )
+
+
 def resolve_name(name: str) -> str:
     """The name of a model in `list_models`: the target of an alias, or ``name`` itself.
 
@@ -61,9 +75,7 @@ def resolve_name(name: str) -> str:
     if name in ALIASES:
         return ALIASES[name]
     if name not in names:
-        nearest = nearest_name(name)
-        hint = f"did you mean {nearest}? Choose" if nearest else "choose"
-        raise UsageError(f"unknown model {name!r}; {hint} from {', '.join(names)}")
+        raise UsageError(f"unknown model {name!r}{did_you_mean(name)}; choose from {', '.join(names)}")
     return name
 
 

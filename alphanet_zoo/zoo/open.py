@@ -18,7 +18,7 @@ from alphanet_zoo.zoo.files import RUN_FINAL, WEIGHTS_NAME, is_run, load_net, we
 from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.hub_download import CONFIG_NAME
 from alphanet_zoo.zoo.local import LocalModel, local_model
-from alphanet_zoo.zoo.names import find_member, is_name, nearest_name
+from alphanet_zoo.zoo.names import find_member, is_name, unknown_network
 from alphanet_zoo.zoo.pins import PINS
 from alphanet_zoo.zoo.shipped import load_member
 
@@ -104,12 +104,7 @@ def open_net(
     if local is not None and revision is None:
         return _open_local(local)
     if "/" not in source:
-        near = nearest_name(source)
-        hint = f" (did you mean {near}?)" if near else ""
-        raise UsageError(
-            f"{source!r} is neither a file or folder that exists, nor a model{hint}, nor a Hub repository "
-            "(organisation/name). az.list_models() lists the models."
-        )
+        raise UsageError(unknown_network(source))
     return _open_repository(source, cache_dir, revision)
 
 

@@ -45,6 +45,9 @@ def open_model_file(
         "labels": tuple(metadata["labels"]) if metadata.get("labels") else None,
         "multi_label": bool(metadata.get("multi_label")),
         "random_weights": metadata.get("weights") == "random",
+        "name": str(path),
+        "classes": metadata.get("num_classes"),
+        "runtime": runtime.title,
     }
     spec = _preprocessing(path, metadata, preprocessing)
     if runtime.embedded:

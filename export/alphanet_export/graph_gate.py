@@ -39,7 +39,17 @@ def check_model(path: str | os.PathLike[str], proto: onnx.ModelProto) -> None:
     for message in _messages(proto):
         problem = _problem(message)
         if problem is not None:
-            raise AlphaNetError(f"{os.fspath(path)} {problem}; export it again, as one file, with alphanet export")
+            raise AlphaNetError(f"{os.fspath(path)} {problem}; {_remedy(path, proto)}")
+
+
+def _remedy(path: str | os.PathLike[str], proto: onnx.ModelProto) -> str:
+    """What to do about a model that is not accepted."""
+    if any(entry.key.startswith("alphanet.") for entry in proto.metadata_props):
+        return "export it again, as one file, with alphanet export"
+    if any(_is_external(message) for message in _messages(proto) if isinstance(message, onnx.TensorProto)):
+        one = f'onnx.save(onnx.load({os.fspath(path)!r}), "one.onnx")'
+        return f"if that file is yours, write both as one file in Python: import onnx; {one}"
+    return "export it again with standard operators, as one file"
 
 
 def _problem(message: Any) -> str | None:
@@ -65,9 +75,14 @@ def _problem(message: Any) -> str | None:
     return None
 
 
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor is stored in another file."""
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+
+
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     """Why a tensor is not accepted; None if it is."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data):
+    if _is_external(tensor):
         return f"stores the tensor {tensor.name!r} in another file, which is not opened"
     count = math.prod(tensor.dims)
     if any(side < 0 for side in tensor.dims) or count > MOST_ELEMENTS:

@@ -168,7 +168,8 @@ def test_labels_of_ones_own_and_several_labels(root: Path, tmp_path: Path, capsy
     (tmp_path / "labels.txt").write_bytes(b"\x89PNG")
     assert "labels.txt is not a text file" in refusal(capsys, "pictures/0-wide.jpg", *FILE, *labels)
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
-    assert "2 labels for 10 classes" in refusal(capsys, "pictures/0-wide.jpg", *FILE, *labels)
+    for model in (FILE, NET, []):
+        assert "2 labels for 10 classes" in refusal(capsys, "pictures/0-wide.jpg", *model, *labels)
 
 
 def test_bad_usage(root: Path, tmp_path: Path, capsys: Output) -> None:
@@ -187,7 +188,11 @@ def test_bad_usage(root: Path, tmp_path: Path, capsys: Output) -> None:
         (["pictures", *FILE, "--topk", "0"], "'0' is not a positive integer"),
         (["pictures", *FILE, "--format", "xml"], "invalid choice: 'xml'"),
         (["pictures", *FILE, "-o", "pictures"], "-o: pictures is a folder"),
-        (["pictures", *FILE, "-o", "pictures/0-wide.jpg"], "-o pictures/0-wide.jpg is one of the images"),
+        (["pictures", *FILE, "-o", "res.json"], "unknown ending .json; use .txt, .jsonl or .csv, or pass --format"),
+        (
+            ["pictures", *FILE, "--format", "text", "-o", "pictures/0-wide.jpg"],
+            "-o pictures/0-wide.jpg is one of the images",
+        ),
         ([str(tmp_path), *FILE], "contains no images"),
     ]
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

@@ -207,11 +207,16 @@ def test_a_folder_of_save_pretrained_is_a_reference(
     assert code == 0 and "PASSED: outputs match the PyTorch reference" in out
 
 
-def test_a_file_with_external_data_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sealed", [True, False], ids=["of alphanet export", "of another program"])
+def test_a_file_with_external_data_exits_1(sealed: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     proto = onnx.load_model_from_string(tiny_onnx())
+    if not sealed:
+        del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     code, _, err = run(capsys, tmp_path / "outside.onnx")
     assert code == 1 and "in another file" in err and err.count("\n") == 1
+    assert ("export it again, as one file, with alphanet export" in err) is sealed
+    assert (f'onnx.save(onnx.load({str(tmp_path / "outside.onnx")!r}), "one.onnx")' in err) is not sealed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.onnx", "w.bin"]
 
 

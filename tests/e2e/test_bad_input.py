@@ -149,7 +149,11 @@ WRONG = [
     (f"{A4} --weights random --calib-data images", 2, "random"),
     (f"{A4} --weights random --no-such-flag", 2, "--no-such-flag"),
     ("export --arch arch.json", 2, "requires the weights"),
-    ("export nothing", 2, "neither a file or folder that exists, nor a model's name; pass one"),
+    (
+        "export nothing",
+        2,
+        "'nothing' is neither a model's name nor an existing file or folder; alphanet models lists the models",
+    ),
     ("export alphanet_a44", 2, "did you mean alphanet_a4?"),
     ("export alphanet_a4 --arch arch.json", 2, "--arch chooses another"),
     ("export super.safetensors", 2, "is a supernet; choose the subnet to export"),

@@ -56,6 +56,12 @@ def test_slow_formats_give_the_same_five_classes(name: str, net: AlphaNet, paths
     assert_same_classes(path, net, paths)
 
 
+def test_the_representation_names_the_runtime(bundle: Path, net: AlphaNet) -> None:
+    path, size = str(bundle / "tiny.onnx"), net.arch.resolution
+    classifier = az.Classifier.load(path)
+    assert repr(classifier) == f"Classifier({path!r}, classes=10, input_size={size}, runtime='ONNX Runtime')"
+
+
 def test_labels_and_several_labels_come_from_the_file_or_from_the_caller(bundle: Path, tmp_path: Path) -> None:
     assert az.Classifier.load(bundle / "tiny.onnx", labels=range(10)).labels == tuple("0123456789")
     assert not az.Classifier.load(bundle / "tiny.onnx").multi_label

@@ -58,6 +58,28 @@ def test_a_prediction_is_the_networks_output_on_the_evaluation_transform(net: Al
         assert str(result).startswith(f"{result.label} {100 * result.probability:.2f} %, ")
 
 
+def test_a_folder_and_a_pattern(net: AlphaNet, paths: list[Path]) -> None:
+    classifier, folder = az.Classifier(net), paths[0].parent
+    for images in (folder, str(folder), f"{folder}/[0-9]*"):
+        assert [result.path for result in classifier.predict(images)] == sorted(paths)
+    assert [result.path for result in classifier.stream(str(folder), batch_size=2)] == sorted(paths)
+
+
+def test_the_representation(net: AlphaNet, tmp_path: Path) -> None:
+    size = net.arch.resolution
+    path = str(tmp_path / "net.safetensors")
+    save_net(net, path)
+    assert repr(az.Classifier(path)) == f"Classifier({path!r}, classes=10, input_size={size}, runtime='PyTorch')"
+    assert f"classes=10, input_size={size}, runtime='PyTorch')" in repr(az.Classifier(net))
+    other = az.Classifier(nn.Flatten().eval(), preprocessing=Preprocessing(8, 8, "bicubic", (0,) * 3, (1,) * 3))
+    assert repr(other) == "Classifier('Flatten', input_size=8, runtime='PyTorch')"
+
+
+def test_the_number_of_labels_is_checked_first(net: AlphaNet) -> None:
+    with pytest.raises(UsageError, match="there are 2 labels for 10 classes"):
+        az.Classifier(net, labels=("one", "two"))
+
+
 def test_results_are_read_only(net: AlphaNet, paths: list[Path]) -> None:
     (result,) = az.Classifier(net).predict(paths[0])
     with pytest.raises(dataclasses.FrozenInstanceError):

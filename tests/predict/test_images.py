@@ -53,14 +53,31 @@ def test_an_array_is_copied() -> None:
     assert pixels.shape == (3, 4, 5) and not pixels.any()
 
 
+def test_folders_and_patterns_are_their_images(paths: list[Path], tmp_path: Path) -> None:
+    folder = paths[0].parent
+    assert list(single_images(folder)) == list(single_images(str(folder))) == sorted(paths)
+    assert list(single_images(f"{folder.parent}/{folder.name[:-1]}[{folder.name[-1]}]/0-*.jpg")) == [
+        folder / "0-wide.jpg"
+    ]
+    assert list(single_images([folder, folder / "1*.jpg", "a.png"])) == [*sorted(paths), paths[1], Path("a.png")]
+    named = tmp_path / "0[1].jpg"  # The file that exists is meant, not the pattern.
+    for path in (named, tmp_path / "01.jpg"):
+        path.write_bytes(paths[0].read_bytes())
+    assert list(single_images(named)) == [named]
+    (tmp_path / "empty").mkdir()
+    for source, message in (("empty", "contains no images"), ("*.png", "does not exist and matches no image")):
+        with pytest.raises(UsageError, match=message):
+            list(single_images(tmp_path / source))
+
+
 def test_one_several_and_batches() -> None:
     image, array, tensor = Image.new("RGB", (4, 4)), np.zeros((2, 4, 5, 3), np.uint8), torch.zeros(3, 3, 4, 5)
-    assert list(single_images("a.png")) == ["a.png"] and list(single_images(Path("a"))) == [Path("a")]
+    assert list(single_images("a.png")) == [Path("a.png")] and list(single_images(Path("a"))) == [Path("a")]
     assert list(single_images(image)) == [image]
     assert [each.shape for each in single_images(array)] == [(4, 5, 3)] * 2
     assert [each.shape for each in single_images(array[0])] == [(4, 5, 3)]
     assert [each.shape for each in single_images(tensor)] == [(3, 4, 5)] * 3
-    assert list(single_images(iter(["a", image]))) == ["a", image]
+    assert list(single_images(iter(["a", image]))) == [Path("a"), image]
 
 
 NORMALISED = (torch.rand(3, 4, 4) - 0.5) / 0.2

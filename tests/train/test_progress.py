@@ -51,5 +51,5 @@ def test_nothing_is_printed_if_that_is_set(monkeypatch):
 def test_a_fine_tuned_net_and_labels_have_lines_too(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     progress = Progress(enabled=True, start=0, end=40)
-    progress.report(line(20, subnets={"subnet": {"loss": 1.0, "label_accuracy": 0.75}}), 4)
-    assert "loss 1.000 subnet, training accuracy 75.0%" in sys.stderr.getvalue()
+    progress.report(line(20, subnets={"network": {"loss": 1.0, "label_accuracy": 0.75}}), 4)
+    assert "loss 1.000, training accuracy 75.0%" in sys.stderr.getvalue()

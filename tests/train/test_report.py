@@ -65,6 +65,18 @@ def test_the_page_has_all_curves_and_needs_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "log.jsonl", "run.html"]
 
 
+def test_the_page_of_a_single_network_names_no_subnets(tmp_path):
+    line = step(10) | {"subnets": {"network": {"loss": 1.5, "accuracy": 0.5}}}
+    write_run(tmp_path, [line, {"step": 10, "validation": {"network": {"accuracy": 0.9, "images": 10.0}}}])
+    write_report(tmp_path)
+    page = Page((tmp_path / "run.html").read_text())
+    assert page.headings == [
+        "Validation accuracy", "Training loss", "Training accuracy", "Learning rate", "Images per second",
+    ]  # fmt: skip
+    assert "The network on 10 validation images." in page.text
+    assert not re.search("subnet|largest|divergence", page.text)
+
+
 def test_long_runs_are_thinned_and_values_that_are_not_finite_left_out(tmp_path):
     lines = [step(number, math.nan if number == 7 else 1.0 + number) for number in range(1, 2001)]
     write_run(tmp_path, lines)

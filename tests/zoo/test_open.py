@@ -73,7 +73,7 @@ def test_a_run_without_average_has_none_to_open(tmp_path):
     [
         ("missing.safetensors", UsageError, "no such file"),
         ("alphanet_a4", AlphaNetError, "not published yet"),
-        ("alphanet_a44", UsageError, "did you mean alphanet_a4"),
+        ("alphanet_a44", UsageError, r"model's name \(did you mean alphanet_a4\?\) nor .*; alphanet models lists"),
         ("someone/net.onnx", UsageError, "no such file"),
         ("{}/net.onnx", UsageError, "is an exported file"),
         ("{}/net.aoti.pt2", UsageError, "is an exported file"),
