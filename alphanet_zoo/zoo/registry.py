@@ -189,7 +189,8 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
     """Completes the ``pretrained_cfg`` and the ``top1`` of a network that `create_model` made.
 
     License, origin and ``top1`` describe weights, not a name. They are set only if the weights are derived from the
-    published or included ones, and ``top1`` only if the classes and the input channels are also the same.
+    published or included ones, and ``top1`` only if the classes and the input channels are also the same. A ``top1``
+    that was measured with the weights, as by ``alphanet publish --val``, stays.
     """
     cfg, shipped = net.pretrained_cfg, shipped_family_of(member)
     cfg["architecture"] = member.name
@@ -197,7 +198,13 @@ def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:
         if shipped is not None:
             cfg["crop_pct"] = shipped.crop_pct
         return
-    net.top1 = published_top1(net, member)
+    measured = net.top1 if _has_its_classifier(net, member) else None
+    net.top1 = published_top1(net, member) if measured is None else measured
+
+
+def _has_its_classifier(net: Network, member: FamilyMember) -> bool:
+    """Whether a network is the model as it was trained, calibrated, with its classes and input channels."""
+    return net.calibration != "training" and net.num_classes == member.num_classes and net.in_chans == 3
 
 
 def published_top1(net: Network, member: FamilyMember) -> float | None:
@@ -207,7 +214,7 @@ def published_top1(net: Network, member: FamilyMember) -> float | None:
         net: The network with the weights, or a supernet that contains the model.
         member: The model.
     """
-    if net.calibration == "training" or net.num_classes != member.num_classes or net.in_chans != 3:
+    if not _has_its_classifier(net, member):
         return None
     if shipped_family_of(member) is not None:
         return net.top1
@@ -227,8 +234,14 @@ def _check_is(member: FamilyMember, net: Network, source: str) -> None:
         raise AlphaNetError(f"{source} contains {described(net)}, not {member.name} ({member.arch})")
 
 
+def member_of(net: Network) -> FamilyMember | None:
+    """The model whose arch and search space a network has; None if there is none."""
+    members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
+    return next(members, None)
+
+
 def described(net: Network) -> str:
     """Name (or search space) and arch of a network, for messages."""
-    members = (m for members in families().values() for m in members if (m.arch, m.space) == (net.arch, net.space))
-    named = next((member.name for member in members), f"a network of the space {net.space.name}")
+    member = member_of(net)
+    named = f"a network of the space {net.space.name}" if member is None else member.name
     return f"a supernet of the space {net.space.name}" if net.supernet else f"{named} ({net.arch})"

@@ -17,7 +17,7 @@ from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.archs import ENDS, NamedArch, find_arch
 from alphanet_zoo.zoo.names import is_name
 from alphanet_zoo.zoo.open import OpenedNet, open_net
-from alphanet_zoo.zoo.registry import described, open_model, published_top1
+from alphanet_zoo.zoo.registry import described, member_of, open_model, published_top1
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +80,10 @@ def open_source(
     chosen = _chosen(opened, arch)
     run = Path(opened.source) if opened.kind == "run" else None
     source = Source(opened.net, name or _name(network, opened, chosen), origin, opened.sha256, run=run)
+    member = member_of(opened.net) if chosen is None else chosen.member
+    top1 = None if member is None else published_top1(opened.net, member)
     if chosen is None:
-        return replace(source, published_top1=opened.net.top1)
-    top1 = None if chosen.member is None else published_top1(opened.net, chosen.member)
+        return replace(source, published_top1=top1)
     if not opened.net.supernet and chosen.arch == opened.net.arch:
         return replace(source, published_top1=top1)
     return replace(source, arch=chosen.arch, published_top1=top1)
@@ -94,7 +95,7 @@ def _named_source(member: FamilyMember, weights: str | None, num_classes: int | 
         member.name, pretrained=weights is None, weights=weights, num_classes=None if weights is None else num_classes
     )
     _check_classes(opened.net, num_classes)
-    top1 = opened.net.top1
+    top1 = published_top1(opened.net, member)
     return Source(opened.net, name or member.name, opened.source, opened.sha256, published_top1=top1)
 
 

@@ -38,6 +38,7 @@ from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.zoo.archs import read_space
+from alphanet_zoo.zoo.registry import member_of, published_top1
 
 PUBLISHED_INPUT = 224
 """Side, in pixels, of the crop that the published accuracies were measured on."""
@@ -135,7 +136,9 @@ def weights_facts(net: Network, path: Path) -> dict[str, Any]:
     plan = CalibrationPlan.of_record(net.calibration)
     preprocessing = input_of(net) if plan is None else plan.preprocessing
     cfg = net.pretrained_cfg
-    source = Source(net, str(cfg.get("name") or path.stem), path.name, sha256_of(path), published_top1=net.top1)
+    member = member_of(net)
+    top1 = None if member is None else published_top1(net, member)
+    source = Source(net, str(cfg.get("name") or path.stem), path.name, sha256_of(path), published_top1=top1)
     return _facts(net, preprocessing, source)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import alphanet_zoo as az
+from alphanet_export.build import open_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.zoo.files import save_net
@@ -79,6 +80,10 @@ def test_published_accuracy_belongs_to_weights_that_descend_from_the_published(t
         save_net(net, tmp_path / "a0.safetensors")
         loaded = create_model("alphanet_a0", weights=tmp_path / "a0.safetensors")
         assert loaded.top1 == top1
+    net.top1 = 75.0  # As `alphanet publish --val` measures it.
+    save_net(net, tmp_path / "a0.safetensors")
+    assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors").top1 == 75.0
+    assert open_source(tmp_path / "a0.safetensors").published_top1 == 77.87
     assert create_model("alphanet_a0", weights=tmp_path / "a0.safetensors", num_classes=5).top1 is None
     net.calibration = "training"
     save_net(net, tmp_path / "a0.safetensors")
