@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from alphanet_zoo.cli.command import CommandParser, existing_path, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -14,6 +16,7 @@ EPILOG = """examples:
   %(prog)s --verify
   %(prog)s --verify --public-key publisher.pem
 
+MACs are for one image. Top-1 is published for the family imagenet, and measured with the included weights for cifar10.
 The cache is ALPHANET_HOME, or ~/.cache/alphanet_zoo. alphanet publish --to local adds models to it.
 Exit code 1: a file in the cache is missing or has another SHA-256 than when it was written, or a signature is missing
 or not valid."""
@@ -41,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(rows, indent=1), required=True)
     else:
-        width = max(len(row["name"]) for row in rows)
-        say("\n".join(f"{row['name']:<{width}}  {row['weights']}" for row in rows), required=True)
+        say(_table(rows), required=True)
     broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
     if broken:
         raise AlphaNetError(
@@ -56,12 +58,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(damaged: dict[str, list[str]], verified: bool) -> list[dict[str, str]]:
-    """The name and the origin of the weights of each model."""
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text, under a heading."""
+    name, family = (max(len(str(row[key] or "")) for row in rows) for key in ("name", "family"))
+    lines = [f"{'model':<{name}}  {'family':<{family}}  M MACs  top-1, %  weights"]
+    for row in rows:
+        macs = "" if row["macs"] is None else f"{row['macs'] / 1e6:.1f}"
+        top1 = "" if row["top1"] is None else f"{row['top1']:.2f}"
+        lines.append(f"{row['name']:<{name}}  {row['family'] or '':<{family}}  {macs:>6}  {top1:>8}  {row['weights']}")
+    return "\n".join(lines)
+
+
+def _rows(damaged: dict[str, list[str]], verified: bool) -> list[dict[str, Any]]:
+    """Name, family, MACs, published or measured top-1, and origin of the weights of each model."""
+    from alphanet_zoo.space.cost import count_macs
+    from alphanet_zoo.zoo.families import families
     from alphanet_zoo.zoo.local import local_models
     from alphanet_zoo.zoo.names import list_models
 
     local = {model.name: model for model in local_models()}
+    known = {member.name: (family, member) for family, members in families().items() for member in members}
     rows = []
     for name in [*list_models(), *(name for name in local if name not in list_models())]:
         where = origin(name)
@@ -69,7 +85,10 @@ def _rows(damaged: dict[str, list[str]], verified: bool) -> list[dict[str, str]]
             where = f"local: {local[name].folder}"
             if verified:
                 where += ", DAMAGED" if damaged[name] else ", verified"
-        rows.append({"name": name, "weights": where})
+        family, member = known.get(name, (None, None))
+        macs = None if member is None else count_macs(member.arch, member.space, member.num_classes)
+        top1 = None if member is None else member.top1
+        rows.append({"name": name, "family": family, "macs": macs, "top1": top1, "weights": where})
     return rows
 
 
@@ -86,4 +105,4 @@ def origin(name: str) -> str:
     organisation = os.environ.get("ALPHANET_HUB_ORG", "").strip()
     if organisation:
         return f"Hub: {organisation}/{name}"
-    return f"Hub: {PINS[name].repository}" if name in PINS else "none (alphanet publish)"
+    return f"Hub: {PINS[name].repository}" if name in PINS else "not published (see alphanet publish --help)"

@@ -94,6 +94,18 @@ def run_bare(script: Path, folder: Path, *arguments: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+def test_an_unreadable_file_is_one_line(net: AlphaNet, paths: list[Path], tmp_path: Path) -> None:
+    script = write_bundle(net, tmp_path / "new", "onnx") / "predict.py"
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image")
+    for bad, message in ((text, "cannot identify image file"), (tmp_path / "absent.jpg", "No such file")):
+        done = subprocess.run(
+            [sys.executable, str(script), str(paths[0]), str(bad)], capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+        assert message in done.stderr and done.stderr.count("\n") == 1
+
+
 def assert_agrees(lines: list[str], model: Path, paths: list[Path]) -> None:
     """The same five classes as `Classifier`, and probabilities within 1e-4."""
     assert len(lines) == len(paths)

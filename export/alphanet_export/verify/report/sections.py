@@ -19,7 +19,7 @@ from alphanet_export.verify.report.render import (
     in_thousands,
     threads_of,
 )
-from alphanet_export.verify.report.time_sections import latency_section, ratio_section, throughput_section
+from alphanet_export.verify.report.time_sections import QUIET, latency_section, ratio_section, throughput_section
 from alphanet_zoo.units import file_size
 
 
@@ -56,7 +56,9 @@ def _key_figures(report: VerificationFigures) -> list[tuple[str, str]]:
         found.append((f"{parity.max_relative_error:.1e}", f"largest relative error vs {parity.reference}"))
     if latency := report.latency:
         run = f"batch size {latency.batch}, {threads_of(latency.threads)}"
-        found.append((f"{latency.median_ms:.2f} ms", f"median latency, {run}"))
+        busy = latency.cpu_share is not None and latency.cpu_share < QUIET
+        note = "; too long, because other programs used the CPU" if busy else ""
+        found.append((f"{latency.median_ms:.2f} ms", f"median latency, {run}{note}"))
     if report.throughput:
         best = max(report.throughput, key=lambda point: point.images_per_second)
         found.append((f"{best.images_per_second:.1f}", f"images per second, batch size {best.batch}"))
