@@ -95,7 +95,9 @@ def contenders(patterns: Sequence[str] = ("*",)) -> tuple[Contender, ...]:
     for pattern in patterns:
         if not fnmatch.filter([one.name for one in everything], pattern):
             names = ", ".join(one.name for one in everything)
-            raise UsageError(f"no model of the table is called {pattern!r}; choose from {names}")
+            raise UsageError(
+                f"no model of the table is called {pattern!r}; choose from {names}. alphanet verify times other files"
+            )
     chosen = tuple(one for one in everything if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns))
     if any(not one.ours for one in chosen):
         try:
