@@ -50,7 +50,7 @@ BUDGETS = (30, 15)
 DIVISOR = 4
 """Channels are kept in multiples of this, by all methods."""
 STORED = "SLIM_COMPARE_NETWORK"
-"""Environment variable with the file of the network that `stored` returns."""
+"""Environment variable with the file that `stored` reads."""
 SEARCH_SHARE = 0.2
 """Share of its time that ``ours`` spends on search."""
 
@@ -99,8 +99,21 @@ def resnet20(num_classes: int) -> nn.Module:
 
 
 def stored(num_classes: int) -> nn.Module:
-    """The network in the file that the environment names, for ``net=slim_compare:stored``."""
-    net: nn.Module = torch.load(os.environ[STORED], weights_only=False)
+    """ResNet-20 with the layers of the state dict that the environment names, for ``net=slim_compare:stored``."""
+    state = torch.load(os.environ[STORED], weights_only=True)
+    net = ResNet20(num_classes)
+    for name, module in list(net.named_modules()):
+        new: nn.Module
+        if isinstance(module, nn.Conv2d):
+            out, channels, side, _ = state[f"{name}.weight"].shape
+            new = nn.Conv2d(channels, out, side, module.stride, module.padding, bias=False)
+        elif isinstance(module, nn.BatchNorm2d):
+            new = nn.BatchNorm2d(len(state[f"{name}.weight"]))
+        elif isinstance(module, nn.Linear):
+            new = nn.Linear(state[f"{name}.weight"].shape[1], num_classes)
+        else:
+            continue
+        net.set_submodule(name, new)
     return net
 
 
@@ -227,18 +240,17 @@ def pruned(
     folder: Path, budget: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Prunes the trained network, and trains the result for the rest of the time."""
-    file, state, spent = folder / "network.pt", folder / "weights.pth", folder / "prune.json"
+    state, spent = folder / "weights.pth", folder / "prune.json"
     if not spent.exists():
         began = time.process_time()
         net = ResNet20()
         net.load_state_dict(torch.load(base, weights_only=True))
         net = prune(args, net, budget)
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(net, file)
         torch.save(net.state_dict(), state)
         spent.write_text(json.dumps(time.process_time() - began))
     seconds = json.loads(spent.read_text())
-    os.environ[STORED] = str(file)
+    os.environ[STORED] = str(state)
     net = trained(args, folder / "run", 60 * args.minutes - seconds, "net=slim_compare:stored", "net.widths=[1.0]",
                   f"net.weights={state}", "optim.lr=0.05")  # fmt: skip
     return [row_of(args, net, net.space.largest, budget=budget, search_seconds=seconds)]  # type: ignore[union-attr]

@@ -33,9 +33,11 @@ DRY_RUN_STEPS = 20
 SETTINGS = {
     "-o": "output", "--data": "data.root", "--calib-data": "data.root", "--img-size": "data.image_size",
     "--model": "finetune.model", "--weights": "finetune.weights", "--supernet": "finetune.weights",
-    "--arch": "finetune.arch",
+    "--arch": "finetune.arch", "--output": "output", "--seed": "seed", "--device": "device", "--space": "space",
+    "--batch-size": "data.batch_size", "--workers": "data.workers", "--hold-out": "data.hold_out",
+    "--epochs": "optim.epochs", "--lr": "optim.lr", "--max-steps": "max_steps", "--teacher": "sandwich.teacher",
 }  # fmt: skip
-"""Settings that are options of other commands, under another name or under one that several settings have."""
+"""Settings that are options of other commands or programs."""
 _MOVED = ("verify-data", "export-supernet")
 """Subcommands of ``alphanet-train`` that are subcommands of ``alphanet`` now."""
 
@@ -58,12 +60,8 @@ class SettingsParser(CommandParser):
 
     def _refuse_setting(self, word: str, rest: Sequence[str]) -> None:
         """Refuses an unknown option that is a setting here, such as ``--data``, and names the setting."""
-        from alphanet_zoo.train.config import valid_keys
-
         option, equals, value = word.partition("=")
-        name = option.lstrip("-").replace("-", "_")
-        found = [key for key in valid_keys() if name in (key, key.rpartition(".")[2])]
-        setting = SETTINGS.get(option) or (found[0] if found else None)
+        setting = SETTINGS.get(option)
         if setting is not None:
             value = (
                 value if equals else next((text for text in rest[:1] if text[:1] != "-" and "=" not in text), "VALUE")

@@ -249,5 +249,6 @@ def fit_model(
         predicted = np.array([np.dot(features(parts), [scale, per_part, base]) for parts in checked])
         relative = 100 * np.abs(predicted - truth) / truth
         tau = float(kendalltau(predicted, truth).statistic) if len(truth) > 1 else 1.0
+        tau = 0.0 if np.isnan(tau) else tau  # All predictions are equal, so they order nothing.
         errors = LatencyErrors(len(truth), float(np.median(relative)), float(np.quantile(relative, 0.9)), tau)
     return LatencyModel(dict(device), space.name, num_classes, dict(times_ms), scale, per_part, base, errors)

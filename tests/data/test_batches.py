@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,16 @@ def ended(number):
         return True
 
 
+def until_it_catches_sigterm(number):
+    """On a busy machine, a worker may not have started when the first batch is there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE)
+        if int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_workers_outlive_sigterm_unless_their_main_process_is_dead(root):
     script = (
@@ -266,6 +277,7 @@ def test_workers_outlive_sigterm_unless_their_main_process_is_dead(root):
         workers = workers_of(process)
         assert len(workers) == 2
         for worker in workers:
+            until_it_catches_sigterm(worker)
             os.kill(worker, signal.SIGTERM)
         process.stdin.write("\n")
         process.stdin.flush()

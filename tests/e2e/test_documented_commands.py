@@ -35,6 +35,7 @@ PARSED_ONLY = {
     "alphanet verify first.onnx --reference runs/slim": "requires that run; see the line above",
     "alphanet profile --runtime onnxruntime": "measures for minutes; tests/export/latency measures a small space",
     "alphanet publish --network runs/": "requires that run; tests/cli/test_publish.py publishes its own",
+    "alphanet models --verify --public-key": "requires that key; tests/zoo/test_signing.py checks signatures",
     "alphanet compare": "measures many networks of timm, for tens of minutes",
     "alphanet verify-server": "requires a running model server; tests/cli/test_verify_server.py starts one",
     "alphanet train alphanet_imagenet": "requires ImageNet",
@@ -59,6 +60,7 @@ OTHER_PROGRAMS = {
     "python benchmarks/runtimes.py": "measures for minutes",
     "python -m venv litert": "installs another PyTorch version",
     "litert/bin/": "runs in that environment",
+    "python -m model_signing": "requires the extra sign; tests/zoo/test_signing.py checks signatures",
     "python build/predict.py": "is written by an export; tests/export/test_bundle.py runs it",
     "cd CLONE": "is the user's own folder",
     "for size in": "is a loop over the commands that follow",
@@ -166,7 +168,7 @@ def test_every_command_line_is_accepted(line: Line, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     for word in line.arguments[1:]:
         path = Path(word.partition("#")[0])
-        if re.search(r"\.(safetensors|onnx|xml|json|tar)$", str(path)):
+        if re.search(r"\.(safetensors|onnx|xml|json|tar|pem)$", str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif not word.startswith("-") and "=" not in word and ("/" in word or word in ("images", "cifar10")):

@@ -60,7 +60,7 @@ def test_from_a_folder_to_a_fine_tuned_file(photographs, tmp_path, monkeypatch, 
     finetune = [f"data.root={photographs}", "finetune.weights=run", "finetune.arch=best.json", "output=tuned", *QUICK]
     alphanet("train", "finetune", *finetune, "optim.epochs=2", "optim.warmup_epochs=0")
     out = capsys.readouterr().out
-    assert out.startswith("subnet: ") and "% of 24 validation images\n" in out
+    assert out.startswith("network: ") and "% of 24 validation images\n" in out
     program, *export = shlex.split(out.split("next: ")[1])
     assert program == "alphanet"
     alphanet(*export)

@@ -62,7 +62,12 @@ def attacks(mark: str) -> dict[str, bytes]:
         "torch.jit.load": called("torch.jit", "load", mark),
         "numpy exec_command": called("numpy.testing._private.utils", "runstring", code, "{}"),
         "attrgetter": called("operator", "attrgetter", "system.__call__"),
-        "pathlib": b"\x80\x02cpathlib\nPath.touch\n(" + text(mark) + b"tR.",
+        "pathlib": b"\x80\x04"
+        + text("pathlib")
+        + text("Path.touch")
+        + b"\x93cpathlib\nPath\n"
+        + text(mark)
+        + b"\x85R\x85R.",
         "shutil": called("shutil", "copyfile", __file__, mark),
         "dotted name": b"\x80\x04" + text("torch") + text("os.system") + b"\x93" + text(touch) + b"\x85R.",
         "INST": b"(" + text(touch) + b"ios\nsystem\n.",
@@ -71,7 +76,7 @@ def attacks(mark: str) -> dict[str, bytes]:
     }
     wrapped: list[Callable[[bytes], bytes]] = [bytes, in_state, in_tensors]
     return {
-        name: body if name in ("INST", "OBJ", "dotted name", "BUILD") else wrapped[number % 3](body)
+        name: body if name in ("INST", "OBJ", "dotted name", "pathlib", "BUILD") else wrapped[number % 3](body)
         for number, (name, body) in enumerate(calls.items())
     }
 
