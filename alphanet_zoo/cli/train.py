@@ -61,7 +61,7 @@ class SettingsParser(CommandParser):
     def _refuse_setting(self, word: str, rest: Sequence[str]) -> None:
         """Refuses an unknown option that is a setting here, such as ``--data``, and names the setting."""
         option, equals, value = word.partition("=")
-        setting = SETTINGS.get(option)
+        setting = option.lstrip("-") if "." in option else SETTINGS.get(option)
         if setting is not None:
             value = (
                 value if equals else next((text for text in rest[:1] if text[:1] != "-" and "=" not in text), "VALUE")
