@@ -40,6 +40,12 @@ def imported_names(tree: ast.AST) -> Iterator[tuple[str, ...]]:
             yield from ((f"{node.module}.{alias.name}", node.module) for alias in node.names)
 
 
+def imported_at_once(path: Path) -> list[str]:
+    """The modules that a file imports when it is imported itself."""
+    top = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [candidates[-1] for node in top for candidates in imported_names(node)]
+
+
 def import_graph(files: dict[str, Path]) -> Graph:
     """The modules that each module imports. ``alphanet_zoo`` itself, which only lists lazy public names, has none."""
     graph: Graph = {}
@@ -116,11 +122,13 @@ def test_only_commands_import_the_export_package_when_they_are_imported() -> Non
     for name, path in FILES.items():
         if not name.startswith("alphanet_zoo.") or area(name) == "alphanet_zoo.cli":
             continue
-        top = [
-            node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        names = [candidates[-1] for node in top for candidates in imported_names(node)]
-        assert not [each for each in names if each.startswith("alphanet_export")], name
+        assert not [each for each in imported_at_once(path) if each.startswith("alphanet_export")], name
+
+
+def test_the_export_package_does_not_import_the_trainer_when_it_is_imported() -> None:
+    for name, path in FILES.items():
+        if name.startswith("alphanet_export"):
+            assert not [each for each in imported_at_once(path) if each.startswith("alphanet_zoo.train")], name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)

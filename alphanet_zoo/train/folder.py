@@ -148,10 +148,7 @@ def evaluation_images(run: Path, folder: Path) -> ImageSource:
         AlphaNetError: The run's config cannot be read.
     """
     images, data = FolderSource(folder), stored_config(run).data
-    if data.source != "folder" or data.root is None:
-        return images
-    trained_on = {Path(data.root).resolve(), (Path(data.root) / data.train).resolve()}
-    if folder.resolve() not in trained_on:
+    if data.root is None or folder.resolve() != (Path(data.root) / data.train).resolve():
         return images
     if data.hold_out:
         return split_hold_out(images, data.hold_out)[1]

@@ -78,15 +78,18 @@ def open_source(
     _check_classes(opened.net, num_classes)
     origin = opened.source if opened.file is None else opened.file.name
     chosen = _chosen(opened, arch)
-    run = Path(opened.source) if opened.kind == "run" else None
-    source = Source(opened.net, name or _name(network, opened, chosen), origin, opened.sha256, run=run)
     member = member_of(opened.net) if chosen is None else chosen.member
-    top1 = None if member is None else published_top1(opened.net, member)
-    if chosen is None:
-        return replace(source, published_top1=top1)
-    if not opened.net.supernet and chosen.arch == opened.net.arch:
-        return replace(source, published_top1=top1)
-    return replace(source, arch=chosen.arch, published_top1=top1)
+    source = Source(
+        opened.net,
+        name or _name(network, opened, chosen),
+        origin,
+        opened.sha256,
+        published_top1=None if member is None else published_top1(opened.net, member),
+        run=Path(opened.source) if opened.kind == "run" else None,
+    )
+    if chosen is None or (not opened.net.supernet and chosen.arch == opened.net.arch):
+        return source
+    return replace(source, arch=chosen.arch)
 
 
 def _named_source(member: FamilyMember, weights: str | None, num_classes: int | None, name: str | None) -> Source:

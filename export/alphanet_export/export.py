@@ -32,7 +32,6 @@ from alphanet_zoo.nn.config import Calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.cost import macs_text
 from alphanet_zoo.space.family import Arch, Space
-from alphanet_zoo.train.folder import evaluation_images
 from alphanet_zoo.units import file_size
 
 Images = ImageSource | str | os.PathLike[str]
@@ -315,6 +314,8 @@ def _images_of(source: Source, data: Any) -> Any:
     """As `_source_of`, without the images of a folder that the network was trained on."""
     if source.run is None or not isinstance(data, str | os.PathLike):
         return _source_of(data)
+    from alphanet_zoo.train.folder import evaluation_images  # Only here, because it imports the trainer.
+
     return evaluation_images(source.run, Path(data))
 
 

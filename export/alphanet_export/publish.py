@@ -123,8 +123,8 @@ def publish(
         say: Called with a line about each model.
 
     Raises:
-        UsageError: A model requires calibration and there are no images, the classes of the validation images are not
-            those of the network, or a folder was not written by this function.
+        UsageError: A model must be calibrated and no images were passed, the validation images have other classes than
+            the network, or a folder was not written by this function.
         AlphaNetError: Images or files cannot be read or written.
     """
     published = []
