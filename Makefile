@@ -30,7 +30,8 @@ docs: $(WITH_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: install
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quiet -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quiet -n auto --maxprocesses 4 --dist loadfile \
+		-o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 slow: $(WITH_DOCS)
 	$(BIN)/python -m pytest --quiet -m slow

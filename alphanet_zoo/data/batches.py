@@ -6,10 +6,12 @@ batch depends on the ones before it, on the number of workers, or on the number 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,8 +103,9 @@ class TrainingBatches:
             self._reader, batch_size=None, sampler=range(start, end), num_workers=self._workers, collate_fn=_sent,
             pin_memory=device.type == "cuda", worker_init_fn=_set_signals, generator=torch.Generator(),
         )  # fmt: skip
-        for raw in _received(loader):
-            yield self._finish(raw, device)
+        with worker_errors():
+            for raw in _received(loader):
+                yield self._finish(raw, device)
 
     def _finish(self, raw: RawBatch | AlphaNetError, device: torch.device) -> Batch:
         """Moves, varies and normalises a whole batch, on the training device."""
@@ -226,29 +229,49 @@ def _sent(raw: Any) -> Any:
         return _Copied(images, raw.labels.numpy(), thetas, (raw.epoch, raw.indices, raw.broken))
 
 
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Raises AlphaNetError if a data worker dies during the block: PyTorch raises a RuntimeError at any line of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _worker_died(error) from error
+
+
+def _worker_died(error: Exception) -> AlphaNetError:
+    """The error that names the remedies."""
+    return AlphaNetError(
+        f"a data worker died ({error}); use fewer data.workers, or more memory or shared memory (/dev/shm)"
+    )
+
+
 def _received(loader: DataLoader[Any]) -> Iterator[RawBatch | AlphaNetError]:
-    """The raw batches that workers send."""
+    """The raw batches that workers send. The workers end with it or, at the latest, when the process exits.
+
+    They ignore SIGTERM, which Python sends to them at exit before it waits for them.
+    """
     iterator, warned = iter(loader), False
-    while True:
-        try:
-            sent = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise AlphaNetError(
-                f"a data worker died ({error}); use fewer data.workers, or more memory or shared memory (/dev/shm)"
-            ) from error
-        if isinstance(sent, _Copied):
-            if not warned:
-                _LOG.warning(
-                    "shared memory (/dev/shm) is too small for the batches of the data workers, so they are copied, "
-                    "which is slower; enlarge it (docker run --shm-size=1g) or use fewer data.workers"
-                )
-            warned = True
-            sent = _restored(sent)
-        yield sent
+    end = iterator._shutdown_workers  # type: ignore[attr-defined]
+    atexit.register(end)
+    try:
+        for sent in iterator:
+            if isinstance(sent, _Copied):
+                if not warned:
+                    _LOG.warning(
+                        "shared memory (/dev/shm) is too small for the batches of the data workers, so they are "
+                        "copied, which is slower; enlarge it (docker run --shm-size=1g) or use fewer data.workers"
+                    )
+                warned = True
+                yield _restored(sent)
+            else:
+                yield sent
+    except (ConnectionError, EOFError) as error:  # The worker sent a batch, and died before its memory was opened.
+        raise _worker_died(error) from error
+    finally:
+        atexit.unregister(end)
+        end()
 
 
 def _restored(copied: _Copied) -> RawBatch:
@@ -274,5 +297,5 @@ def _set_signals(_: int) -> None:
         if os.getppid() != parent:
             os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_if_orphaned)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

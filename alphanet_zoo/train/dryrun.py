@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -121,7 +120,7 @@ def dry_run(config: TrainConfig, steps: int = 20) -> DryRun | None:
 def _timed(run: RunState, steps: int, phase_steps: int, resolution: int | None) -> Phase:
     """Runs a few steps and measures all but the first."""
     times, waits = [], []
-    with closing(run.stream()) as batches:
+    with run.stream() as batches:
         for _ in range(steps):
             began = time.perf_counter()
             batch = next(batches)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -175,7 +175,7 @@ class _Loop:
         run, stopped_by = self.run, None
         while run.step < run.end and stopped_by is None:
             launched = deque[_Launched]()
-            with closing(run.stream()) as batches:
+            with run.stream() as batches:
                 for batch in self.meter.waiting_for(batches):
                     rate, outcome = run.rate, run.advance(batch, self.received)
                     self.meter.count(self.config.data.batch_size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
 
 from alphanet_zoo.checkpoint import Checkpoint
-from alphanet_zoo.data.batches import TrainingBatches
+from alphanet_zoo.data.batches import TrainingBatches, worker_errors
 from alphanet_zoo.data.draws import torch_seed
 from alphanet_zoo.data.preprocess import Preprocessing
 from alphanet_zoo.data.reader import Batch
@@ -120,10 +121,16 @@ class RunState:
         """The largest resolution of the next step; None if there is no limit."""
         return largest_resolution(self.step, self.config.sandwich.resolution_schedule, self.total_steps)
 
-    def stream(self) -> Generator[Batch]:
-        """The batches of the remaining steps; see `GuardState.draw_offset`."""
+    @contextmanager
+    def stream(self) -> Iterator[Iterator[Batch]]:
+        """The batches of the remaining steps; see `GuardState.draw_offset`. The data workers live for the block.
+
+        Raises AlphaNetError if one dies.
+        """
         offset = self.guard.state.draw_offset
-        return self.batches.stream(self.step + offset, self.end + offset, self.ranks.device)
+        batches = self.batches.stream(self.step + offset, self.end + offset, self.ranks.device)
+        with worker_errors(), closing(batches):
+            yield batches
 
     def advance(self, batch: Batch, received: Sequence[int] = ()) -> StepOutcome:
         """Runs the next step.

@@ -253,14 +253,15 @@ def ended(number):
         return True
 
 
-def until_it_catches_sigterm(number):
-    """On a busy machine, a worker may not have started when the first batch is there."""
+def until_its_signals_are_set(number):
+    """On a busy machine, a worker may not have started when the first batch is there. It ignores SIGINT last."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE)
-        if int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+        ignored = re.search(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE)
+        if int(ignored[1], 16) >> (signal.SIGINT - 1) & 1:
             return
         time.sleep(0.05)
+    raise AssertionError(f"worker {number} still catches SIGINT")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
@@ -277,7 +278,7 @@ def test_workers_outlive_sigterm_unless_their_main_process_is_dead(root):
         workers = workers_of(process)
         assert len(workers) == 2
         for worker in workers:
-            until_it_catches_sigterm(worker)
+            until_its_signals_are_set(worker)
             os.kill(worker, signal.SIGTERM)
         process.stdin.write("\n")
         process.stdin.flush()
@@ -291,6 +292,28 @@ def test_workers_outlive_sigterm_unless_their_main_process_is_dead(root):
                     os.kill(worker, signal.SIGTERM)
             time.sleep(0.1)
         assert all(ended(worker) for worker in workers)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("with worker_errors():\n    workers[0].kill()\n    while True: next(stream)", "a data worker died"),
+        ("raise ValueError('any error')", "ValueError: any error"),
+    ],
+)
+def test_a_process_with_data_workers_ends_after_an_error(root, end, error):
+    """One of two workers is killed, or another error ends the process; live workers ignore SIGTERM."""
+    script = (
+        "import multiprocessing, sys\nfrom alphanet_zoo.data.batches import worker_errors\n"
+        "from tests.data.test_batches import batches_of, until_its_signals_are_set\n"
+        "stream = batches_of(sys.argv[1], workers=2).stream(0, 10**6)\nnext(stream)\n"
+        "workers = multiprocessing.active_children()\n"
+        "for worker in workers: until_its_signals_are_set(worker.pid)\n"
+        f"{end}"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and error in done.stderr.splitlines()[-1]
 
 
 def test_dali_without_its_package_says_how_to_get_it(root, monkeypatch):

@@ -212,14 +212,14 @@ def test_a_step_sends_one_gradients_worth_of_bytes(settings, tmp_path):
         with joined("cpu", configs[0].distributed) as ranks:
             for config in configs:
                 run = RunState(config, ranks)
-                stream = run.stream()
-                for _ in range(3):
-                    sent[0], before, batch = 0, ranks.bytes_sent, next(stream)
-                    run.metrics(batch, run.advance(batch))
-                    width = 2 if config.distributed.bf16_gradients else 4
-                    size = width * sum(p.numel() for p in run.net.parameters())
-                    assert sent[0] == ranks.bytes_sent - before
-                    assert size < sent[0] <= size + 4096, (sent, size)
+                with run.stream() as stream:
+                    for _ in range(3):
+                        sent[0], before, batch = 0, ranks.bytes_sent, next(stream)
+                        run.metrics(batch, run.advance(batch))
+                        width = 2 if config.distributed.bf16_gradients else 4
+                        size = width * sum(p.numel() for p in run.net.parameters())
+                        assert sent[0] == ranks.bytes_sent - before
+                        assert size < sent[0] <= size + 4096, (sent, size)
                 weights = torch.cat([p.detach().flatten() for p in run.net.parameters()])
                 assert ranks.sum_(weights.clone()).equal(weights * 2)
     """)

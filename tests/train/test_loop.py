@@ -319,6 +319,26 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, root, tmp_path)
     assert sha256_of(tmp_path / "run" / "final" / "model.safetensors") == sha256_of(undisturbed.model)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_a_data_worker_that_is_killed_ends_the_run_with_one_line(root, tmp_path):
+    """PyTorch raises its error at any line of the main process, mostly during a step."""
+    command = [sys.executable, "-m", "alphanet_zoo.cli.train", "--config", "digits",
+               *settings(root, tmp_path / "run", "data.workers=2", "optim.epochs=10000")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "run" / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(worker, signal.SIGKILL)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    last = errors.splitlines()[-1]
+    assert process.returncode == 1 and "a data worker died" in last and "data.workers" in last, errors
+    assert "Traceback" not in errors and latest_checkpoint(tmp_path / "run" / "checkpoints") is not None
+
+
 def test_tensorboard_is_written_where_asked_for(root, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
