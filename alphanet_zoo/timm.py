@@ -31,7 +31,7 @@ from alphanet_zoo.zoo.hub import DIGEST_KEY
 from alphanet_zoo.zoo.hub_config import GENERIC
 from alphanet_zoo.zoo.hub_download import CONFIG_NAME
 from alphanet_zoo.zoo.pins import PINS
-from alphanet_zoo.zoo.registry import adapt, create_model, refuse_unknown
+from alphanet_zoo.zoo.registry import create_model, refuse_unknown
 
 try:
     from timm.models import (
@@ -132,7 +132,7 @@ def _build(
         num_classes = cfg.num_classes
     fresh = partial(_fresh, name, arch, space, 3 if in_chans is None else in_chans)
     net = _loaded(name, fresh, cfg, num_classes, cache_dir) if pretrained else fresh()
-    adapt(net, num_classes, 3 if in_chans is None else in_chans, global_pool)
+    net.adapt(num_classes, 3 if in_chans is None else in_chans, global_pool)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
     _describe(net, cfg, pretrained_cfg_overlay or {})
     net.train().to(device=device, dtype=dtype)
@@ -186,7 +186,7 @@ def _loaded(
             raise AlphaNetError(f"{source} does not contain the network {name} that its {CONFIG_NAME} names")
         return net
     net = fresh()
-    adapt(net, cfg.num_classes if num_classes is None else num_classes, net.in_chans, None)
+    net.adapt(cfg.num_classes if num_classes is None else num_classes, net.in_chans)
     load_pretrained(net, _plain(cfg), num_classes=net.num_classes, in_chans=net.in_chans, cache_dir=cache_dir)
     return net
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.config import plain_cfg
 from alphanet_zoo.nn.cpu_kernels import library
 from alphanet_zoo.nn.provenance import Provenance
@@ -69,6 +70,26 @@ class Network(Provenance):
     @abstractmethod
     def num_classes(self) -> int:
         """Outputs of the network; 0 without a classifier."""
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The levels of `alphanet_zoo.nn.features.FeatureExtractor`, as in timm; empty if the family has none."""
+        return []
+
+    def adapt(self, num_classes: int | None = None, in_chans: int = 3, global_pool: str | None = None) -> None:
+        """Gives the network another classifier, number of input channels or pooling, if they differ from its own.
+
+        The arguments are those of `alphanet_zoo.zoo.registry.create_model`.
+
+        Raises:
+            ValueError: An argument is out of its domain.
+            UsageError: The family cannot be adapted.
+        """
+        if num_classes not in (None, self.num_classes) or in_chans != self.in_chans or global_pool not in (None, "avg"):
+            raise UsageError(
+                f"{self.space.name} keeps its {self.num_classes} classes, {self.in_chans} input channels and its "
+                f"pooling; leave num_classes and global_pool out, and pass in_chans={self.in_chans}"
+            )
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

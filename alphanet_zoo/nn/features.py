@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.nn.timm_api import level_indices
 
@@ -50,15 +51,17 @@ class FeatureExtractor(nn.Module):
         pretrained_cfg: That of ``net``, without the entries for the classifier.
 
     Raises:
-        ValueError: ``net`` is a supernet, or an index is out of range or out of order.
+        ValueError: ``net`` is a supernet or not an AlphaNet, or an index is out of range or out of order.
     """
 
-    def __init__(self, net: AlphaNet, out_indices: int | Sequence[int] | None = None) -> None:
+    def __init__(self, net: Network, out_indices: int | Sequence[int] | None = None) -> None:
         """Keeps the layers up to the last level."""
         super().__init__()
         if net.supernet:
             raise ValueError("a supernet has no feature pyramid of its own; extract a subnet first")
         levels = net.feature_info
+        if not levels:
+            raise ValueError(f"{net.space.name} is not an AlphaNet; take features of its module, .net, as timm does")
         indices = level_indices(len(levels), out_indices)
         if indices != sorted(set(indices)):
             raise ValueError(f"out_indices are {out_indices}; pass them in ascending order, each once")
@@ -67,7 +70,7 @@ class FeatureExtractor(nn.Module):
         dropped = ("num_classes", "classifier", "label_names")
         self.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in dropped}
         self._stages = [int(level["module"].removeprefix("blocks.")) for level in self.feature_info]
-        self.trunk = _without_head(net, self._stages[-1] + 1)
+        self.trunk = _without_head(cast(AlphaNet, net), self._stages[-1] + 1)
 
     @property
     def default_cfg(self) -> dict[str, Any]:

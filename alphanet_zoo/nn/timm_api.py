@@ -120,6 +120,14 @@ class TimmApi(Network):
             else nn.Identity()
         ).train(self.training)
 
+    def adapt(self, num_classes: int | None = None, in_chans: int = 3, global_pool: str | None = None) -> None:
+        """See `alphanet_zoo.nn.family.Network.adapt`."""
+        self.set_in_chans(in_chans)
+        classes = self.num_classes if num_classes is None else num_classes
+        pool = self.global_pool if global_pool is None else global_pool
+        if (classes, pool) != (self.num_classes, self.global_pool):
+            self.reset_classifier(classes, pool)
+
     @torch.no_grad()
     def set_in_chans(self, in_chans: int) -> None:
         """Changes the number of input channels and adapts the weights of the first convolution, as timm does.

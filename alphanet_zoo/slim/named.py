@@ -145,7 +145,9 @@ def named_slimmable(
         input_size: Channels, height and width of the images; a square.
         importance: Order of the channels before training, see `slimmable`.
         weights: A file with the network's state dict (.safetensors, .pt or .pth), or 'pretrained' to download those of
-            timm or torchvision. A classifier for other classes is not loaded. None: random weights.
+            timm or torchvision. A classifier for other classes is not loaded, but newly initialised with small weights
+            (normal, deviation 0.01), because those of a library can be large: of timm's EfficientNets with 10 classes,
+            0.18, so that the first loss is 6.6 instead of 2.3. None: random weights.
         seed: Seed of random weights.
         options: ``widths``, ``divisor``, ``tie``, ``depth``, ``resolutions`` and ``keep`` of `slimmable`.
 
@@ -160,7 +162,7 @@ def named_slimmable(
     supernet.pretrained_cfg |= image_settings(name)
     found = _seeded(name, num_classes, seed).state_dict()
     if weights is not None:
-        found |= _weights(name, weights, found, num_classes)
+        found |= _weights(name, weights, found, num_classes, seed)
     supernet.net.load_state_dict(found)
     if importance is not None:
         supernet.reorder(importance)
@@ -175,9 +177,9 @@ def _seeded(name: str, num_classes: int, seed: int) -> nn.Module:
 
 
 def _weights(
-    name: str, weights: str | os.PathLike[str], expected: Mapping[str, Tensor], num_classes: int
+    name: str, weights: str | os.PathLike[str], expected: Mapping[str, Tensor], num_classes: int, seed: int
 ) -> dict[str, Tensor]:
-    """The weights for a network, without a classifier for other classes."""
+    """The weights for a network; a classifier for other classes is replaced by a new one."""
     if weights == PRETRAINED:
         found, source = build_network(name, num_classes, pretrained=True).state_dict(), f"the weights of {name}"
     else:
@@ -191,7 +193,12 @@ def _weights(
             f"{source} does not contain the weights of {name}: {', '.join(wrong[:4])} "
             f"{f'and {len(wrong) - 4} more ' if len(wrong) > 4 else ''}missing, unexpected or of another shape"
         )
-    return {key: tensor for key, tensor in shared.items() if key not in head}
+    generator = torch.Generator().manual_seed(seed)
+    new = {key: torch.zeros_like(expected[key]) for key in head}
+    for tensor in new.values():
+        if tensor.ndim > 1:
+            tensor.normal_(std=0.01, generator=generator)
+    return shared | new
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

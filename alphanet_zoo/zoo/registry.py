@@ -39,7 +39,7 @@ def create_model(
     drop_path_rate: float = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
     revision: str | None = ...,
-    macs: float | str | None = ...,
+    macs: None = ...,
 ) -> AlphaNet: ...
 @overload
 def create_model(
@@ -58,6 +58,23 @@ def create_model(
     revision: str | None = ...,
     macs: float | str | None = ...,
 ) -> FeatureExtractor: ...
+@overload
+def create_model(
+    name: str,
+    pretrained: bool = ...,
+    num_classes: int | None = ...,
+    weights: None = ...,
+    *,
+    features_only: Literal[False] = ...,
+    out_indices: int | Sequence[int] | None = ...,
+    in_chans: int = ...,
+    global_pool: str | None = ...,
+    drop_rate: float = ...,
+    drop_path_rate: float = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    revision: str | None = ...,
+    macs: float | str,
+) -> Network: ...
 def create_model(
     name: str,
     pretrained: bool = False,
@@ -74,7 +91,7 @@ def create_model(
     revision: str | None = None,
     macs: float | str | None = None,
     **unknown: Any,
-) -> AlphaNet | FeatureExtractor:
+) -> Network | FeatureExtractor:
     """Creates a model by name: newly initialised in training mode, or with loaded or random weights in eval mode.
 
     Args:
@@ -100,6 +117,9 @@ def create_model(
             `alphanet_zoo.zoo.fronts.open_from_front`.
         **unknown: Not allowed; the error suggests the nearest argument.
 
+    Returns:
+        An `AlphaNet`; with ``macs``, a network of the front's family; with ``features_only``, a `FeatureExtractor`.
+
     Raises:
         UsageError: The name or an argument is unknown, a file does not exist, or an argument requires another one.
         ValueError: A number is out of its domain.
@@ -111,8 +131,8 @@ def create_model(
     if macs is not None:
         if weights is not None:
             raise UsageError("macs chooses weights from a front; leave weights out")
-        chosen = cast(AlphaNet, open_from_front(name, {"macs": macs}, cache_dir=cache_dir, revision=revision).net)
-        adapt(chosen, num_classes, in_chans, global_pool)
+        chosen = open_from_front(name, {"macs": macs}, cache_dir=cache_dir, revision=revision).net
+        chosen.adapt(num_classes, in_chans, global_pool)
         chosen.drop_rate, chosen.drop_path_rate = drop_rate, drop_path_rate
         return FeatureExtractor(chosen, out_indices) if features_only else chosen
     opened = open_model(
@@ -158,7 +178,7 @@ def open_model(
         opened = open_net(name if weights is None else weights, cache_dir=cache_dir, revision=revision)
         _check_is(member, opened.net, opened.source)
         net = cast(AlphaNet, opened.net)  # The networks of a member's space are.
-    adapt(net, num_classes, in_chans, global_pool)
+    net.adapt(num_classes, in_chans, global_pool)
     net.drop_rate, net.drop_path_rate = drop_rate, drop_path_rate
     _describe(net, member, loaded=not fresh)
     return opened
@@ -171,18 +191,6 @@ def refuse_unknown(function: str, arguments: Iterable[str], known: Sequence[str]
         raise UsageError(
             f"{function} has no argument {argument!r}; did you mean {nearest}? Choose from {', '.join(known)}"
         )
-
-
-def adapt(net: AlphaNet, num_classes: int | None, in_chans: int, global_pool: str | None) -> None:
-    """Gives a network another classifier, number of input channels or pooling, where they differ from its own.
-
-    The arguments are those of `create_model`.
-    """
-    net.set_in_chans(in_chans)
-    classes = net.num_classes if num_classes is None else num_classes
-    pool = net.global_pool if global_pool is None else global_pool
-    if (classes, pool) != (net.num_classes, net.global_pool):
-        net.reset_classifier(classes, pool)
 
 
 def _describe(net: AlphaNet, member: FamilyMember, *, loaded: bool) -> None:

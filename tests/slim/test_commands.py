@@ -126,6 +126,19 @@ def test_a_space_is_restored_from_plain_values(folder: Path) -> None:
         SlimSpace.from_dict({**space.to_dict(), "groups": None})
 
 
+def test_the_best_subnet_of_a_front_within_a_budget_is_created(run: Path) -> None:
+    data = ["--calib-data", "run-data/train", "--data", "run-data/val", "--calib-images", "64"]
+    assert main(["search", "--supernet", "run", *data, "--evaluations", "2", "--nets", "-o", "front"]) == 0
+    largest = json.loads(Path("front/front.json").read_text("utf-8"))["front"][-1]
+    net = az.create_model("front", macs=largest["macs"])
+    assert isinstance(net, SlimNet) and net.space.count_macs(net.arch) <= largest["macs"] and not net.training
+    assert type(net.net) is nn.Sequential and net(torch.randn(1, 3, 16, 16)).shape == (1, 10)
+    with pytest.raises(UsageError, match="build keeps its 10 classes"):
+        az.create_model("front", macs=largest["macs"], num_classes=3)
+    with pytest.raises(ValueError, match="build is not an AlphaNet"):
+        az.create_model("front", macs=largest["macs"], features_only=True)
+
+
 def test_weights_are_loaded(folder: Path, tmp_path: Path) -> None:
     """The reordered supernet computes what the network computes; another classifier is not loaded."""
     import own_network  # type: ignore[import-not-found]
@@ -142,6 +155,9 @@ def test_weights_are_loaded(folder: Path, tmp_path: Path) -> None:
     assert not torch.equal(loaded.net[0].weight, net[0].weight), "the channels are not reordered"
     other = named_slimmable("own_network:build", 4, (3, 16, 16), weights=file, importance=None)
     assert torch.equal(other.net[0].weight, net[0].weight) and other.net[-1].out_features == 4
+    assert 0.005 < other.net[-1].weight.std() < 0.015 and not other.net[-1].bias.any()
+    again = named_slimmable("own_network:build", 4, (3, 16, 16), weights=file, importance=None)
+    assert torch.equal(other.net[-1].weight, again.net[-1].weight)
     torch.save({name: tensor for name, tensor in net.state_dict().items() if name != "3.weight"}, file)
     with pytest.raises(UsageError, match=r"does not contain the weights of own_network:build: 3\.weight"):
         named_slimmable("own_network:build", 10, (3, 16, 16), weights=file)
