@@ -110,6 +110,15 @@ FORMATS = {
 }  # fmt: skip
 """The formats by name, in the order in which they are written."""
 
+CONVERTED = {
+    "litert": "export .pt2 and convert it to LiteRT as docs/export.md describes (LiteRT)",
+    "tflite": "export .pt2 and convert it to LiteRT as docs/export.md describes (LiteRT)",
+    "tensorrt": "export .onnx and build an engine with trtexec as docs/export.md describes (ONNX)",
+    "engine": "export .onnx and build an engine with trtexec as docs/export.md describes (ONNX)",
+    "torchscript": "PyTorch has deprecated TorchScript; export .pt2, which torch.export.load opens",
+}
+"""Formats (or their endings) that users of other tools ask for, and what to do."""
+
 INT8_LOG_ENDING = ".quantization.json"
 """Ending of the log that is written beside an int8 file, after the file's name."""
 
@@ -123,6 +132,8 @@ def parse_formats(text: str) -> tuple[str, ...]:
     names = [name.strip().lower() for name in text.split(",")]
     for name in names:
         if name not in FORMATS:
+            if name in CONVERTED:
+                raise UsageError(f"{name} is not a format of this package; {CONVERTED[name]}")
             close = difflib.get_close_matches(name, FORMATS, 1, cutoff=0.5)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(f"unknown format {name!r}; {hint}choose from {', '.join(FORMATS)}")

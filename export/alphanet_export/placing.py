@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from alphanet_export.formats import FORMATS, INT8_LOG_ENDING
+from alphanet_export.formats import CONVERTED, FORMATS, INT8_LOG_ENDING
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import check_writable, replacing, replacing_folder
 
@@ -79,11 +79,12 @@ def output_files(
     elif longest is not None:
         base = path.with_name(path.name[: -len(longest)])
     else:
+        remedy = CONVERTED.get(path.suffix.lower().removeprefix("."))
+        if remedy is None:
+            others = ", ".join(each.ending for each in FORMATS.values() if each not in wanted)
+            remedy = f"for another format, use its ending ({others}), and end a new folder's name with /"
         endings = " or ".join(each.ending for each in wanted)
-        raise UsageError(
-            f"{flag} {text} is not a folder and does not end in {endings}; for another "
-            "format pass --format, and end a new folder's name with /"
-        )
+        raise UsageError(f"{flag} {text} is not a folder and does not end in {endings}; {remedy}")
     targets = {each.name: each.path(base) for each in wanted}
     for each in wanted:
         target = targets[each.name]

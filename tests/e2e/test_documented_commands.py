@@ -80,8 +80,9 @@ QUICK = {
 EXIT_CODES = {"--min-top1": (0, 4), "--max-latency-ms": (0, 5), "--max-ratio": (0, 5), "--quantize": (0, 4)}
 """Exit codes of options that judge the accuracy or time of the network, which has random weights here."""
 
-HEAVY = ("alphanet_a", "a4", "a5", "weights.safetensors", "supernet.safetensors --", "--flops", ".pth.tar", "best.onnx",
-         "new.onnx", "other.onnx", "executorch", "--quantize", "--embed-preprocessing", "--model-repository")  # fmt: skip
+HEAVY = ("alphanet_a", "a4", "a5", "weights.safetensors", "supernet.safetensors --", "--flops", ".pth.tar",
+         "best.onnx", "new.onnx", "other.onnx", "executorch", "--quantize", "--embed-preprocessing",
+         "--model-repository")  # fmt: skip
 """Parts of command lines that use a network of the ImageNet space, or whose export takes long."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alphanet_export.formats import FORMATS, check_formats, format_of, parse_formats
+from alphanet_export.placing import output_files
 from alphanet_zoo.errors import MissingDependencyError, MissingProgramError, UsageError
 from alphanet_zoo.zoo.open import open_net
 
@@ -19,11 +20,18 @@ def test_a_list_comes_in_one_order_without_repeats() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [("opnvino", "did you mean openvino?"), ("onnx,core-ml", "did you mean coreml?"), ("zzz", "choose from onnx,"),
-     ("onnx,", "unknown format ''")],
+     ("onnx,", "unknown format ''"), ("onnx,tflite", "export .pt2 and convert it"), ("engine", "trtexec")],
 )  # fmt: skip
 def test_unknown_format_names_the_nearest(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("?", r"\?")):
         parse_formats(text)
+
+
+def test_an_ending_of_another_tool_names_the_way(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"net.tflite is not a folder and does not end in .onnx; export .pt2"):
+        output_files(tmp_path / "net.tflite", "net", ["onnx"])
+    with pytest.raises(UsageError, match=r"does not end in .onnx; for another format, use its ending \(.ort, .xml,"):
+        output_files(tmp_path / "net.bin", "net", ["onnx"])
 
 
 def test_files_of_a_format() -> None:
