@@ -5,9 +5,15 @@ Stages:
   strategies  hypervolume against evaluations of all strategies, on a surrogate that is fitted to the table
   speed       subnets scored per minute, the share of calibration, and the ratio to bare forward passes
   predictor   time of 20 rounds of 512 on the predictor alone, and of the exact optimum, in the ImageNet space
+  device      fronts by milliseconds and by MACs, both measured in milliseconds, and scored; requires the table
+  a4          the fastest subnet of the ImageNet space with at least the MACs of A4, by the latency model, against A4
 
     python benchmarks/search.py table --supernet runs/c10 --data cifar10/train --archs 400 -o work
     python benchmarks/search.py strategies --supernet runs/c10 -o work
+    alphanet profile --space alphanet_cifar --num-classes 10 --runtime onnxruntime --threads 2 -o cifar.json
+    python benchmarks/search.py device --supernet runs/c10 --data cifar10/train --device cifar.json -o work
+    alphanet profile --runtime onnxruntime --threads 2 -o imagenet.json
+    python benchmarks/search.py a4 --device imagenet.json
 """
 
 from __future__ import annotations
@@ -21,15 +27,20 @@ from typing import Any
 
 import numpy as np
 
+from alphanet_export.latency.engines import engine_of
+from alphanet_export.latency.measure import time_all
 from alphanet_zoo.search.chain import Chain
 from alphanet_zoo.search.costs import Problem, Rows, make_problem
+from alphanet_zoo.search.device import LatencyModel, parts_of
 from alphanet_zoo.search.guided import evolve_rows, exact_optimum
-from alphanet_zoo.search.limits import MACS, Limit
-from alphanet_zoo.search.pareto import hypervolume
+from alphanet_zoo.search.limits import LATENCY, MACS, Limit
+from alphanet_zoo.search.pareto import hypervolume, pareto_front
 from alphanet_zoo.search.predictor import Predictor
 from alphanet_zoo.search.run import STRATEGIES, SearchRun
 from alphanet_zoo.search.strategies import Random, Scored, front_of, run_strategy
-from alphanet_zoo.space.presets import ALPHANET
+from alphanet_zoo.space.presets import ALPHANET, IMAGENET_FAMILY
+from alphanet_zoo.space.shapes import net_shape
+from alphanet_zoo.space.space import SearchSpace
 
 SEEDS = 5
 
@@ -195,10 +206,77 @@ def predictor(_: argparse.Namespace) -> None:
         print(f"exact optimum within {budget / 1e6:.0f} M MACs: {time.perf_counter() - began:.3f} s")
 
 
+def device(arguments: argparse.Namespace) -> None:
+    """Compares what a search by milliseconds finds with what a search by MACs finds, at the same measured time."""
+    from alphanet_zoo.search.setup import make_scorer, search_images
+    from alphanet_zoo.zoo.open import open_net
+
+    model = LatencyModel.read(arguments.device)
+    supernet = open_net(arguments.supernet).net
+    images = search_images(arguments.supernet, arguments.data, None, arguments.hold_out)
+    scorer, _ = make_scorer(
+        supernet, images, calibration_images=arguments.calib_images, limit=arguments.limit, halving=False
+    )
+    fronts = {}
+    for axis in (LATENCY, MACS):
+        problem = make_problem(supernet.space, {}, num_classes=supernet.num_classes, axis=axis, device=model)
+        rows, scores, _ = read_table(arguments.output / "scores.jsonl", problem)
+        predictor = Predictor(problem.space).fit(rows, scores)
+        found = evolve_rows(problem, predictor.predict, rows, np.random.default_rng(0))
+        costs, promised = problem.costs[axis](found), predictor.predict(found)
+        best = [found[i] for i in pareto_front(list(zip(costs.tolist(), promised.tolist(), strict=True)))]
+        chosen = {round(i) for i in np.linspace(0, len(best) - 1, arguments.points)}
+        fronts[axis] = problem.archs(np.array([best[i] for i in sorted(chosen)]))
+    archs = list(dict.fromkeys([*fronts[LATENCY], *fronts[MACS]]))
+    ms = dict(zip(archs, measured_ms(model, supernet.space, archs), strict=True))
+    accuracy = {arch: scorer(arch)["score"] for arch in archs}
+    curves = {}
+    for axis, front in fronts.items():
+        for arch in front:
+            macs = supernet.space.count_macs(arch, supernet.num_classes) / 1e6
+            print(f"{axis:<10} {macs:6.2f} M MACs {ms[arch]:6.3f} ms {100 * accuracy[arch]:.2f} %", flush=True)
+        points = sorted((ms[arch], accuracy[arch]) for arch in front)
+        curves[axis] = np.array([points[i] for i in pareto_front(points)])
+    low = max(curve[:, 1].min() for curve in curves.values())
+    high = min(curve[:, 1].max() for curve in curves.values())
+    levels = np.linspace(low, high, 9)[1:-1]
+    times = {axis: np.interp(levels, curve[:, 1], curve[:, 0]) for axis, curve in curves.items()}
+    ratios = times[LATENCY] / times[MACS]
+    print(f"time at equal accuracy, search by milliseconds relative to search by MACs: median {np.median(ratios):.3f} "
+          f"({ratios.min():.3f} to {ratios.max():.3f}), at {100 * low:.2f} to {100 * high:.2f} %")  # fmt: skip
+
+
+def measured_ms(model: LatencyModel, space: SearchSpace, archs: Sequence[Any]) -> list[float]:
+    """Milliseconds of whole subnets in the runtime and with the threads of a latency model, measured in turns."""
+    networks = [tuple(parts_of(net_shape(space, arch), model.num_classes)) for arch in archs]
+    times = time_all(engine_of(model.device["runtime"]), list(dict.fromkeys(networks)), model.device["threads"], 5, 20)
+    return [times[network] for network in networks]
+
+
+def a4(arguments: argparse.Namespace) -> None:
+    """Compares A4 with the arch that the latency model predicts to be the fastest with at least A4's MACs."""
+    model = LatencyModel.read(arguments.device)
+    member = next(each for each in IMAGENET_FAMILY if each.name == "alphanet_a4")
+    macs = ALPHANET.count_macs(member.arch)
+    problem = make_problem(ALPHANET, {MACS: Limit(low=macs)}, num_classes=1000, axis=MACS, device=model)
+    latency, rng = problem.costs[LATENCY], np.random.default_rng(0)
+    start = problem.rows([member.arch, ALPHANET.largest])
+    found = evolve_rows(problem, lambda rows: -latency(rows), start, rng, rounds=100)
+    arch = problem.archs(found[[int(np.argmin(latency(found)))]])[0]
+    predicted = latency(problem.rows([arch, member.arch]))
+    ours, theirs = measured_ms(model, ALPHANET, [arch, member.arch])
+    print(json.dumps(arch.to_dict()))
+    for name, each, guess, ms in (("A4", member.arch, predicted[1], theirs), ("chosen", arch, predicted[0], ours)):
+        print(f"{name}: {ALPHANET.count_macs(each) / 1e6:.1f} M MACs, resolution {each.resolution}, predicted "
+              f"{guess:.2f} ms, measured {ms:.2f} ms")  # fmt: skip
+    print(f"the chosen subnet takes {ours / theirs:.3f} of A4's time; its accuracy is unknown")
+
+
 def main() -> None:
     """Runs one stage."""
+    stages = {each.__name__: each for each in (table, strategies, speed, predictor, device, a4)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("table", "strategies", "speed", "predictor"))
+    parser.add_argument("stage", choices=tuple(stages))
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--data", type=Path, help="training images, one folder per class")
     parser.add_argument("--hold-out", type=int, help="images that training held out (default: of the run)")
@@ -207,9 +285,11 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=400)
     parser.add_argument("--time", type=float, help="seconds")
     parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--device", type=Path, help="latency model of alphanet profile")
+    parser.add_argument("--points", type=int, default=8, help="subnets per front to measure (default: 8)")
     parser.add_argument("-o", "--output", type=Path, default=Path("work"))
     arguments = parser.parse_args()
-    {"table": table, "strategies": strategies, "speed": speed, "predictor": predictor}[arguments.stage](arguments)
+    stages[arguments.stage](arguments)
 
 
 if __name__ == "__main__":
