@@ -44,7 +44,7 @@ def check_model(path: str | os.PathLike[str], proto: onnx.ModelProto) -> None:
 
 def _remedy(path: str | os.PathLike[str], proto: onnx.ModelProto) -> str:
     """What to do about a model that is not accepted."""
-    if any(entry.key.startswith("alphanet.") for entry in proto.metadata_props):
+    if any(str(entry.key).startswith("alphanet.") for entry in proto.metadata_props):  # bytes if it is not UTF-8
         return "export it again, as one file, with alphanet export"
     if any(_is_external(message) for message in _messages(proto) if isinstance(message, onnx.TensorProto)):
         one = f'onnx.save(onnx.load({os.fspath(path)!r}), "one.onnx")'

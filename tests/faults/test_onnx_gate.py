@@ -178,6 +178,17 @@ def flipped(exported: Path) -> list[tuple[str, onnx.ModelProto]]:
     return changed
 
 
+@pytest.mark.parametrize("text", [b"alphanet.name", b"pixel_values", b"Conv"])
+def test_text_that_is_not_utf8_is_refused(exported: Path, tmp_path: Path, text: bytes) -> None:
+    """protobuf returns such texts as bytes: in metadata, names and operators."""
+    content = exported.read_bytes()
+    assert text in content
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content.replace(text, text[:-2] + b"\xff\xfe"))
+    with pytest.raises(AlphaNetError, match="is not UTF-8 text|is not an ONNX model"):
+        open_exported(path)
+
+
 def test_every_flipped_bit_breaks_the_recorded_digest(exported: Path, tmp_path: Path) -> None:
     open_exported(exported)
     found = 0
