@@ -40,8 +40,8 @@ def make_parser(prog: str = "alphanet-profile") -> CommandParser:
         "else 1000)")  # fmt: skip
     add("--runtime", choices=RUNTIMES, default="onnxruntime", help="default: onnxruntime")
     add("--threads", type=positive_int, metavar="N", help="threads within an operator (default: the physical cores)")
-    add("--rounds", type=positive_int, default=3, metavar="N", help="times that everything is measured, in a new "
-        "order (default: 3)")  # fmt: skip
+    add("--rounds", type=positive_int, default=8, metavar="N", help="times that everything is measured, in a new "
+        "order (default: 8)")  # fmt: skip
     add("--runs", type=positive_int, default=10, metavar="N", help="timed runs of each block per round (default: 10)")
     add("-o", "--output", type=Path, metavar="FILE", help="the latency model, such as device.json")
     add("--export-blocks", type=Path, metavar="DIR", help="write the blocks as ONNX files, with a script that times "

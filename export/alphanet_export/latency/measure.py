@@ -35,7 +35,7 @@ def profile_device(
     runtime: str,
     threads: int,
     *,
-    rounds: int = 3,
+    rounds: int = 8,
     runs: int = 10,
     progress: Callable[[], object] = bool,
 ) -> LatencyModel:

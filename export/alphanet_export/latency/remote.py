@@ -55,7 +55,7 @@ echo "done; copy this folder back and run: alphanet profile --import FOLDER -o d
 
 
 def export_parts(
-    space: SearchSpace, num_classes: int, runtime: str, threads: int, folder: Path, *, rounds: int = 3, runs: int = 10
+    space: SearchSpace, num_classes: int, runtime: str, threads: int, folder: Path, *, rounds: int = 8, runs: int = 10
 ) -> int:
     """Writes the parts and whole subnets of a space as ONNX files, and the script that times them.
 
