@@ -61,7 +61,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError("a supernet has no feature pyramid of its own; extract a subnet first")
         levels = net.feature_info
         if not levels:
-            raise ValueError(f"{net.space.name} is not an AlphaNet; take features of its module, .net, as timm does")
+            raise ValueError(f"{net.space.name} is not an AlphaNet; extract features from its module, net.net")
         indices = level_indices(len(levels), out_indices)
         if indices != sorted(set(indices)):
             raise ValueError(f"out_indices are {out_indices}; pass them in ascending order, each once")

@@ -59,22 +59,7 @@ def create_model(
     macs: float | str | None = ...,
 ) -> FeatureExtractor: ...
 @overload
-def create_model(
-    name: str,
-    pretrained: bool = ...,
-    num_classes: int | None = ...,
-    weights: None = ...,
-    *,
-    features_only: Literal[False] = ...,
-    out_indices: int | Sequence[int] | None = ...,
-    in_chans: int = ...,
-    global_pool: str | None = ...,
-    drop_rate: float = ...,
-    drop_path_rate: float = ...,
-    cache_dir: str | os.PathLike[str] | None = ...,
-    revision: str | None = ...,
-    macs: float | str,
-) -> Network: ...
+def create_model(name: str, *, features_only: Literal[False] = ..., macs: float | str, **options: Any) -> Network: ...
 def create_model(
     name: str,
     pretrained: bool = False,

@@ -111,10 +111,8 @@ FORMATS = {
 """The formats by name, in the order in which they are written."""
 
 CONVERTED = {
-    "litert": "export .pt2 and convert it to LiteRT as docs/export.md describes (LiteRT)",
-    "tflite": "export .pt2 and convert it to LiteRT as docs/export.md describes (LiteRT)",
-    "tensorrt": "export .onnx and build an engine with trtexec as docs/export.md describes (ONNX)",
-    "engine": "export .onnx and build an engine with trtexec as docs/export.md describes (ONNX)",
+    **dict.fromkeys(("litert", "tflite"), "export .pt2 and convert it to LiteRT as docs/export.md describes (LiteRT)"),
+    **dict.fromkeys(("tensorrt", "engine"), "export .onnx and run trtexec as docs/export.md describes (ONNX)"),
     "torchscript": "PyTorch has deprecated TorchScript; export .pt2, which torch.export.load opens",
 }
 """Formats (or their endings) that users of other tools ask for, and what to do."""
