@@ -30,6 +30,7 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.units import counted
 
 _CPU = torch.device("cpu")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG = logging.getLogger(__name__)
 
 
@@ -252,7 +253,8 @@ def _received(loader: DataLoader[Any]) -> Iterator[RawBatch | AlphaNetError]:
 
     They ignore SIGTERM, which Python sends to them at exit before it waits for them.
     """
-    iterator, warned = iter(loader), False
+    with _signals_blocked():
+        iterator, warned = iter(loader), False
     end = iterator._shutdown_workers  # type: ignore[attr-defined]
     atexit.register(end)
     try:
@@ -286,6 +288,19 @@ def _restored(copied: _Copied) -> RawBatch:
     return RawBatch(epoch, tuple(indices), images, torch.from_numpy(copied.labels), thetas, broken)
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Workers that are started in this block receive SIGINT and SIGTERM only after `_set_signals`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _set_signals(_: int) -> None:
     """Leaves SIGINT and SIGTERM to the main process, which ends the step, saves, and ends the workers.
 
@@ -297,5 +312,7 @@ def _set_signals(_: int) -> None:
         if os.getppid() != parent:
             os._exit(128 + number)
 
-    signal.signal(signal.SIGTERM, end_if_orphaned)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_if_orphaned)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
