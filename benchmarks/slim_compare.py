@@ -13,7 +13,8 @@ DATA is a folder with train/ and val/, one folder of images per class; val/ is t
 Each arm has the same budget of CPU time (`--minutes`, in one process), which includes pruning and search. So ``ours``
 spends it once for both budgets, the others once for each. All arms use the trainer of this package, with the same
 images, augmentation and optimiser. The number of epochs follows from the measured CPU time of a step. The archs are
-selected on 5,000 held-out training images; the test images are used once, at the end.
+selected on 5,000 held-out training images; the test images are used once, at the end. On a CPU with bfloat16
+instructions, pass ``--settings optim.precision=bf16``.
 
 Results in OUTPUT/results.json and on the screen. Arms that have ended are not repeated; an interrupted one continues.
 """
@@ -131,7 +132,7 @@ def config_of(args: argparse.Namespace, output: Path, *settings: str) -> TrainCo
         "data.image_size=32", "data.batch_size=128", "data.engine=device", "data.workers=0", "optim.lr=0.1",
         "optim.lr_batch=null", "optim.warmup_epochs=0.5", "optim.weight_decay=5e-4", "sandwich.label_smoothing=0",
         "sandwich.random_subnets=1", "validation.every_epochs=0", "checkpoint_every_steps=100", "log.progress=false",
-        f"seed={args.seed}", *settings,
+        f"seed={args.seed}", *args.settings, *settings,
     ])  # fmt: skip
 
 
@@ -277,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--calibration", type=int, default=4096, help="images to calibrate with (default: 4096)")
     parser.add_argument("--score-images", type=int, default=2000, help="images of FastNAS's score (default: 2000)")
     parser.add_argument("--probe", type=int, default=12, help="steps to measure the time of a step (default: 12)")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="key=value", help="settings of all arms")
     args = parser.parse_args(argv)
     args.output, args.data = args.output.resolve(), args.data.resolve()
     print("| seed | arm | budget, M | M MACs | test top-1 |\n|---|---|---|---|---|")
