@@ -67,13 +67,17 @@ def from_document(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def names_code(config: Mapping[str, Any]) -> bool:
+    """Whether the network of a config (see `Network.config`) is built by code that a download must not choose."""
+    return config["model_type"] == SLIMMABLE and not str(config.get("network")).startswith(_LIBRARIES)
+
+
 def _check_library(config: Mapping[str, Any]) -> None:
-    """Raises ValueError if a slimmable network is built by code that a download must not choose."""
-    name = config.get("network")
-    if not isinstance(name, str) or not name.startswith(_LIBRARIES):
+    """Raises ValueError if `names_code`."""
+    if names_code(config):
         raise ValueError(
-            f"its network {name!r} names code, which a saved folder must not choose; save and open it as a "
-            ".safetensors file (alphanet_zoo.zoo.files.save_net and load_net) if you trust the code"
+            f"its network {config.get('network')!r} names code, which a saved folder must not choose; save and open it "
+            "as a .safetensors file (alphanet_zoo.zoo.files.save_net and load_net) if you trust the code"
         )
 
 

@@ -16,9 +16,10 @@ from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator
 from alphanet_zoo.files import replacing_folder
 from alphanet_zoo.nn.family import Network
-from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.family import Arch
 from alphanet_zoo.zoo.files import WEIGHTS_NAME, save_net
+from alphanet_zoo.zoo.hub import save_pretrained
+from alphanet_zoo.zoo.hub_config import names_code
 from alphanet_zoo.zoo.local import MANIFEST, LocalModel, published_folder, write_manifest
 
 TOLERANCE = 0.2
@@ -112,8 +113,9 @@ def publish(
 ) -> list[Published]:
     """Writes one folder per model; a model whose folder is complete is skipped, so that a stopped call can be repeated.
 
-    A folder has ``model.safetensors`` and, for an AlphaNet, ``config.json`` and a model card; ONNX files with their
-    verification; and ``manifest.json``, written last, with the SHA-256 of all of them.
+    A folder has ``model.safetensors``; ``config.json`` and a model card, unless the network is a slimmable one of
+    ``module:function``; ONNX files with their verification; and ``manifest.json``, written last, with the SHA-256 of
+    all of them.
 
     Args:
         net: A supernet, or a static network.
@@ -187,10 +189,10 @@ def _write(net: Network, item: Item, recipe: Recipe, folder: Path, top1: tuple[f
     """Writes the files of a model, without the manifest."""
     net.pretrained_cfg["architecture"] = item.name
     net.top1 = round(top1[0], 3) if top1 else None
-    if isinstance(net, AlphaNet):
-        net.save_pretrained(folder)
+    if names_code(net.config()):
+        save_net(net, folder / WEIGHTS_NAME)  # A config.json must not choose code.
     else:
-        save_net(net, folder / WEIGHTS_NAME)
+        save_pretrained(net, folder)
     if net.supernet or not recipe.onnx:
         return
     source = Source(net, item.name, recipe.source, recipe.sha256, published_top1=item.published_top1)

@@ -20,6 +20,7 @@ from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.errors import AlphaNetError
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import build_supernet
+from alphanet_zoo.slim.named import named_slimmable
 from alphanet_zoo.space.presets import ALPHANET_TINY
 from alphanet_zoo.zoo.files import save_net
 from alphanet_zoo.zoo.local import local_model, published_folder
@@ -79,6 +80,33 @@ def test_a_subnet_of_a_trained_supernet_is_found_by_its_name(
     with pytest.raises(AlphaNetError, match=r"is damaged \(model\.safetensors missing or changed\)"):
         open_net("mine")
     assert main(words) == 0 and "mine: written" in capsys.readouterr().out and not local_model("mine").damaged()  # type: ignore[union-attr]
+
+
+NETWORK = """
+import torch
+
+def build(num_classes):
+    layers = torch.nn.Conv2d(3, 16, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(16, num_classes))
+"""
+
+
+@pytest.mark.parametrize("network", ["timm/test_resnet", "publish_test_network:build"])
+def test_a_slimmable_network_is_found_by_its_name(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    (tmp_path / "publish_test_network.py").write_text(NETWORK, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    supernet = named_slimmable(network, 10, (3, 32, 32))
+    save_net(supernet, "slim.safetensors")
+    words = ["publish", "--network", "slim.safetensors", "--arch", "smallest", "--name", "mine", "--to", "local"]
+    assert main([*words, "--calib-data", str(images(tmp_path / "data")), "--calib-images", "16", "--no-onnx"]) == 0
+    files = {path.name for path in (home / "mine").iterdir()}
+    described = {"config.json", "README.md"} if network.startswith("timm/") else set()
+    assert files == {"model.safetensors", "manifest.json"} | described
+    assert open_net("mine").net.arch == supernet.space.smallest
+    if described:
+        assert az.from_pretrained(home / "mine").arch == supernet.space.smallest
 
 
 def test_a_stopped_publication_goes_on_with_the_models_that_lack(
