@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -26,12 +26,12 @@ def check_arguments(
     Raises:
         UsageError: One is out of its domain.
     """
-    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
+    if not _is_list(input_size) or len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
         raise UsageError(f"input_size is {input_size!r}; pass (channels, height, width), such as (3, 96, 96)")
     if input_size[1] != input_size[2]:
         raise UsageError(f"input_size is {tuple(input_size)}; pass a square size, such as (3, 96, 96)")
-    ascending = list(widths) == sorted(set(widths))
-    if not widths or not ascending or not 0 < widths[0] <= widths[-1] <= 1:
+    ascending = _is_list(widths) and len(widths) > 0 and list(widths) == sorted(set(widths))
+    if not ascending or not 0 < widths[0] <= widths[-1] <= 1:
         raise UsageError(f"widths is {widths!r}; pass ascending shares from above 0 to 1, such as (0.25, 1.0)")
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise UsageError(f"divisor is {divisor!r}; pass a positive integer")
@@ -39,6 +39,23 @@ def check_arguments(
         raise UsageError(f"tie is {tie!r}; pass 'uniform', 'stage' or None")
     if list(resolutions) != sorted(set(resolutions)) or any(not isinstance(r, int) or r < 1 for r in resolutions):
         raise UsageError(f"resolutions is {resolutions!r}; pass ascending positive integers")
+
+
+def _is_list(value: object) -> bool:
+    """Whether a value is a sequence other than text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def check_importance(importance: object, images: Tensor | None) -> None:
+    """Checks the measure of importance.
+
+    Raises:
+        UsageError: It is unknown, or requires images.
+    """
+    if isinstance(importance, str) and importance not in ("norm", "l1", "data"):
+        raise UsageError(f"importance is {importance!r}; pass 'norm', 'l1', 'data' or None")
+    if importance == "data" and images is None:
+        raise UsageError("importance='data' requires images; pass images=, 64 or more normalised training images")
 
 
 def check_network(net: nn.Module) -> None:
@@ -86,12 +103,9 @@ def check_names(net: nn.Module, keep: Sequence[str]) -> None:
     layers = [name for name, module in net.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
     for name in keep:
         if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
-            near = difflib.get_close_matches(str(name), layers, 1, cutoff=0.0)
-            raise UsageError(
-                f"keep names {name!r}, which is not a layer of {type(net).__name__}; did you mean {near[0]}?"
-                if near
-                else f"keep names {name!r}, and {type(net).__name__} has no layers"
-            )
+            near = difflib.get_close_matches(str(name), layers, 1)
+            hint = f"did you mean {near[0]}?" if near else f"its layers are {', '.join(layers[:3]) or 'none'}, ..."
+            raise UsageError(f"keep names {name!r}, which is not a layer of {type(net).__name__}; {hint}")
 
 
 def copied(net: nn.Module) -> nn.Module:

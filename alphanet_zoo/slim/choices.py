@@ -135,7 +135,21 @@ class SlimChoices(ProductSpace[SlimArch]):
             return tuple((g.name, g.choices, (i,)) for i, g in enumerate(self.groups))
         stages = sorted({g.stage for g in self.groups}) if self.tie == "stage" else [None]
         members = [tuple(i for i, g in enumerate(self.groups) if s is None or g.stage == s) for s in stages]
-        return tuple((str(s), self.widths, m) for s, m in zip(stages, members, strict=True))
+        return tuple((str(s), self._distinct(m), m) for s, m in zip(stages, members, strict=True))
+
+    def _distinct(self, members: Sequence[int]) -> tuple[float, ...]:
+        """The widths without those that keep the same channels of the groups ``members`` as a smaller width.
+
+        The greatest width is always one of them.
+        """
+        found = {self.atoms_of(members, width): width for width in reversed(self.widths[:-1])}
+        found[self.atoms_of(members, self.widths[-1])] = self.widths[-1]
+        return tuple(sorted(found.values()))
+
+    def atoms_of(self, members: Sequence[int], width: float) -> tuple[int, ...]:
+        """The atoms that each of some groups keeps at a width."""
+        groups = [self.groups[i] for i in members]
+        return tuple(atoms_at(g.channels // g.unit, g.unit, width, self.divisor) for g in groups)
 
     @cached_property
     def entries(self) -> tuple[tuple[str, tuple[float, ...]], ...]:

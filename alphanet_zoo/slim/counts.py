@@ -98,7 +98,7 @@ class SlimCounts(SlimChoices):
         if tuple(costs) not in self._tables:
             self._tables[tuple(costs)] = self._tabulated(costs)
         always, chains = self._tables[tuple(costs)]
-        at = resolution * len(self.widths) + width
+        at = resolution * len(self.variables[0][1]) + width
         total = always.take(at)
         for chain, depth in zip(chains, depths, strict=True):
             total += chain.take(at * chain.shape[1] + depth)
@@ -106,7 +106,7 @@ class SlimCounts(SlimChoices):
 
     def _tabulated(self, costs: Sequence[Cost]) -> tuple[FloatArray, tuple[FloatArray, ...]]:
         """Costs per resolution and width ``(n,)``, and those of each container's blocks per depth ``(n, depths)``."""
-        atoms = self._atoms([np.arange(len(self.widths))])
+        atoms = self._atoms([np.arange(len(self.variables[0][1]))])
         always = np.concatenate([cost.always.at(atoms) for cost in costs])
         chains, first = [], 0
         for chain in self.chains:

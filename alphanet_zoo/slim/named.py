@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import os
 import sys
+import textwrap
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
 from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.slim.arch import SlimArch
+from alphanet_zoo.slim.checks import check_importance
 from alphanet_zoo.slim.choices import FAMILY
 from alphanet_zoo.slim.network import SlimNetwork
 from alphanet_zoo.slim.order import Importance
@@ -84,7 +87,7 @@ def _download_errors(name: str, pretrained: bool) -> Iterator[None]:
     except Exception as error:
         if not pretrained:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
         raise AlphaNetError(
             f"cannot get the published weights of {name} ({reason}); pass the path of a file with its state dict"
         ) from error
@@ -99,19 +102,34 @@ def _called(name: str, num_classes: int) -> nn.Module:
     sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except ImportError as error:
-        raise UsageError(f"the module of the network {name} cannot be imported: {error}") from error
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise UsageError(f"the module of the network {name} cannot be imported: {error}") from error
+        raise UsageError(
+            f"the network {name} needs {module}.py, which is neither in the current folder nor installed; run the "
+            "command in its folder, or add the folder to PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise UsageError(f"the module of the network {name} cannot be imported: {_located(error)}") from error
     finally:
         sys.path.remove(folder)
     if not callable(found):
         raise UsageError(f"the module {module} has no function {function!r} (network {name})")
     try:
         net = found(num_classes=num_classes)
-    except TypeError as error:
-        raise UsageError(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"{name} fails with num_classes={num_classes}: {_located(error)}") from error
     if not isinstance(net, nn.Module):
         raise UsageError(f"{name} returns a {type(net).__name__}; it must return a torch.nn.Module")
     return net
+
+
+def _located(error: Exception) -> str:
+    """An error on one line, with the file and line that raised it."""
+    text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<")]
+    return f"{text} ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else text
 
 
 def image_settings(name: str) -> dict[str, Any]:
@@ -131,6 +149,7 @@ def named_slimmable(
     input_size: Sequence[int] = (3, 96, 96),
     *,
     importance: Importance | None = "norm",
+    images: Tensor | None = None,
     weights: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Any,
@@ -144,6 +163,7 @@ def named_slimmable(
         num_classes: Outputs of the classifier.
         input_size: Channels, height and width of the images; a square.
         importance: Order of the channels before training, see `slimmable`.
+        images: Normalised training images for ``importance='data'``, see `slimmable`.
         weights: A file with the network's state dict (.safetensors, .pt or .pth), or 'pretrained' to download those of
             timm or torchvision. A classifier for other classes is not loaded, but newly initialised with small weights
             (normal, deviation 0.01), because those of a library can be large: of timm's EfficientNets with 10 classes,
@@ -155,17 +175,24 @@ def named_slimmable(
         UsageError: The network does not exist or is not suitable, or the weights are those of another network.
         MissingDependencyError: timm is not installed.
     """
+    if importance is not None:
+        check_importance(importance, images)
     supernet = slimmable(
         _seeded(name, num_classes, 0), input_size, importance=None, origin=name,
         name=name.rpartition("/")[2].rpartition(":")[2], **options,
     )  # fmt: skip
+    if supernet.num_classes != num_classes:
+        raise UsageError(
+            f"{name} returns {supernet.num_classes} outputs for num_classes={num_classes}; use num_classes as the "
+            "number of outputs of its last layer"
+        )
     supernet.pretrained_cfg |= image_settings(name)
     found = _seeded(name, num_classes, seed).state_dict()
     if weights is not None:
         found |= _weights(name, weights, found, num_classes, seed)
     supernet.net.load_state_dict(found)
     if importance is not None:
-        supernet.reorder(importance)
+        supernet.reorder(importance, images)
     return supernet
 
 

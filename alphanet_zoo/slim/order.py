@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from alphanet_zoo.slim.analysis import Analysis, Group
+from alphanet_zoo.slim.choices import MIN_ATOMS
+from alphanet_zoo.slim.narrow import bound, narrowed, plan
 from alphanet_zoo.slim.trace import tensors_of
 
-Importance = Literal["norm", "l1"]
+Measure = Literal["norm", "l1"]
 """'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels."""
 
+Importance = Literal["norm", "l1", "data"]
+"""A `Measure` for all groups of channels, or 'data': for each group the one that `chosen_measures` returns."""
 
-def atom_importance(net: nn.Module, analysis: Analysis, group: Group, by: Importance) -> npt.NDArray[np.float64]:
+
+def atom_importance(net: nn.Module, analysis: Analysis, group: Group, by: Measure) -> npt.NDArray[np.float64]:
     """The importance of each atom of a group, ``(atoms,)``.
 
     Args:
@@ -43,14 +51,55 @@ def atom_importance(net: nn.Module, analysis: Analysis, group: Group, by: Import
     return norms if by == "norm" and norms.any() else weights
 
 
+def _order(net: nn.Module, analysis: Analysis, group: Group, by: Measure) -> npt.NDArray[np.int64]:
+    """Positions of the atoms of a group, the most important first."""
+    return np.argsort(-atom_importance(net, analysis, group, by), kind="stable")
+
+
 @torch.no_grad()
-def reorder(net: nn.Module, analysis: Analysis, by: Importance, images: Tensor) -> list[str]:
+def chosen_measures(net: nn.Module, analysis: Analysis, images: Tensor) -> tuple[Measure, ...]:
+    """For each group, the measure under which the removal of half of the channels changes the outputs least.
+
+    The change is the KL divergence between the predictions of the network and those without the channels, while all
+    other groups are whole. Batch norms use the statistics of the batch.
+
+    Args:
+        net: The network.
+        analysis: Its analysis.
+        images: ``(N, C, H, W)``, normalised training images.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    for module, _ in modes:
+        module.training = isinstance(module, _NormBase)
+    whole = net(images).double().log_softmax(1)
+    found: list[Measure] = []
+    for group in analysis.groups:
+        count = max(MIN_ATOMS, len(group.atoms) // 2)
+        orders: dict[Measure, npt.NDArray[np.int64]] = {by: _order(net, analysis, group, by) for by in ("norm", "l1")}
+        if set(orders["norm"][:count]) == set(orders["l1"][:count]):
+            found.append("norm")
+            continue
+        changes: dict[Measure, float] = {}
+        for by, order in orders.items():
+            kept = np.ones(len(analysis.labels), dtype=bool)
+            kept[group.atoms[order[count:]]] = False
+            with narrowed(bound(net, plan(net, analysis, kept))):
+                logits = net(images).double()
+            changes[by] = float(F.kl_div(logits.log_softmax(1), whole, log_target=True, reduction="batchmean"))
+        found.append("l1" if changes["l1"] < changes["norm"] else "norm")
+    for module, mode in modes:
+        module.training = mode
+    return tuple(found)
+
+
+@torch.no_grad()
+def reorder(net: nn.Module, analysis: Analysis, by: Sequence[Measure], images: Tensor) -> list[str]:
     """Sorts the atoms of every group by descending importance, in place. The network computes the same as before.
 
     Args:
         net: The network.
         analysis: Its analysis; its labels stay valid.
-        by: The measure of importance.
+        by: The measure of importance of each group.
         images: ``(N, C, H, W)``; a group whose reordering changes the outputs on them is left as it is.
 
     Returns:
@@ -63,12 +112,11 @@ def reorder(net: nn.Module, analysis: Analysis, by: Importance, images: Tensor) 
     fixed = np.zeros(len(analysis.labels), dtype=bool)
     for labels in analysis.ordered:
         fixed[np.unique(analysis.labels.roots(labels))] = True
-    for group in analysis.groups:
+    for group, measure in zip(analysis.groups, by, strict=True):
         if fixed[group.atoms].any():
             kept.append(group.name)
         else:
-            order = np.argsort(-atom_importance(net, analysis, group, by), kind="stable")
-            permutations[id(group)] = (group, order)
+            permutations[id(group)] = (group, _order(net, analysis, group, measure))
     before = net(images)
     original = {name: tensor.clone() for name, tensor in tensors_of(net).items()}
     _permute(net, analysis, list(permutations.values()))

@@ -73,6 +73,9 @@ def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace) -> Report:
     small = np.zeros(len(analysis.labels), dtype=bool)
     for group, spec in zip(analysis.groups, space.groups, strict=True):
         (removable if len(spec.choices) > 1 else small)[group.atoms] = True
+    unchanged = f"too few channels to remove any in multiples of divisor={space.divisor}"
+    if len(space.widths) == 1:
+        unchanged = f"widths has one value, {space.widths[0]:g}"
     total, slim, fixed = 0, 0, []
     for name, module in net.named_modules():
         if not isinstance(module, _ConvNd | nn.Linear):
@@ -80,7 +83,7 @@ def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace) -> Report:
         dim = 1 if getattr(module, "transposed", False) else 0
         labels = analysis.tensors[f"{name}.weight" if name else "weight"][dim]
         of = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        reasons = _reasons(analysis, labels, small)
+        reasons = _reasons(analysis, labels, small, unchanged)
         if "the outputs of the network" in reasons:
             continue
         count = int(removable[analysis.labels.roots(labels)].sum())
@@ -92,9 +95,9 @@ def report_of(net: nn.Module, analysis: Analysis, space: SlimSpace) -> Report:
     return Report(len(space.groups), slim, total, tuple(fixed), droppable)
 
 
-def _reasons(analysis: Analysis, labels: Labelling, small: np.typing.NDArray[np.bool_]) -> list[str]:
-    """The reasons for which labels are fixed, without duplicates."""
+def _reasons(analysis: Analysis, labels: Labelling, small: np.typing.NDArray[np.bool_], unchanged: str) -> list[str]:
+    """The reasons for which labels are fixed, without duplicates; ``unchanged`` is that of the ``small`` ones."""
     roots = analysis.labels.roots(labels)
     found = [analysis.labels.reason(int(label)) for label in labels[roots == 0]]
-    found += ["too few channels to remove any"] if small[roots].any() else []
+    found += [unchanged] if small[roots].any() else []
     return list(dict.fromkeys(found))

@@ -42,10 +42,15 @@ class SlimSpace(SlimCounts):
             raise ValueError(
                 f"width {width} is outside {self.widths[0]} to {self.widths[-1]}, the range of {self.name}"
             )
+        nearest = min(self.widths, key=lambda choice: abs(choice - width))
         chosen: list[float] = []
         for _, choices, members in self.variables:
-            wanted = width * self.groups[members[0]].channels if self.tie is None else width
-            chosen.append(min(choices, key=lambda choice: abs(choice - wanted)))
+            if self.tie is None:
+                wanted = width * self.groups[members[0]].channels
+                chosen.append(min(choices, key=lambda choice: abs(choice - wanted)))
+            else:
+                atoms = self.atoms_of(members, nearest)
+                chosen.append(next(choice for choice in choices if self.atoms_of(members, choice) == atoms))
         depths = [chain.length for chain in self.chains]
         return self.validate(SlimArch(resolution or self.resolution[-1], tuple(chosen), tuple(depths)))
 

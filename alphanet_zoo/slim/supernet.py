@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from alphanet_zoo.errors import UsageError
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.analysis import Analysis, analyse, cost_terms
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.checks import check_arguments, check_names, check_network, copied
+from alphanet_zoo.slim.checks import check_arguments, check_importance, check_names, check_network, copied
 from alphanet_zoo.slim.choices import GroupSpec, Tie, width_choices
 from alphanet_zoo.slim.cost import cost_of
 from alphanet_zoo.slim.labels import Conflict
 from alphanet_zoo.slim.narrow import Bound, Cut, Plan, bound, extracted, narrowed, plan, replaced
 from alphanet_zoo.slim.network import Options, SlimNet, SlimNetwork
-from alphanet_zoo.slim.order import Importance, reorder
+from alphanet_zoo.slim.order import Importance, Measure, chosen_measures, reorder
 from alphanet_zoo.slim.report import Report, report_of
 from alphanet_zoo.slim.settle import choices, settle
 from alphanet_zoo.slim.space import SlimSpace
@@ -128,23 +128,39 @@ class Slimmable(SlimNetwork):
         """The kept indices of each tensor of `net` that is smaller in ``arch``, by name."""
         return self._plan(arch).cuts
 
-    def reorder(self, by: Importance = "norm", images: Tensor | None = None) -> list[str]:
+    def reorder(self, by: Importance | Sequence[Measure] = "norm", images: Tensor | None = None) -> list[str]:
         """Sorts the channels of every group by importance, the most important first; the full network stays the same.
 
         Args:
-            by: 'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels.
-            images: ``(N, C, H, W)``, on which the outputs must stay the same; None is random images.
+            by: 'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels;
+                'data': for each group the one of `choose_measures`; or a measure for each group.
+            images: ``(N, C, H, W)``, on which the outputs must stay the same; None is random images. For 'data',
+                normalised training images.
 
         Returns:
             Names of the groups that were left as they are, because their order matters.
         """
-        if by not in ("norm", "l1"):
-            raise ValueError(f"by is {by!r}; pass 'norm' or 'l1'")
+        check_importance(by, images)
+        if images is not None and by == "data":
+            measures: Sequence[Measure] = self.choose_measures(images)
+        else:
+            measures = [cast(Measure, by)] * len(self.space.groups) if isinstance(by, str) else by
         if images is None:
             parameter = next(self.net.parameters())
             shape = (BATCH, self.options.input_size[0], *(2 * [self.options.resolutions[-1]]))
             images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
-        return reorder(self.net, self._analysis, by, images)
+        return reorder(self.net, self._analysis, measures, resize_to(images, self.arch.resolution))
+
+    def choose_measures(self, images: Tensor) -> tuple[Measure, ...]:
+        """For each group, the measure ('norm' or 'l1') that keeps the more important channels, judged by data.
+
+        Half of the channels of the group are removed by each measure. The one that changes the predictions less is
+        chosen (KL divergence, batch norms with the statistics of ``images``). Takes two forward passes per group.
+
+        Args:
+            images: ``(N, C, H, W)``, normalised training images.
+        """
+        return chosen_measures(self.net, self._analysis, resize_to(images, self.arch.resolution))
 
     def _plan(self, arch: SlimArch) -> Plan:
         """What an arch keeps."""
@@ -181,6 +197,7 @@ def slimmable(
     resolutions: Sequence[int] | None = None,
     keep: Sequence[str] = (),
     importance: Importance | None = "norm",
+    images: Tensor | None = None,
     name: str | None = None,
     origin: str | None = None,
 ) -> Slimmable:
@@ -200,8 +217,10 @@ def slimmable(
         resolutions: Choices of the side of the input; None is that of ``input_size`` alone.
         keep: Names of layers that keep all of their output channels, and those of the layers that are added to them. A
             container, such as a stage, stands for its layers.
-        importance: Order of the channels before training: by the weights of the batch norms ('norm') or the L1 norms
-            of the weights ('l1'), the most important first. None keeps the order of ``net``.
+        importance: Order of the channels before training, the most important first: by the weights of the batch norms
+            ('norm'), the L1 norms of the weights ('l1'), or for each group of channels the one of the two that
+            changes the predictions on ``images`` less ('data'). None keeps the order of ``net``.
+        images: ``(N, C, H, W)``, normalised training images for ``importance='data'``; 64 or more.
         name: Name of the space; None is the name of the class.
         origin: Name from which ``net`` can be built again; `alphanet_zoo.slim.named.named_slimmable` sets it.
 
@@ -212,6 +231,8 @@ def slimmable(
     """
     sides = tuple(resolutions) if resolutions is not None else (input_size[-1],)
     check_arguments(input_size, widths, divisor, tie, sides)
+    if importance is not None:
+        check_importance(importance, images)
     check_network(net)
     check_names(net, keep)
     twin = copied(net)
@@ -220,9 +241,13 @@ def slimmable(
     for module_name in tracked:
         twin.get_submodule(module_name).track_running_stats = False  # type: ignore[assignment]
     draws = torch.Generator().manual_seed(0)
-    images = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
-    analysis = _analysed(twin, images, keep)
-    settle(twin, analysis, images[-1], widths[0], widths[-1], divisor, depth)
+    noise = [torch.randn(BATCH, input_size[0], side, side, generator=draws).to(parameter) for side in sides]
+    analysis = _analysed(twin, noise, keep)
+    settle(twin, analysis, noise[-1], widths[0], widths[-1], divisor, depth)
+    if not analysis.groups and not analysis.chains and len(sides) == 1:
+        raise UsageError(
+            f"nothing of the network ({type(net).__name__}) can be removed: no layer has channels that may be left out"
+        )
     options = Options(
         (int(input_size[0]), int(input_size[1]), int(input_size[2])), tuple(widths), divisor, tie, depth, sides,
         tuple(keep),
@@ -232,7 +257,7 @@ def slimmable(
     analysis.evaluation, analysis.training, analysis.products = Trace(), Trace(), []
     supernet = Slimmable(twin, analysis, space, options, report, tracked, origin)
     if importance is not None:
-        supernet.reorder(importance, images[-1])
+        supernet.reorder(importance, images)
     return supernet
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from alphanet_zoo.slim.named import image_settings, named_slimmable
 from alphanet_zoo.slim.supernet import Slimmable
 from alphanet_zoo.space.family import Space
 from alphanet_zoo.train.config import SUPERNET, FineTuneConfig, NetConfig, TrainConfig
+from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.train.teacher import open_teacher
 from alphanet_zoo.zoo.archs import NamedArch, find_arch
@@ -104,9 +105,24 @@ def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmab
     size = config.data.image_size
     return named_slimmable(
         net.name, num_classes, (3, size, size), widths=net.widths, divisor=net.divisor, tie=net.tie, depth=net.depth,
-        resolutions=net.resolutions or None, keep=net.keep, importance=net.importance, weights=net.weights,
-        seed=torch_seed(config.seed, "weights"),
+        resolutions=net.resolutions or None, keep=net.keep, weights=net.weights,
+        importance=None if net.importance == "data" else net.importance, seed=torch_seed(config.seed, "weights"),
     )  # fmt: skip
+
+
+def order_channels(net: Network, config: TrainConfig, ranks: Ranks, images: Callable[[], Tensor]) -> None:
+    """Sorts the channels of pretrained weights for ``net.importance=data``, equally in all processes.
+
+    Args:
+        net: The result of `build_net`; it is moved to the device of the process.
+        config: The config of the run.
+        ranks: The processes.
+        images: Returns normalised training images ``(N, C, H, W)``; called in the first process.
+    """
+    if config.net is None or config.net.weights is None or config.net.importance != "data":
+        return
+    supernet = cast(Slimmable, net.to(ranks.device))
+    supernet.reorder(ranks.from_first(lambda: supernet.choose_measures(images())))
 
 
 def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:

@@ -225,9 +225,10 @@ class NetConfig(Section):
     """Choices of the resolution, of which `data.image_size` must be the largest; empty: `data.image_size` only."""
     keep: tuple[str, ...] = ()
     """Names of layers, or of containers of layers, that keep all of their output channels, such as `[layer1]`."""
-    importance: Literal["norm", "l1"] | None = "norm"
-    """Order of the channels before training, the most important first: `norm` (weights of the batch norms), `l1` (L1
-    norms of the weights) or null (as they are)."""
+    importance: Literal["norm", "l1", "data"] | None = "data"
+    """Order of the channels of pretrained weights before training, the most important first: `norm` (weights of the
+    batch norms), `l1` (L1 norms of the weights), `data` (for each group of channels, the one of the two that changes
+    the predictions on training images less) or null (as they are)."""
 
 
 class DistributedConfig(Section):

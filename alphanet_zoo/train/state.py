@@ -20,7 +20,14 @@ from alphanet_zoo.nn.layers import shrink_to
 from alphanet_zoo.nn.synced_norm import synchronise
 from alphanet_zoo.space.family import Arch
 from alphanet_zoo.train.attentive import attentive_archs
-from alphanet_zoo.train.build import build_losses, build_net, chance_loss, choose_kernels, image_cfg
+from alphanet_zoo.train.build import (
+    build_losses,
+    build_net,
+    chance_loss,
+    choose_kernels,
+    image_cfg,
+    order_channels,
+)
 from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
@@ -188,6 +195,7 @@ class RunState:
         groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "momentum": {}, "ema": {}}
         if checkpoint is None:
             fresh = build_net(self.config, self.batches.classes)
+            order_channels(fresh, self.config, self.ranks, self._first_images)
             groups["model"], described = dict(fresh.state_dict()), fresh.config()
         else:
             described = checkpoint.state["net"]
@@ -202,6 +210,13 @@ class RunState:
             self.average.module.load_state_dict(groups["ema"] or groups["model"])
         self.step = checkpoint.step if checkpoint else 0
         self.guard.state = guard_state(checkpoint)
+
+    def _first_images(self, count: int = 64) -> torch.Tensor:
+        """Normalised training images ``(count, C, H, W)`` of the first steps; fewer if an epoch has fewer."""
+        found: list[torch.Tensor] = []
+        while sum(map(len, found)) < count and len(found) < self.batches.steps_per_epoch:
+            found.append(self.batches.batch(len(found), self.ranks.device).images)
+        return torch.cat(found)[:count]
 
     def _archs(self, draw: int, first: MicroBatch) -> dict[str, Arch]:
         """The archs of a step; attentive sampling uses the losses on the first micro-batch."""

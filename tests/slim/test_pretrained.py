@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import alphanet_zoo as az
 from alphanet_zoo.cli.main import main
-from alphanet_zoo.errors import AlphaNetError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.slim.named import named_slimmable
 from alphanet_zoo.zoo.files import load_net
 from tests.hub_server import HubClient, HubServer
@@ -105,6 +106,48 @@ def test_a_run_starts_from_a_file(folder: Path) -> None:
     found = load_net(folder / "started" / "final" / "model.safetensors").net[0].weight
     order = net[0].weight.abs().flatten(1).sum(1).argsort(descending=True)
     torch.testing.assert_close(found, net[0].weight[order])
+
+
+def deceptive() -> torch.nn.Module:
+    """The network of the module; the channels that are used come last by one measure in each of its first two groups.
+
+    The next layer does not use the first half of the channels. Of the first group they have the larger weights of the
+    batch norm, of the second the larger norms of the convolution's weights.
+    """
+    import own_network
+
+    torch.manual_seed(1)
+    net = own_network.build(10)
+    with torch.no_grad():
+        for first, large in ((0, 1), (3, 0)):
+            half = net[first].out_channels // 2
+            net[first + large].weight[:half] *= 4
+            net[first + 1 - large].weight[half:] *= 4
+            net[first + 3].weight[:, :half] = 0
+    return net
+
+
+def test_the_measure_of_each_group_is_chosen_by_data(folder: Path) -> None:
+    net, images = deceptive(), torch.randn(64, 3, 16, 16)
+    supernet = az.slimmable(net, (3, 16, 16), importance=None)
+    assert supernet.choose_measures(images)[:2] == ("l1", "norm") and supernet.training
+    supernet = az.slimmable(net, (3, 16, 16), importance="data", images=images)
+    torch.testing.assert_close(supernet.eval()(images), net.eval()(images), rtol=1e-5, atol=1e-5)
+    for first in (0, 3):
+        unused = net[first].out_channels // 2
+        used = supernet.net[first + 3].weight.abs().sum((0, 2, 3)) > 0  # type: ignore[index]
+        assert used[:unused].all() and not used[unused:].any()
+    with pytest.raises(UsageError, match="importance='data' requires images"):
+        az.slimmable(net, (3, 16, 16), importance="data")
+
+
+def test_a_run_orders_the_channels_of_a_file_by_its_images(folder: Path) -> None:
+    torch.save(deceptive().state_dict(), folder / "deceptive.pth")
+    train("ordered", "net.weights=deceptive.pth", "max_steps=1", "optim.lr=1e-12")
+    net = load_net(folder / "ordered" / "final" / "model.safetensors").net
+    for after, unused in ((3, 8), (6, 12)):
+        used = net[after].weight.abs().sum((0, 2, 3)) > 1e-6
+        assert used[:unused].all() and not used[unused:].any()
 
 
 def test_bfloat16(folder: Path) -> None:
