@@ -141,11 +141,11 @@ def trained(args: argparse.Namespace, output: Path, seconds: float, *settings: s
     plan = output.with_suffix(".json")
     if not plan.exists():
         times = []
-        for steps in (args.probe, 3 * args.probe):
+        for steps in (args.probe, 6 * args.probe):
             began = time.process_time()
             dry_run(config_of(args, output, "optim.epochs=1000", *settings), steps)
             times.append(time.process_time() - began)
-        step = (times[1] - times[0]) / (2 * args.probe)
+        step = (times[1] - times[0]) / (5 * args.probe)
         images = len(open_source(config_of(args, output, *settings).data))
         output.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps({"step_seconds": step, "epochs": seconds / (step * (images // 128))}))

@@ -92,7 +92,7 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
 
 
 def _from_front(args: argparse.Namespace) -> NamedArch:
-    """The most accurate subnet of a front within the budgets; MACs are compared at the last digit written."""
+    """The most accurate subnet of a front within the budgets, which are exact."""
     from alphanet_zoo.zoo.archs import find_arch, read_front
     from alphanet_zoo.zoo.fronts import pick
 
@@ -100,7 +100,7 @@ def _from_front(args: argparse.Namespace) -> NamedArch:
     if front is None:
         raise UsageError(f"{args.front} is not a front; pass a file of alphanet search -o")
     counts = {"macs": args.flops, "params": args.max_params}
-    budgets = {name: value[0] + value[1] / 2 for name, value in counts.items() if value is not None}
+    budgets = {name: value[0] for name, value in counts.items() if value is not None}
     if args.latency_ms is not None:
         budgets["latency_ms"] = args.latency_ms
     return find_arch(f"{args.front}#{pick(front, budgets, str(args.front)) + 1}")

@@ -85,10 +85,16 @@ class Network(Provenance):
             ValueError: An argument is out of its domain.
             UsageError: The family cannot be adapted.
         """
-        if num_classes not in (None, self.num_classes) or in_chans != self.in_chans or global_pool not in (None, "avg"):
+        given = {"num_classes": (num_classes, None, self.num_classes), "in_chans": (in_chans, self.in_chans),
+                 "global_pool": (global_pool, None, "avg")}  # fmt: skip
+        changed = [name for name, (value, *kept) in given.items() if value not in kept]
+        if changed:
+            remedy = (
+                f"pass in_chans={self.in_chans}" if changed == ["in_chans"] else f"leave {' and '.join(changed)} out"
+            )
             raise UsageError(
                 f"{self.space.name} keeps its {self.num_classes} classes, {self.in_chans} input channels and its "
-                f"pooling; leave num_classes and global_pool out, and pass in_chans={self.in_chans}"
+                f"pooling; {remedy}"
             )
 
     @abstractmethod

@@ -100,7 +100,7 @@ def width_choices(widths: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({float(low), float(high), *(step / WIDTH_STEPS for step in steps)}))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SlimChoices(ProductSpace[SlimArch]):
     """The choices of a slimmable network. Its archs are all combinations of one choice per entry.
 
@@ -138,13 +138,13 @@ class SlimChoices(ProductSpace[SlimArch]):
         return tuple((str(s), self._distinct(m), m) for s, m in zip(stages, members, strict=True))
 
     def _distinct(self, members: Sequence[int]) -> tuple[float, ...]:
-        """The widths without those that keep the same channels of the groups ``members`` as a smaller width.
-
-        The greatest width is always one of them.
-        """
-        found = {self.atoms_of(members, width): width for width in reversed(self.widths[:-1])}
-        found[self.atoms_of(members, self.widths[-1])] = self.widths[-1]
-        return tuple(sorted(found.values()))
+        """One width of those that keep the same channels of the groups ``members``: an end, else the roundest one."""
+        equal: dict[tuple[int, ...], list[float]] = {}
+        for width in self.widths:
+            equal.setdefault(self.atoms_of(members, width), []).append(width)
+        chosen = [min(widths, key=lambda width: (len(str(width)), width)) for widths in equal.values()]
+        chosen[0], chosen[-1] = self.widths[0], self.widths[-1]
+        return tuple(sorted({*chosen}))
 
     def atoms_of(self, members: Sequence[int], width: float) -> tuple[int, ...]:
         """The atoms that each of some groups keeps at a width."""
@@ -219,6 +219,10 @@ class SlimChoices(ProductSpace[SlimArch]):
     def read_arch(self, spec: Mapping[str, Any]) -> SlimArch:
         """The arch that `SlimArch.to_dict` describes, which need not be in this space."""
         return SlimArch.from_dict(spec)
+
+    def __repr__(self) -> str:
+        """A summary; `to_dict` has all choices."""
+        return f"<{type(self).__name__} {self.name}: {self.size:,} archs, {len(self.groups)} groups of channels>"
 
     def __eq__(self, other: object) -> bool:
         """Whether another space has the same choices and costs."""

@@ -18,7 +18,7 @@ CHUNK = 4096
 """Archs that are counted at once."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SlimCounts(SlimChoices):
     """The choices of a slimmable network, which count the cost of its archs. Attributes as `SlimChoices`."""
 

@@ -20,7 +20,12 @@ _ENUMERATED = 2**20
 _DRAWS = 2**22
 
 
-@dataclass(frozen=True, eq=False)
+def _millions(macs: float) -> str:
+    """A number of MACs in millions, exact to one MAC."""
+    return f"{macs / 1e6:.6f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SlimSpace(SlimCounts):
     """All archs of one slimmable network.
 
@@ -99,7 +104,8 @@ class SlimSpace(SlimCounts):
         least, most = (self.count_macs(arch, num_classes) for arch in (self.smallest, self.largest))
         if high < least or low > most:
             raise TargetError(
-                f"no arch of {self.name} costs {low:.0f} to {high:.0f} MACs; its archs cost {least} to {most}"
+                f"no arch of {self.name} costs {_millions(low)} to {_millions(high)} M MACs; its archs cost "
+                f"{_millions(least)} to {_millions(most)} M"
             )
         rows = list(self._enumerated(low, high, n, rng) if self._catalogue else self._rejected(low, high, n, rng))
         return [self.arch_of(self._plain(row)) for row in rows]
@@ -114,9 +120,10 @@ class SlimSpace(SlimCounts):
         rows, macs = self._catalogue
         first, end = np.searchsorted(macs, low), np.searchsorted(macs, high, side="right")
         if first == end:
-            nearest = [str(macs[i]) for i in (first - 1, end) if 0 <= i < len(macs)]
+            nearest = [_millions(float(macs[i])) for i in (first - 1, end) if 0 <= i < len(macs)]
             raise TargetError(
-                f"no arch of {self.name} costs {low:.0f} to {high:.0f} MACs; the nearest cost {' and '.join(nearest)}"
+                f"no arch of {self.name} costs {_millions(low)} to {_millions(high)} M MACs; the nearest cost "
+                f"{' and '.join(nearest)} M"
             )
         yield from rows[rng.integers(first, end, size=n)]
 
@@ -126,7 +133,7 @@ class SlimSpace(SlimCounts):
         while found < n:
             if drawn >= _DRAWS:
                 raise TargetError(
-                    f"{found} of {drawn} random archs of {self.name} cost {low:.0f} to {high:.0f} MACs "
+                    f"{found} of {drawn} random archs of {self.name} cost {_millions(low)} to {_millions(high)} M MACs "
                     f"(acceptance {found / drawn:.1e}), and {n} were asked for; pass a wider window, or tie widths"
                 )
             rows = self.sample_array(16 * CHUNK, rng)

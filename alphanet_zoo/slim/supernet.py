@@ -209,7 +209,8 @@ def slimmable(
     Args:
         net: The network; it is copied. Its weights become the shared weights.
         input_size: Channels, height and width of the images; a square.
-        widths: Least and greatest share of the channels, or (more than two) the choices of a tied width.
+        widths: Least and greatest share of the channels; or one share, or three and more, as the choices of a tied
+            width.
         divisor: Channels are kept in multiples of this.
         tie: 'uniform': one width for the whole network; 'stage': one per stage; None: each group of channels has its
             own.
@@ -229,8 +230,8 @@ def slimmable(
 
     Source: Yu & Huang, 2019, arXiv:1903.05134 (universally slimmable networks).
     """
-    sides = tuple(resolutions) if resolutions is not None else (input_size[-1],)
-    check_arguments(input_size, widths, divisor, tie, sides)
+    check_arguments(input_size, widths, divisor, tie, () if resolutions is None else resolutions)
+    sides = (input_size[-1],) if resolutions is None else tuple(resolutions)
     if importance is not None:
         check_importance(importance, images)
     check_network(net)
@@ -270,7 +271,8 @@ def _analysed(net: nn.Module, images: Sequence[Tensor], keep: Sequence[str]) -> 
     try:
         analysis = analyse(net, images, keep)
     except Conflict as failure:
-        raise UsageError(f"the network fails on images of shape {tuple(images[-1].shape)}: {failure}") from failure
+        shapes = " or ".join(str(tuple(each.shape)) for each in images)
+        raise UsageError(f"the network fails on images of shape {shapes}: {failure}") from failure
     for mode, record in (("evaluation", analysis.evaluation), ("training", analysis.training)):
         result = record.result
         if not isinstance(result, Tensor) or result.dim() != 2:

@@ -60,6 +60,10 @@ class Switchable:
             if parameter.untyped_storage().data_ptr() not in shared
         )
 
+    def __repr__(self) -> str:
+        """A summary."""
+        return f"<Switchable {self.supernet.space.name}: {', '.join(self.archs)}; active: {self.active}>"
+
     @property
     def active(self) -> str:
         """Name of the arch that `__call__` runs."""

@@ -102,9 +102,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.split("::")[-1]
         inputs = [t for value in (*args, *kwargs.values()) for t in flat(value)]
         if name in _READS_VALUES and any(id(t) in self.of_images for t in inputs):
+            where = f"module {self.module}" if self.module else "the network itself"
             raise UsageError(
-                f"module {self.module or 'of the network itself'} reads the value of a tensor ({name}), so its "
-                "computation depends on the image; replace that branch"
+                f"{where} reads the value of a tensor ({name}), so its computation depends on the image; replace that "
+                "branch"
             )
         self.last = [m for t in inputs for m in self.known.get(id(t), ())]
         out = func(*args, **kwargs)

@@ -507,5 +507,7 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing; set it in the recipe or pass {key}=..."
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "tuple_type":
+        message = "pass a list, such as [a,b]"
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
     return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{given}"

@@ -18,6 +18,7 @@ from alphanet_zoo.files import exported_in, replacing, sha256_of
 from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.tensor_file import check_values, parse_tensor_file, read_content, read_metadata, tensors_sha256
+from alphanet_zoo.zoo.archs import FRONT_NAME
 from alphanet_zoo.zoo.built import built
 
 METADATA_KEY = "alphanet"
@@ -127,6 +128,11 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
         return path / RUN_FINAL / WEIGHTS_NAME
     if not (path / WEIGHTS_NAME).is_file():
         exported = exported_in(path)
+        if (path / FRONT_NAME).is_file():
+            raise UsageError(
+                f"{path} contains a front of alphanet search; pass one of its networks, such as "
+                f"{path / 'subnet-01.safetensors'}, or choose one by its cost: create_model({str(path)!r}, macs='300M')"
+            )
         other = "pass a .safetensors file" if exported is None else (
             f"open its exported file with alphanet predict --file {exported} (Classifier.load)")  # fmt: skip
         raise UsageError(
@@ -188,6 +194,8 @@ def net_of(file: NetFile, *, config: Mapping[str, Any] | None = None) -> Network
         raise _no_config(file.path)
     try:
         net = built(config)
+    except UsageError as error:
+        raise AlphaNetError(f"{file.path}: {error}") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise AlphaNetError(f"{file.path}: its config does not describe a network: {error}") from error
     storage = config.get(STORAGE_KEY)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
 from alphanet_zoo.units import parse_count
-from alphanet_zoo.zoo.archs import read_front
+from alphanet_zoo.zoo.archs import FRONT_NAME, read_front
 
 if TYPE_CHECKING:
     from alphanet_zoo.zoo.open import OpenedNet
 
-FRONT_NAME = "front.json"
-"""Name of the front in the folder of a search, and beside the weights that are published with it."""
 COSTS = {"macs": "MACs", "params": "parameters", "latency_ms": "ms"}
 """The costs of an entry, and their units."""
 

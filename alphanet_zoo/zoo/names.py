@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from pathlib import Path
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.presets import ALIASES, FamilyMember
@@ -74,6 +75,11 @@ def resolve_name(name: str) -> str:
     names = list_models()
     if name in ALIASES:
         return ALIASES[name]
+    if Path(name).is_dir():
+        raise UsageError(
+            f"{name} is a folder, not a model; open a network with from_pretrained({name!r}), or pass macs, such as "
+            "macs='300M', to choose one from the front in it"
+        )
     if name not in names:
         raise UsageError(f"unknown model {name!r}{did_you_mean(name)}; choose from {', '.join(names)}")
     return name

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import alphanet_zoo as az
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.slim.named import named_slimmable
+from tests.slim.own import current_folder
 
 SIZE = (3, 16, 16)
 
@@ -83,6 +87,10 @@ NETWORKS = {
     "lazy": (lambda: nn.Sequential(nn.LazyConv2d(8, 1)), r"module 0 \(LazyConv2d\) (has hooks|is not initialised)"),
     "wrapper": (lambda: nn.DataParallel(Net()), "is a wrapper; pass the network inside it"),
     "evaluation only": (exported, r"runs in evaluation only|has hooks"),
+    "nothing to remove": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
+        r"nothing of the network \(Sequential\) can be removed",
+    ),
     "no module": (lambda: 3, "net is a int"),
 }
 
@@ -99,6 +107,7 @@ def test_networks(name: str) -> None:
 ARGUMENTS = {
     "input_size": ((3, 16), "input_size is"),
     "widths": ((1.0, 0.5), r"widths is \(1.0, 0.5\)"),
+    "importance": ("l2", "importance is 'l2'; pass 'norm', 'l1', 'data' or None"),
     "divisor": (0, "divisor is 0"),
     "tie": ("layer", "tie is 'layer'"),
     "resolutions": ((32, 16), "resolutions is"),
@@ -111,6 +120,48 @@ def test_arguments(name: str) -> None:
     value, message = ARGUMENTS[name]
     with pytest.raises(UsageError, match=message):
         az.slimmable(Net(), **{"input_size": SIZE, name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("input_size", 16), ("widths", 0.5)])
+def test_a_number_is_not_a_list(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} is {value}; pass"):
+        az.slimmable(Net(), **{"input_size": SIZE, name: value})  # type: ignore[arg-type]
+
+
+FUNCTIONS = """
+from torch import nn
+
+def fixed(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+def broken(num_classes):
+    return nn.Conv2D(3, num_classes, 3)
+
+def without_argument():
+    return nn.Identity()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bad_functions:fixed", "returns 10 outputs for num_classes=5; use num_classes as the number of outputs"),
+        ("bad_functions:broken", r"fails with num_classes=5: AttributeError: .* \(bad_functions.py, line 8\)"),
+        ("bad_functions:without_argument", "fails with num_classes=5: TypeError: .*num_classes'$"),
+        ("no_such_module:build", "needs no_such_module.py, which is neither in the current folder nor installed"),
+    ],
+)
+def test_functions_of_the_user(tmp_path: Path, name: str, message: str) -> None:
+    with current_folder(tmp_path, "bad_functions", FUNCTIONS), pytest.raises(UsageError, match=message) as caught:
+        named_slimmable(name, 5, SIZE)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report_states_why_no_channel_can_be_removed() -> None:
+    assert "too few channels to remove any in multiples of divisor=64" in str(
+        az.slimmable(Net(), SIZE, divisor=64).report
+    )
+    assert "widths has one value, 0.5" in str(az.slimmable(Net(), SIZE, (0.5,)).report)
 
 
 def test_keep_is_a_list() -> None:

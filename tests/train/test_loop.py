@@ -116,8 +116,8 @@ def test_a_schedule_caps_the_resolution_of_every_subnet(root, tmp_path, monkeypa
     [
         ("[[0.5, 8], [0.4, 16]]", "sum to 0.9"),
         ("[[1.0, 0]]", "greater than or equal to 1"),
-        ("[[0.5", "resolution_schedule: input should be a valid tuple (given: '[[0.5')"),
-        ("12", "valid tuple"),
+        ("[[0.5", "resolution_schedule: pass a list, such as [a,b] (given: '[[0.5')"),
+        ("12", "pass a list"),
     ],
 )
 def test_a_wrong_schedule_is_refused(schedule, named):

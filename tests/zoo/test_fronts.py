@@ -12,6 +12,7 @@ from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
 from alphanet_zoo.zoo.archs import find_arch
 from alphanet_zoo.zoo.files import save_net
 from alphanet_zoo.zoo.fronts import pick
+from alphanet_zoo.zoo.open import open_net
 from tests.export.exported import write_images
 
 ENTRIES = [
@@ -49,6 +50,10 @@ def test_create_model_picks_from_a_published_front(published):
     assert features.feature_info
     with pytest.raises(TargetError, match="the cheapest costs"):
         az.create_model(str(published), macs="1K")
+    with pytest.raises(UsageError, match="is a folder, not a model.*macs='300M'"):
+        az.create_model(str(published))
+    with pytest.raises(UsageError, match=r"contains a front .* such as .*subnet-01.safetensors"):
+        open_net(str(published))
     with pytest.raises(UsageError, match="neither an existing folder nor a Hub repository"):
         az.create_model("missing", macs="1G")
 
@@ -73,6 +78,9 @@ def test_export_chooses_from_a_front(published, tmp_path, capsys):
         assert main([*argv, *budget]) == 0
         assert find_arch(tmp_path / "net.safetensors").arch == arch
     assert main([*argv, "--latency-ms", "1"]) == 5 and "the cheapest costs" in capsys.readouterr().err
+    least = ENTRIES[0]["macs"]  # Budgets are exact.
+    assert main([*argv, "--flops", str(least)]) == 0
+    assert main([*argv, "--flops", f"{(least // 10000) / 100}M"]) == 5
     assert main(argv) == 2 and "requires a budget" in capsys.readouterr().err
     assert main([*argv, "--flops", "1G", "--family", "imagenet"]) == 2
     assert main(["export", supernet, "--latency-ms", "3"]) == 2
