@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +26,8 @@ from alphanet_zoo.zoo.files import load_net, save_net
 from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.open import open_net
 from tests.slim.own import MODULE, SETTINGS
+
+ROOT = Path(__file__).parents[2]
 
 QUICK = ["--repeats", "2", "--seconds", "0.05", "--starts", "1"]
 
@@ -232,3 +238,17 @@ def test_networks_of_libraries(folder: Path, name: str) -> None:
     data = ["--calib-data", f"{output}-data/train"]
     assert main(["export", "--supernet", output, "--arch", "smallest", *data, "--onnx", "-o", f"{output}.onnx"]) == 0
     assert main(["verify", f"{output}.onnx", "--reference", output, *data, *QUICK]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_python_of_the_documentation_runs(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    text = (ROOT / "docs" / "slimmable.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 7
+    (tmp_path / "page.py").write_text("\n".join(blocks) + "\nassert logits.shape == (1, 10)\n", "utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "export")))}
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in (tmp_path / "build").glob("*.onnx")} >= {"resnet18_0.25.onnx", "switchable.onnx"}
