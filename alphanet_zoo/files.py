@@ -22,6 +22,9 @@ _LONGEST_PART = 24
 """Characters of a name that a temporary name repeats, at up to 4 bytes each."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
+FRONT_NAME = "front.json"
+"""Name of the front in the folder of a search, and beside the weights that are published with it."""
+
 EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 """Endings of exported files, which a runtime runs; they are not networks."""
 

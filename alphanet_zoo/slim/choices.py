@@ -100,6 +100,12 @@ def width_choices(widths: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({float(low), float(high), *(step / WIDTH_STEPS for step in steps)}))
 
 
+def _roundness(width: float) -> tuple[int, float]:
+    """A key that sorts widths: multiples of most of 0.5, 0.25, 0.1 and 0.05 first; of equals the smallest."""
+    steps = (0.5, 0.25, 0.1, 0.05)
+    return sum(not round(width / step, 6).is_integer() for step in steps), width
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SlimChoices(ProductSpace[SlimArch]):
     """The choices of a slimmable network. Its archs are all combinations of one choice per entry.
@@ -142,7 +148,7 @@ class SlimChoices(ProductSpace[SlimArch]):
         equal: dict[tuple[int, ...], list[float]] = {}
         for width in self.widths:
             equal.setdefault(self.atoms_of(members, width), []).append(width)
-        chosen = [min(widths, key=lambda width: (len(str(width)), width)) for widths in equal.values()]
+        chosen = [min(widths, key=_roundness) for widths in equal.values()]
         chosen[0], chosen[-1] = self.widths[0], self.widths[-1]
         return tuple(sorted({*chosen}))
 

@@ -21,9 +21,6 @@ from alphanet_zoo.space.presets import SPACES, FamilyMember
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.names import did_you_mean, find_member, is_name
 
-FRONT_NAME = "front.json"
-"""Name of the front in the folder of a search, and beside the weights that are published with it."""
-
 ENDS = ("smallest", "largest")
 """Names of two archs that every search space has."""
 

@@ -14,11 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import exported_in, replacing, sha256_of
+from alphanet_zoo.files import FRONT_NAME, exported_in, replacing, sha256_of
 from alphanet_zoo.nn.config import as_calibration
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.tensor_file import check_values, parse_tensor_file, read_content, read_metadata, tensors_sha256
-from alphanet_zoo.zoo.archs import FRONT_NAME
 from alphanet_zoo.zoo.built import built
 
 METADATA_KEY = "alphanet"

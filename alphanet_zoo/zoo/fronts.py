@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
+from alphanet_zoo.files import FRONT_NAME
 from alphanet_zoo.units import parse_count
-from alphanet_zoo.zoo.archs import FRONT_NAME, read_front
+from alphanet_zoo.zoo.archs import read_front
 
 if TYPE_CHECKING:
     from alphanet_zoo.zoo.open import OpenedNet

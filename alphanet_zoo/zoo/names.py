@@ -75,12 +75,12 @@ def resolve_name(name: str) -> str:
     names = list_models()
     if name in ALIASES:
         return ALIASES[name]
-    if Path(name).is_dir():
-        raise UsageError(
-            f"{name} is a folder, not a model; open a network with from_pretrained({name!r}), or pass macs, such as "
-            "macs='300M', to choose one from the front in it"
-        )
     if name not in names:
+        if name and Path(name).is_dir():
+            raise UsageError(
+                f"{name} is a folder, not a model; open a network with from_pretrained({name!r}), or pass macs, such "
+                "as macs='300M', to choose one from the front in it"
+            )
         raise UsageError(f"unknown model {name!r}{did_you_mean(name)}; choose from {', '.join(names)}")
     return name
 

@@ -41,7 +41,7 @@ def test_a_slimmable_network_learns_at_every_width() -> None:
         archs = draw_archs(supernet.space, 0, number)
         visited |= set(archs.values())
         assert step([batch(number)], archs).finite
-    assert len(visited) > 10
+    assert len(visited) == len(supernet.space)
     images, labels = batch(1000)
     for arch in (supernet.space.largest, supernet.space.at(0.5), supernet.space.smallest):
         static = supernet.extract(arch)
