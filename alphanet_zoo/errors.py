@@ -5,6 +5,13 @@ A plain ``ValueError`` (a value outside its domain) also ends a command with exi
 
 from __future__ import annotations
 
+import textwrap
+
+
+def one_line(error: BaseException) -> str:
+    """The class and the text of an error of other code, on one line of at most 200 characters."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+
 
 class AlphaNetError(Exception):
     """Invalid contents or a failing environment: corrupt file, wrong digest, network, disk (exit code 1)."""

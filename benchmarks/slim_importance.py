@@ -47,7 +47,7 @@ def main() -> None:
         whole = torch.cat([full.eval()(part) for part in images.split(50)]).log_softmax(1)
     print(f"{len(images)} images\n| importance | width | equal classes | KL divergence |\n|---|---|---|---|")
     for kind, supernet in nets.items():
-        if kind in ("norm", "l1", "data"):
+        if kind != "none":
             supernet.reorder(kind, images[:64] if kind == "data" else None)
         for width in args.widths:
             static = az.calibrate(supernet.subnet(supernet.space.at(width)), images.split(50))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.cli.command import CommandParser, check_place, parse_macs, positive_int, run_command, say
 from alphanet_zoo.errors import AccuracyError, AlphaNetError
+from alphanet_zoo.files import FRONT_NAME
 
 if TYPE_CHECKING:
     from alphanet_zoo.evaluate.evaluator import Evaluator, Hits, SubnetEvaluator
@@ -185,7 +186,7 @@ def _write_front(output: Path, evaluated: Sequence[dict[str, Any]], rows: Sequen
     from alphanet_zoo.search.front import write_front
     from alphanet_zoo.search.plot import plot_front
 
-    write_front(output / "front.json", [e for e in evaluated if e["front"]])
+    write_front(output / FRONT_NAME, [e for e in evaluated if e["front"]])
     points = [(entry["macs"], entry["accuracy"]) for entry in evaluated]
     front = [(entry["macs"], entry["accuracy"]) for entry in evaluated if entry["front"]]
     test = [(row.macs, row.test.accuracy) for row in rows]

@@ -24,6 +24,7 @@ from alphanet_zoo.cli.command import (
     say,
 )
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import FRONT_NAME
 
 EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest subnet.
 FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the literature.
@@ -269,7 +270,7 @@ def _is_folder(output: Path) -> bool:
 
 def _front_path(output: Path) -> Path:
     """The file of the front."""
-    return output / "front.json" if _is_folder(output) else output
+    return output / FRONT_NAME if _is_folder(output) else output
 
 
 def _scores_path(output: Path) -> Path:

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import UsageError, one_line
 
 _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -104,7 +104,8 @@ def check_names(net: nn.Module, keep: Sequence[str]) -> None:
     for name in keep:
         if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
             near = difflib.get_close_matches(str(name), layers, 1)
-            hint = f"did you mean {near[0]}?" if near else f"its layers are {', '.join(layers[:3]) or 'none'}, ..."
+            known = f"its layers are {', '.join(layers[:3])}, ..." if layers else "it has no layers to name"
+            hint = f"did you mean {near[0]}?" if near else known
             raise UsageError(f"keep names {name!r}, which is not a layer of {type(net).__name__}; {hint}")
 
 
@@ -117,16 +118,11 @@ def copied(net: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(net)
     except Exception as error:
-        raise UsageError(f"the network ({type(net).__name__}) cannot be copied: {_line(error)}") from error
+        raise UsageError(f"the network ({type(net).__name__}) cannot be copied: {one_line(error)}") from error
     try:
         return twin.train()
     except Exception as error:
         raise UsageError(
-            f"the network ({type(net).__name__}) runs in evaluation only: {_line(error)}; pass the network that it was "
-            "made from"
+            f"the network ({type(net).__name__}) runs in evaluation only: {one_line(error)}; pass the network that "
+            "it was made from"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    """An error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

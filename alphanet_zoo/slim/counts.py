@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alphanet_zoo.slim.arch import SlimArch
-from alphanet_zoo.slim.choices import Rows, SlimChoices, atoms_at
+from alphanet_zoo.slim.choices import Rows, SlimChoices
 from alphanet_zoo.slim.cost import Cost, FloatArray, Int64Array
 
 CHUNK = 4096
@@ -128,12 +128,8 @@ class SlimCounts(SlimChoices):
         tables: dict[int, FloatArray] = {}
         for _, choices, members in self.variables:
             for i in members:
-                group = self.groups[i]
-                total = group.channels // group.unit
-                kept = (
-                    int(choice) // group.unit if self.tie is None else atoms_at(total, group.unit, choice, self.divisor)
-                    for choice in choices
-                )
+                unit = self.groups[i].unit
+                kept = (int(c) // unit if self.tie is None else self.atoms_of((i,), c)[0] for c in choices)
                 tables[i] = np.array(list(kept), dtype=np.float64)
         return tuple(tables[i] for i in range(len(self.groups)))
 

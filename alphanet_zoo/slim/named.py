@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError, one_line
 from alphanet_zoo.nn.config import as_calibration, restored_cfg
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.checks import check_importance
@@ -87,9 +86,9 @@ def _download_errors(name: str, pretrained: bool) -> Iterator[None]:
     except Exception as error:
         if not pretrained:
             raise
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
         raise AlphaNetError(
-            f"cannot get the published weights of {name} ({reason}); pass the path of a file with its state dict"
+            f"cannot get the published weights of {name} ({one_line(error)}); pass the path of a file with its "
+            "state dict"
         ) from error
 
 
@@ -106,8 +105,8 @@ def _called(name: str, num_classes: int) -> nn.Module:
         if error.name != module:
             raise UsageError(f"the module of the network {name} cannot be imported: {error}") from error
         raise UsageError(
-            f"the network {name} needs {module}.py, which is neither in the current folder nor installed; run the "
-            "command in its folder, or add the folder to PYTHONPATH"
+            f"the network {name} needs {module.replace('.', '/')}.py, which is neither in the current folder nor "
+            "installed; run the command in its folder, or add the folder to PYTHONPATH"
         ) from error
     except Exception as error:
         raise UsageError(f"the module of the network {name} cannot be imported: {_located(error)}") from error
@@ -117,6 +116,8 @@ def _called(name: str, num_classes: int) -> nn.Module:
         raise UsageError(f"the module {module} has no function {function!r} (network {name})")
     try:
         net = found(num_classes=num_classes)
+    except AlphaNetError:
+        raise
     except Exception as error:
         raise UsageError(f"{name} fails with num_classes={num_classes}: {_located(error)}") from error
     if not isinstance(net, nn.Module):
@@ -126,7 +127,7 @@ def _called(name: str, num_classes: int) -> nn.Module:
 
 def _located(error: Exception) -> str:
     """An error on one line, with the file and line that raised it."""
-    text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+    text = one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<")]
     return f"{text} ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else text
@@ -175,8 +176,7 @@ def named_slimmable(
         UsageError: The network does not exist or is not suitable, or the weights are those of another network.
         MissingDependencyError: timm is not installed.
     """
-    if importance is not None:
-        check_importance(importance, images)
+    check_importance(importance, images)
     supernet = slimmable(
         _seeded(name, num_classes, 0), input_size, importance=None, origin=name,
         name=name.rpartition("/")[2].rpartition(":")[2], **options,

@@ -20,6 +20,8 @@ from alphanet_zoo.slim.trace import tensors_of
 Measure = Literal["norm", "l1"]
 """'norm': absolute weights of the batch norms; 'l1': L1 norms of the weights that compute the channels."""
 
+_MEASURES: tuple[Measure, ...] = ("norm", "l1")
+
 Importance = Literal["norm", "l1", "data"]
 """A `Measure` for all groups of channels, or 'data': for each group the one that `chosen_measures` returns."""
 
@@ -69,27 +71,30 @@ def chosen_measures(net: nn.Module, analysis: Analysis, images: Tensor) -> tuple
         images: ``(N, C, H, W)``, normalised training images.
     """
     modes = [(module, module.training) for module in net.modules()]
-    for module, _ in modes:
-        module.training = isinstance(module, _NormBase)
-    whole = net(images).double().log_softmax(1)
-    found: list[Measure] = []
-    for group in analysis.groups:
-        count = max(MIN_ATOMS, len(group.atoms) // 2)
-        orders: dict[Measure, npt.NDArray[np.int64]] = {by: _order(net, analysis, group, by) for by in ("norm", "l1")}
-        if set(orders["norm"][:count]) == set(orders["l1"][:count]):
-            found.append("norm")
-            continue
-        changes: dict[Measure, float] = {}
-        for by, order in orders.items():
-            kept = np.ones(len(analysis.labels), dtype=bool)
-            kept[group.atoms[order[count:]]] = False
-            with narrowed(bound(net, plan(net, analysis, kept))):
-                logits = net(images).double()
-            changes[by] = float(F.kl_div(logits.log_softmax(1), whole, log_target=True, reduction="batchmean"))
-        found.append("l1" if changes["l1"] < changes["norm"] else "norm")
-    for module, mode in modes:
-        module.training = mode
-    return tuple(found)
+    try:
+        for module, _ in modes:
+            module.training = isinstance(module, _NormBase)
+        whole = net(images).double().log_softmax(1)
+        return tuple(_better_measure(net, analysis, group, images, whole) for group in analysis.groups)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _better_measure(net: nn.Module, analysis: Analysis, group: Group, images: Tensor, whole: Tensor) -> Measure:
+    """The measure of `chosen_measures` for one group; ``whole`` are the network's log-probabilities."""
+    count = max(MIN_ATOMS, len(group.atoms) // 2)
+    removed = {by: _order(net, analysis, group, by)[count:] for by in _MEASURES}
+    if set(removed["norm"]) == set(removed["l1"]):
+        return "norm"
+    changes: dict[Measure, float] = {}
+    for by, atoms in removed.items():
+        kept = np.ones(len(analysis.labels), dtype=bool)
+        kept[group.atoms[atoms]] = False
+        with narrowed(bound(net, plan(net, analysis, kept))):
+            found = net(images).double().log_softmax(1)
+        changes[by] = float(F.kl_div(found, whole, log_target=True, reduction="batchmean"))
+    return "l1" if changes["l1"] < changes["norm"] else "norm"
 
 
 @torch.no_grad()

@@ -232,8 +232,7 @@ def slimmable(
     """
     check_arguments(input_size, widths, divisor, tie, () if resolutions is None else resolutions)
     sides = (input_size[-1],) if resolutions is None else tuple(resolutions)
-    if importance is not None:
-        check_importance(importance, images)
+    check_importance(importance, images)
     check_network(net)
     check_names(net, keep)
     twin = copied(net)

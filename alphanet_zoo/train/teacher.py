@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alphanet_zoo.data.classes import shortened
-from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError
+from alphanet_zoo.errors import AlphaNetError, MissingDependencyError, UsageError, one_line
 from alphanet_zoo.files import EXPORTED_ENDINGS
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.named import build_network, is_network_name, read_weights
@@ -234,8 +234,8 @@ def _count(name: str, model: _Model, size: int, device: torch.device) -> int:
     except AlphaNetError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UsageError(f"the teacher {name} fails on images of shape {tuple(images.shape)}: {reason}") from error
+        shape = tuple(images.shape)
+        raise UsageError(f"the teacher {name} fails on images of shape {shape}: {one_line(error)}") from error
     if not isinstance(result, Tensor) or result.dim() != 2 or len(result) != 2:
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise UsageError(f"the teacher {name} returns {found}; a classifier must return logits (N, classes)")

@@ -126,12 +126,14 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
             )
         return path / RUN_FINAL / WEIGHTS_NAME
     if not (path / WEIGHTS_NAME).is_file():
-        exported = exported_in(path)
         if (path / FRONT_NAME).is_file():
-            raise UsageError(
-                f"{path} contains a front of alphanet search; pass one of its networks, such as "
-                f"{path / 'subnet-01.safetensors'}, or choose one by its cost: create_model({str(path)!r}, macs='300M')"
-            )
+            nets = sorted(path.glob("*.safetensors"))
+            raise UsageError(f"{path} contains a front of alphanet search; " + (
+                f"pass one of its networks, such as {nets[0]}, or choose one by its cost: "
+                f"create_model({os.fspath(path)!r}, macs='300M')" if nets
+                else "repeat the search with --nets to write the networks, or export one with alphanet export --front"
+            ))  # fmt: skip
+        exported = exported_in(path)
         other = "pass a .safetensors file" if exported is None else (
             f"open its exported file with alphanet predict --file {exported} (Classifier.load)")  # fmt: skip
         raise UsageError(

@@ -177,7 +177,7 @@ def test_windows_without_archs(uniform: SlimSpace, free: SlimSpace, monkeypatch:
 @pytest.mark.parametrize("tie", ["uniform", None])
 def test_the_search_runs_on_a_slimmable_space(tie: str | None) -> None:
     """The strategies of `alphanet_zoo.search` take any space; the score prefers wide layers at the end."""
-    space = made(tie=tie)
+    space = made(tie=tie, divisor=4)
     problem = make_problem(space, {MACS: Limit(0.2, 0.9, relative=True)}, num_classes=5)
 
     def score(arch: az.SlimArch) -> float:
@@ -185,7 +185,7 @@ def test_the_search_runs_on_a_slimmable_space(tie: str | None) -> None:
 
     found = run_strategy(problem, Evolution.sized(20), lambda archs, _: ((score(a), True) for a in archs),
                          evaluations=20, seed=0)  # fmt: skip
-    assert len({c.arch for c in found}) == len(found) > (10 if tie is None else 5)
+    assert len({c.arch for c in found}) == len(found) > 10
     low, high = problem.limits[MACS]
     assert all(low <= c.cost <= high and c.cost == space.count_macs(c.arch) for c in found)
     assert max(c.score for c in found) >= max(c.score for c in found if c.round == 0)

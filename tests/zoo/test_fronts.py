@@ -54,6 +54,10 @@ def test_create_model_picks_from_a_published_front(published):
         az.create_model(str(published))
     with pytest.raises(UsageError, match=r"contains a front .* such as .*subnet-01.safetensors"):
         open_net(str(published))
+    for entry in ENTRIES:
+        (published / entry["weights"]).unlink()
+    with pytest.raises(UsageError, match="repeat the search with --nets"):
+        open_net(str(published))
     with pytest.raises(UsageError, match="neither an existing folder nor a Hub repository"):
         az.create_model("missing", macs="1G")
 
