@@ -27,6 +27,7 @@ _MODULES = {
     "SlimArch": "slim.arch",
     "slimmable": "slim.supernet",
     "Switchable": "slim.switchable",
+    "SLIMMABLE_EFFICIENTNET_LITE0": "slim.presets",
     "SLIMMABLE_MOBILENET_V1": "slim.presets",
     "SLIMMABLE_MOBILENET_V2": "slim.presets",
     "load_upstream": "zoo.convert",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from alphanet_zoo.nn.model import build_supernet as build_supernet
     from alphanet_zoo.predict.classifier import Classifier as Classifier
     from alphanet_zoo.slim.arch import SlimArch as SlimArch
+    from alphanet_zoo.slim.presets import SLIMMABLE_EFFICIENTNET_LITE0 as SLIMMABLE_EFFICIENTNET_LITE0
     from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V1 as SLIMMABLE_MOBILENET_V1
     from alphanet_zoo.slim.presets import SLIMMABLE_MOBILENET_V2 as SLIMMABLE_MOBILENET_V2
     from alphanet_zoo.slim.supernet import slimmable as slimmable

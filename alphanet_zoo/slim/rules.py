@@ -292,7 +292,9 @@ _RULES: dict[Rule, str] = {
     same: "alias detach clone _to_copy lift_fresh contiguous dropout native_dropout bernoulli_ _softmax _log_softmax "
     "empty_like zeros_like ones_like full_like rand_like randn_like as_strided_ resize_ fill_ zero_",
     constant: "zeros ones full empty rand randn new_zeros new_ones new_full new_empty scalar_tensor",
-    pointwise: "copy_ hardswish hardswish_ hardsigmoid hardsigmoid_ mish mish_ prelu _prelu_kernel glu_ rsub where",
+    # PyTorch tags most of these operators as pointwise. The tag of these is missing, in some or in all versions.
+    pointwise: "copy_ hardswish hardswish_ hardsigmoid hardsigmoid_ hardtanh hardtanh_ mish mish_ celu celu_ elu elu_ "
+    "selu selu_ leaky_relu leaky_relu_ prelu _prelu_kernel _conj_physical glu_ rsub where",
     attention: "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_attention_math",
 }

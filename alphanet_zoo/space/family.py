@@ -53,6 +53,10 @@ class Space(Protocol[A]):
     def entries(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """Name and ascending choices of each scalar of an arch."""
 
+    @property
+    def size(self) -> int:
+        """The number of archs, however large."""
+
     def __contains__(self, arch: object) -> bool:
         """Whether every entry of ``arch`` is one of the choices."""
 

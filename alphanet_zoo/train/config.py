@@ -61,8 +61,9 @@ class OptimConfig(Section):
     """Apply torch.compile to the largest and the smallest subnet, which run in every step. Meant for GPUs; on a CPU it
     takes minutes to compile. Results differ from eager mode by rounding."""
     cuda_graphs: bool = False
-    """Run the passes of the largest and the smallest subnet as CUDA graphs, which launch all kernels of a pass at once.
-    GPU only; faster if the GPU waits for Python, as with small images. The results are the same."""
+    """Run the passes of the largest and the smallest subnet as CUDA graphs, which launch all kernels of a pass at once;
+    in a space of at most 64 archs, those of all subnets. GPU only; faster if the GPU waits for Python, as with small
+    images. The results are the same."""
     ema_decay: Share | None = None
     """Decay of the exponential moving average of the weights (`final/ema.safetensors`); null disables it."""
 
@@ -327,7 +328,6 @@ class TrainConfig(Section):
         for name, chosen in (
             ("distributed.sync_bn", self.distributed.sync_bn),
             ("optim.compile", optim.compile),
-            ("optim.cuda_graphs", optim.cuda_graphs),
         ):
             if chosen:
                 raise ValueError(f"{name} is not supported with net; pass {name}=false")

@@ -30,6 +30,9 @@ from alphanet_zoo.train.gradients import Gradients, StepReport
 from alphanet_zoo.train.graphs import GraphedPasses
 from alphanet_zoo.train.optim import WeightAverage
 
+MOST_GRAPHS = 64
+"""In a space of at most this many archs, every arch recurs often enough to keep a CUDA graph of it."""
+
 MicroBatch = tuple[Tensor, Tensor]
 """Images ``(N, 3, H, W)`` and their labels: ``(N,)`` class indices, or ``(N, labels)`` of 0 and 1."""
 
@@ -148,7 +151,8 @@ class SandwichStep:
         bf16_gradients: Average gradients in bfloat16.
         compiled: The subnets that are compiled, see `compile_recurring`; the others run eagerly.
         average: The moving average of the weights; None disables it.
-        graphs: Runs the passes of the largest and the smallest subnet as CUDA graphs; None disables it.
+        graphs: Runs the passes of the largest and the smallest subnet as CUDA graphs, and those of all subnets in a
+            space of at most `MOST_GRAPHS` archs; None disables it.
 
     Raises:
         ValueError: The optimiser is not fused; only a fused one can skip a step without waiting for the device.
@@ -197,6 +201,7 @@ class SandwichStep:
         self.gradients.zero()
         before = [] if self.net.supernet else [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         outcomes, label_losses, count = list[list[SubnetOutcome]](), list[Tensor](), len(micro_batches)
+        few = self.net.space.size <= MOST_GRAPHS
         for i, (images, labels) in enumerate(micro_batches):
             if seed_of is not None:
                 torch.manual_seed(seed_of(self.ranks.rank * count + i))
@@ -206,7 +211,7 @@ class SandwichStep:
                 first = not visited
                 one_pass = partial(self._one_pass, arch, first=first, resolution=resolution, share=1.0 / count)
                 target = labels if first or self.losses.distillation is None else visited[0].logits
-                if self.graphs is not None and arch in recurring_archs(self.net):
+                if self.graphs is not None and (few or arch in recurring_archs(self.net)):
                     passed = self.graphs((arch, first, count), resolution, one_pass, images, target)
                 else:
                     passed = one_pass(images, target)

@@ -216,7 +216,7 @@ def open_digits():  # type: ignore[no-untyped-def]
         (["net.width=[0.5,1.0]"], "did you mean net.widths"),
         (["distributed.sync_bn=true"], "pass distributed.sync_bn=false"),
         (["optim.compile=true"], "pass optim.compile=false"),
-        (["optim.cuda_graphs=true"], "pass optim.cuda_graphs=false"),
+        (["optim.cuda_graphs=true"], "optim.cuda_graphs requires a GPU"),
         (["optim.kernels=compiled", "optim.precision=bf16"], "kernels=compiled requires precision=fp32"),
         (["sandwich.drop_path_rate=0.2"], "sandwich.drop_path_rate=0"),
         (["validation.every_epochs=1", "validation.archs=alphanet_a0"], "is not an arch of the space build"),

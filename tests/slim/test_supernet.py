@@ -233,6 +233,20 @@ def test_a_shuffle_that_cannot_be_narrowed_is_fixed_with_its_reason() -> None:
     assert "middle.a.0: 32 of 32 channels are fixed" in str(supernet.report)
 
 
+ACTIVATIONS = (
+    "ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU Mish ELU CELU SELU LeakyReLU GELU Softplus PReLU"
+).split()  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_channels_pass_through_activations(kind: str, inplace: bool) -> None:
+    options = {"inplace": True} if inplace and kind not in ("GELU", "Softplus", "PReLU") else {}
+    layers = [nn.Conv2d(3, 16, 3), getattr(nn, kind)(**options), nn.Conv2d(16, 16, 1), nn.AdaptiveAvgPool2d(1)]
+    supernet = az.slimmable(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 4)), (3, 8, 8))
+    assert supernet.report.share == 1.0
+
+
 def test_gradients_reach_the_shared_weights() -> None:
     supernet = az.slimmable(built("branches"), SIZE).train()
     arch = supernet.space.at(0.5)

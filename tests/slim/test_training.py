@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ import alphanet_zoo as az
 from alphanet_zoo.nn.losses import AdaptiveAlphaDivergence, LabelSmoothedCrossEntropy
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.gradients import Gradients
+from alphanet_zoo.train.graphs import GraphedPasses
 from alphanet_zoo.train.sandwich import Losses, SandwichStep, draw_archs
 
 
@@ -49,6 +52,28 @@ def test_a_slimmable_network_learns_at_every_width() -> None:
         with torch.no_grad():
             accuracy = (static.eval()(images).argmax(1) == labels).float().mean()
         assert accuracy > 0.9, (arch, accuracy)
+
+
+@pytest.mark.parametrize(("divisor", "graphed"), [(8, "all"), (1, "the largest and the smallest")])
+def test_subnets_that_recur_are_run_as_graphs(divisor: int, graphed: str) -> None:
+    """Graphs that only record: in a small space, those of all subnets are kept."""
+    supernet = az.slimmable(network(), (3, 16, 16), divisor=divisor, tie=None).train()
+    keys = set()
+
+    def record(key: Any, resolution: int | None, one_pass: Any, images: torch.Tensor, target: torch.Tensor) -> Any:
+        keys.add(key[0])
+        return one_pass(images, target)
+
+    step = SandwichStep(
+        supernet, torch.optim.SGD(supernet.parameters(), lr=0.1, fused=True), Gradients(supernet),
+        Losses(LabelSmoothedCrossEntropy(0.0)), Ranks(0, 1, torch.device("cpu")), graphs=cast(GraphedPasses, record),
+    )  # fmt: skip
+    drawn = set()
+    for number in range(8):
+        archs = draw_archs(supernet.space, 0, number)
+        drawn |= set(archs.values())
+        step([(torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3]))], archs)
+    assert keys == (drawn if graphed == "all" else {supernet.space.largest, supernet.space.smallest}) and len(drawn) > 4
 
 
 def test_compiled_kernels_give_the_gradients_of_torch() -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -61,12 +62,14 @@ def test_a_graph_has_the_operators_of_an_exported_network():
     assert operators(made) == operators(exported)
 
 
-def model_of(space=TINY, classes=10):
+def model_of(space=TINY, classes=10, factors=None):
     """A model whose parts have random times, and whose corrections are known."""
+    factors = factors or {}
     rng = np.random.default_rng(0)
     times = {part.key: float(rng.uniform(0.5, 2.0)) for part in distinct_parts(space, classes)}
     nets = [tuple(parts_of(net_shape(space, space.sample(rng)), classes)) for _ in range(50)]
-    measured = {net: 0.7 * sum(times[p.key] for p in net) + 0.1 * len(net) + 2.0 for net in nets}
+    measured = {net: factors.get(net[0].sizes[2], 1.0) * (0.7 * sum(times[p.key] for p in net) + 0.1 * len(net)) + 2.0
+                for net in nets}  # fmt: skip
     groups = ({net: measured[net] for net in part} for part in (nets[:20], nets[20:]))
     return fit_model({"cpu": "x"}, space, classes, times, *groups)
 
@@ -77,10 +80,21 @@ def test_the_corrections_are_fitted_and_the_errors_are_those_of_other_networks()
     assert model.errors.median_percent < 1e-6 and model.errors.kendall_tau > 0.999 and model.errors.nets <= 30
 
 
+def test_each_resolution_has_its_own_factor():
+    low, high = TINY.resolution[0], TINY.resolution[-1]
+    model = model_of(factors={low: 0.8, high: 1.2})
+    assert model.by_resolution[str(high)] / model.by_resolution[str(low)] == pytest.approx(1.5, rel=0.1)
+    assert model.errors.median_percent < 4
+    plain = replace(model, by_resolution={}, base_ms=0.0)
+    shape = net_shape(TINY, TINY.largest)
+    assert model.latency(shape) == pytest.approx(model.base_ms + model.by_resolution[str(high)] * plain.latency(shape))
+
+
 def test_many_archs_have_the_latency_of_each(tmp_path):
-    model_of().write(tmp_path / "device.json")
+    made = model_of(factors={TINY.resolution[0]: 0.8})
+    made.write(tmp_path / "device.json")
     model = LatencyModel.read(tmp_path / "device.json")
-    assert model == model_of()
+    assert model == made
     rng = np.random.default_rng(4)
     archs = [TINY.sample(rng) for _ in range(30)]
     together = model.costs(TINY, 10)(np.array([arch.scalars for arch in archs]))
