@@ -72,18 +72,19 @@ def read_table(path: Path, problem: Problem[Any]) -> tuple[Rows, np.ndarray[Any,
 
 
 class Surrogate:
-    """Gradient boosting on the entries of an arch, with the sampling error of an accuracy.
+    """Gradient boosting on the entries of an arch, with an error of the size of its own on unseen subnets.
 
-    It is of another kind than the predictor of the search, which would otherwise have an advantage.
+    All subnets are scored on the same images, so that their accuracies differ by less than the sampling error of one.
+    The model is of another kind than the predictor of the search, which would otherwise have an advantage.
     """
 
-    def __init__(self, problem: Problem[Any], rows: Rows, scores: np.ndarray[Any, Any], images: int) -> None:
+    def __init__(self, problem: Problem[Any], rows: Rows, scores: np.ndarray[Any, Any]) -> None:
         """Fits it, and computes its agreement with scores that it has not seen."""
         from scipy.stats import kendalltau
         from sklearn.ensemble import HistGradientBoostingRegressor
         from sklearn.model_selection import KFold, cross_val_predict
 
-        self._problem, self._images = problem, images
+        self._problem = problem
         self._chain = Chain.of(problem.space)
         model = HistGradientBoostingRegressor(max_iter=200, learning_rate=0.05, min_samples_leaf=8, random_state=0)
         x = self._features(rows)
@@ -102,10 +103,10 @@ class Surrogate:
         return predicted
 
     def observed(self, archs: Sequence[Any], seed: int) -> Iterable[tuple[float, bool]]:
-        """Accuracies on a random sample of images; the same arch has the same sample."""
+        """Accuracies with an error; the same arch has the same error."""
         for arch, accuracy in zip(archs, self.true(archs), strict=True):
             rng = np.random.default_rng([seed, *(int(1000 * value) for value in arch.scalars)])
-            yield rng.binomial(self._images, min(max(accuracy, 0.0), 1.0)) / self._images, True
+            yield rng.normal(accuracy, self.rmse), True
 
 
 def strategies(arguments: argparse.Namespace) -> None:
@@ -115,7 +116,7 @@ def strategies(arguments: argparse.Namespace) -> None:
     supernet = open_net(arguments.supernet).net
     problem = make_problem(supernet.space, {}, num_classes=supernet.num_classes)
     rows, scores, images = read_table(arguments.output / "scores.jsonl", problem)
-    surrogate = Surrogate(problem, rows, scores, images)
+    surrogate = Surrogate(problem, rows, scores)
     print(f"surrogate of {len(scores)} scores: Kendall tau {surrogate.kendall_tau:.3f} and RMSE "
           f"{100 * surrogate.rmse:.2f} points on unseen subnets; {images} images per score")  # fmt: skip
     quality = Predictor(problem.space).fit(rows, scores).quality(rows, scores)
