@@ -18,16 +18,16 @@ _TOOLS = {
     "onnxruntime": (
         "onnxruntime_perf_test",
         '"$TOOL" -I -e cpu -m times -r "$RUNS" -x "$THREADS" "$1" "$1.result" 2>&1',
-        "s/.*Average inference time cost[^:]*: *\\([0-9.]*\\) *ms.*/\\1/p",
+        "s/.*Average inference time cost[^:]*: *\\([0-9.]*\\) *\\([mu]s\\).*/\\1 \\2/p",
     ),
     "openvino": (
         "benchmark_app",
-        '"$TOOL" -m "$1" -d CPU -hint latency -nstreams 1 -nthreads "$THREADS" -niter "$RUNS" '
+        '"$TOOL" -m "$1" -d CPU -hint none -api sync -nstreams 1 -nthreads "$THREADS" -niter "$RUNS" '
         "-infer_precision f32 2>&1",
-        "s/.*Median: *\\([0-9.]*\\) *ms.*/\\1/p",
+        "s/.*Min: *\\([0-9.]*\\) *\\([mu]s\\).*/\\1 \\2/p",
     ),
 }
-"""Command-line tool of each runtime, how it runs a file, and the ``sed`` command that finds the time in its output."""
+"""Command-line tool of each runtime, how it runs a file, and the ``sed`` command that finds the time and its unit."""
 
 _TEXT = """#!/bin/sh
 # Times every ONNX file in this folder with @TOOL@, in @ROUNDS@ rounds, and writes @TIMES@.
@@ -44,7 +44,7 @@ round=1
 while [ "$round" -le @ROUNDS@ ]; do
   for file in *.onnx; do
     grep -q "^$round $file " @TIMES@ && continue
-    time=$(run "$file" | sed -n '@SED@' | head -n 1)
+    time=$(run "$file" | sed -n '@SED@' | awk 'NR == 1 { print $2 == "us" ? $1 / 1000 : $1 }')
     [ -n "$time" ] || { echo "$TOOL printed no time for $file" >&2; exit 1; }
     echo "$round $file $time" >> @TIMES@
   done

@@ -2,7 +2,9 @@ import json
 import os
 import shutil
 import subprocess
+import sysconfig
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -135,8 +137,11 @@ def test_a_device_is_measured_and_searched_by_milliseconds(tmp_path, capsys):
 TOOL = """#!/bin/sh
 for last; do :; done
 echo "[ INFO ] Latency:"
-echo "[ INFO ]    Median:        1.25 ms"
+echo "[ INFO ]    Median:        1.75 ms"
+case $last in f32) echo "[ INFO ]    Min:           1250.00 us";; esac
+echo "[ INFO ]    Max:           9.25 ms"
 """
+"""Prints what OpenVINO 2026.4 does: microseconds below a millisecond, else milliseconds."""
 
 
 def test_a_device_without_python_is_measured_by_the_tool_of_the_runtime(tmp_path, capsys):
@@ -157,3 +162,20 @@ def test_a_device_without_python_is_measured_by_the_tool_of_the_runtime(tmp_path
     model = LatencyModel.read(tmp_path / "device.json")
     assert model.device["cpu"] == "board" and set(model.times_ms.values()) == {1.25}
     assert main([*argv, "--export-blocks", str(blocks)]) == 2 and "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_tool_of_openvino_measures_the_blocks(tmp_path):
+    tool = Path(sysconfig.get_path("scripts")) / "benchmark_app"
+    if not tool.exists():
+        pytest.skip("openvino is not installed")
+    save_net(fill_live(build_supernet(SMALL, 10)), tmp_path / "supernet.safetensors")
+    blocks, device = tmp_path / "blocks", str(tmp_path / "device.json")
+    argv = ["profile", "--supernet", str(tmp_path / "supernet.safetensors"), "--runtime", "openvino", "--threads", "1"]
+    assert main([*argv, "--rounds", "1", "--export-blocks", str(blocks)]) == 0
+    script = [shutil.which("sh"), str(blocks / "measure.sh")]
+    assert subprocess.run(script, env={**os.environ, "TOOL": str(tool)}).returncode == 0
+    assert main(["profile", "--import", str(blocks), "--name", "board", "-o", device]) == 0
+    times = LatencyModel.read(device).times_ms.values()
+    assert len(times) == 12 and all(0.001 < time < 10 for time in times)
