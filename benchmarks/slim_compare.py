@@ -7,14 +7,15 @@ DATA is a folder with train/ and val/, one folder of images per class; val/ is t
 
 - ``base``: ResNet-20 (41 M MACs) is trained. All other arms start from its weights.
 - ``ours``: a supernet with a width per group of channels is trained by the sandwich rule, and searched for both.
+- ``tuned-M``: the subnet that was found for M million MACs is trained further.
 - ``fastnas-M``: FastNAS of ModelOpt prunes the network to M million MACs, and the result is trained further.
 - ``magnitude-M``: Torch-Pruning prunes the network by group L2 norms, and the result is trained further.
 
 Each arm is trained for the same CPU time (`--minutes`, in one process; ``ours`` for 80 % of it, the rest is for its
-searches). So ``ours`` spends it once for both budgets, the others once for each; the time of pruning is extra, and
-is in the results. All arms use the trainer of this package, with the same images, augmentation and optimiser. The
-number of epochs follows from the measured CPU time of a step. The archs are selected on 5,000 held-out training images;
-the test images are used once, at the end. On a CPU with bfloat16 instructions, pass
+searches). So ``ours`` spends it once for both budgets, the others once for each; the time of pruning, and for ``tuned``
+that of ``ours``, is extra, and is in the results. All arms use the trainer of this package, with the same images,
+augmentation and optimiser. The number of epochs follows from the measured CPU time of a step. The archs are selected on
+5,000 held-out training images; the test images are used once, at the end. On a CPU with bfloat16 instructions, pass
 ``--settings optim.precision=bf16``.
 
 Results in OUTPUT/results.json and on the screen. Arms that have ended are not repeated; an interrupted one continues.
@@ -130,7 +131,8 @@ def macs_of(net: nn.Module) -> float:
 
 def config_of(args: argparse.Namespace, output: Path, *settings: str) -> TrainConfig:
     """The settings of all arms, and those of one."""
-    return load_config("slimmable_cifar10", [
+    recipe = "finetune" if any(setting.startswith("finetune.") for setting in settings) else "slimmable_cifar10"
+    return load_config(recipe, [
         f"output={output}", "data.source=folder", f"data.root={args.data}", f"data.hold_out={args.hold_out}",
         "data.image_size=32", "data.batch_size=128", "data.engine=device", "data.workers=0", "optim.lr=0.1",
         "optim.lr_batch=null", "optim.warmup_epochs=0.5", "optim.weight_decay=5e-4", "sandwich.label_smoothing=0",
@@ -187,8 +189,21 @@ def ours(args: argparse.Namespace, base: Path, folder: Path) -> list[dict[str, A
         found = search(SubnetEvaluator(supernet, held_out), 0.9e6 * budget, 1e6 * budget, args.evaluations, args.seed)
         best = max(found, key=lambda entry: entry["accuracy"])
         arch = supernet.space.read_arch(best["arch"])  # type: ignore[union-attr]
-        rows.append(row_of(args, supernet, arch, budget=budget, search_seconds=time.process_time() - began))
+        seconds = time.process_time() - began
+        rows.append(row_of(args, supernet, arch, budget=budget, search_seconds=seconds, arch=arch.to_dict()))
     return rows
+
+
+def tuned(args: argparse.Namespace, folder: Path, budget: int) -> list[dict[str, Any]]:
+    """Trains the subnet further that ``ours`` found for a budget."""
+    place = folder.parent / "ours"
+    found = next(row for row in json.loads((place / "rows.json").read_text()) if row["budget"] == budget)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arch.json").write_text(json.dumps(found["arch"]))
+    net = trained(args, folder / "run", 60 * args.minutes, f"finetune.weights={place / 'run'}", "data.transform=cifar",
+                  f"finetune.arch={folder / 'arch.json'}", "sandwich.drop_rate=0", "optim.lr=0.05")  # fmt: skip
+    hits = evaluators(args)[1].answers_of(net.eval()).hits
+    return [{"macs": macs_of(net.net), "correct": hits.correct, "images": hits.images, "budget": budget}]  # type: ignore[union-attr]
 
 
 def fastnas(args: argparse.Namespace, net: nn.Module, budget: int) -> nn.Module:
@@ -295,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "base": lambda folder: [row_of(args, n := open_net(folder / "run").net, n.space.largest)],
             "ours": lambda folder, base=base: ours(args, base, folder),
         }
+        for budget in BUDGETS:
+            arms[f"tuned-{budget}"] = lambda folder, m=budget: tuned(args, folder, m)
         for name, prune in (("magnitude", magnitude), ("fastnas", fastnas)):
             for budget in BUDGETS:
                 arms[f"{name}-{budget}"] = lambda folder, p=prune, m=budget, base=base: pruned(p, args, base, folder, m)

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -213,6 +214,23 @@ def _seeded(name: str, num_classes: int, seed: int) -> nn.Module:
         return build_network(name, num_classes)
 
 
+def with_classes(net: SlimNetwork, num_classes: int) -> SlimNetwork:
+    """A network with the weights of another one, and a new classifier for other classes.
+
+    Raises:
+        UsageError: The network was passed as a module, or its function builds other layers for these classes.
+    """
+    if net.origin is None:
+        raise UsageError("the network was passed as a module, which cannot be built again for other classes")
+    supernet = named_slimmable(net.origin, num_classes, importance=None, **asdict(net.options))
+    fresh: SlimNetwork = supernet if net.supernet else supernet.subnet(net.arch)
+    expected, seed = fresh.net.state_dict(), torch.initial_seed() % 2**63
+    fresh.net.load_state_dict(_fitted(net.origin, net.net.state_dict(), "the network", expected, num_classes, seed))
+    fresh.calibration = net.calibration
+    fresh.pretrained_cfg |= {key: net.pretrained_cfg[key] for key in ("mean", "std", "crop_pct", "interpolation")}
+    return fresh.train(net.training)
+
+
 def _weights(
     name: str, weights: str | os.PathLike[str], expected: Mapping[str, Tensor], num_classes: int, seed: int
 ) -> dict[str, Tensor]:
@@ -221,6 +239,13 @@ def _weights(
         found, source = build_network(name, num_classes, pretrained=True).state_dict(), f"the weights of {name}"
     else:
         found, source = read_weights(Path(weights)), os.fspath(weights)
+    return _fitted(name, found, source, expected, num_classes, seed)
+
+
+def _fitted(
+    name: str, found: Mapping[str, Tensor], source: str, expected: Mapping[str, Tensor], num_classes: int, seed: int
+) -> dict[str, Tensor]:
+    """The tensors of a state dict; a classifier for other classes is replaced by a new one."""
     shared = {key: tensor for key, tensor in found.items() if key in expected}
     other = [key for key, tensor in shared.items() if tensor.shape != expected[key].shape]
     head = [key for key in other if expected[key].shape[:1] == (num_classes,) != found[key].shape[:1]]

@@ -20,7 +20,7 @@ from alphanet_zoo.slim.arch import SlimArch
 from alphanet_zoo.slim.named import image_settings, named_slimmable
 from alphanet_zoo.slim.supernet import Slimmable
 from alphanet_zoo.space.family import Space
-from alphanet_zoo.train.config import SUPERNET, FineTuneConfig, NetConfig, TrainConfig
+from alphanet_zoo.train.config import NET, SUPERNET, FineTuneConfig, NetConfig, TrainConfig
 from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.train.teacher import open_teacher
@@ -54,7 +54,9 @@ def named_arch(arch: str | Mapping[str, Any], space: Space[Any], setting: str = 
 
 def image_cfg(config: TrainConfig) -> dict[str, Any]:
     """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped."""
-    if config.net is None:
+    if config.net is None and config.space == NET:  # A slimmable network is fine-tuned.
+        cfg = finetuned_net(config.finetune).pretrained_cfg
+    elif config.net is None:
         cfg = default_cfg(config.search_space.largest, 0)
     else:
         size = config.data.image_size
@@ -73,7 +75,10 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
         AlphaNetError: The file is damaged.
     """
     sandwich = config.sandwich
-    net = _alphanet(config, classes) if config.net is None else _slimmable(config, config.net, len(classes))
+    if config.net is not None:
+        net: Network = _slimmable(config, config.net, len(classes))
+    else:
+        net = _alphanet(config, classes) if config.finetune.net is None else _finetuned(config, classes)
     net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
     net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config)["crop_pct"]}
     net.pretrained_cfg.pop("multi_label", None)
@@ -83,21 +88,31 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
 
 
 def _alphanet(config: TrainConfig, classes: Sequence[str]) -> AlphaNet:
-    """A new supernet of the space, or the net to fine-tune."""
+    """A new supernet of the space."""
     space = config.search_space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.seed, "weights"))
-        if config.finetune.net is None:
-            return AlphaNet(space.largest, space, len(classes), supernet=True)
-        net = finetuned_net(config.finetune)
-        if net.space != space:
-            raise UsageError(
-                f"{config.finetune.net} contains a net of the space {net.space.name}, but space is {space.name}; "
-                "set space=net"
-            )
-        if tuple(net.pretrained_cfg.get("label_names") or ()) != tuple(classes):
-            net.reset_classifier(len(classes))
-    return net
+        return AlphaNet(space.largest, space, len(classes), supernet=True)
+
+
+def _finetuned(config: TrainConfig, classes: Sequence[str]) -> Network:
+    """The net to fine-tune."""
+    net = finetuned_net(config.finetune)
+    if config.space != NET and net.space != config.search_space:
+        raise UsageError(
+            f"{config.finetune.net} contains a net of the space {net.space.name}, but space is "
+            f"{config.search_space.name}; set space=net"
+        )
+    if config.space == NET:
+        unsupported = {"distributed.sync_bn": config.distributed.sync_bn, "optim.compile": config.optim.compile}
+        for setting, chosen in unsupported.items():
+            if chosen:
+                raise UsageError(f"{setting} is not supported with a slimmable network; pass {setting}=false")
+    if tuple(net.pretrained_cfg.get("label_names") or ()) == tuple(classes):
+        return net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(config.seed, "weights"))
+        return net.for_classes(len(classes))
 
 
 def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmable:
@@ -125,7 +140,7 @@ def order_channels(net: Network, config: TrainConfig, ranks: Ranks, images: Call
     supernet.reorder(ranks.from_first(lambda: supernet.choose_measures(images())))
 
 
-def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
+def finetuned_net(finetune: FineTuneConfig) -> Network:
     """The net to fine-tune: static, or a supernet for ``finetune.arch=supernet``.
 
     Raises:
@@ -134,13 +149,7 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
         AlphaNetError: It cannot be read or downloaded.
     """
     assert finetune.net is not None
-    opened = open_net(finetune.net).net
-    if opened.config()["model_type"] != "alphanet":
-        raise UsageError(
-            f"{finetune.net} contains a slimmable network, which the fine-tuning of a subnet does not support; pass "
-            "the weights of an AlphaNet"
-        )
-    net = cast(AlphaNet, opened)
+    net = open_net(finetune.net).net
     if finetune.arch == SUPERNET:
         if not net.supernet:
             raise UsageError(f"{finetune.net} contains a single subnet; remove finetune.arch=supernet")
@@ -148,7 +157,8 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
     if net.supernet and finetune.arch is None:
         raise UsageError(
             f"{finetune.net} contains a supernet; pass the subnet to fine-tune: finetune.arch=smallest, largest, a "
-            "model name, or a JSON file of alphanet search --best; finetune.arch=supernet fine-tunes all of them"
+            "model name, an entry of a front (front.json#2) or a JSON file of alphanet search --best; "
+            "finetune.arch=supernet fine-tunes all of them"
         )
     if finetune.arch is None:
         return net
@@ -157,7 +167,7 @@ def finetuned_net(finetune: FineTuneConfig) -> AlphaNet:
         raise UsageError(
             f"the net in {finetune.net} does not contain the subnet of finetune.arch; remove or change finetune.arch"
         )
-    return net.extract(arch)
+    return net.subnet(arch)
 
 
 def build_losses(config: TrainConfig, classes: Sequence[str], device: torch.device) -> Losses:

@@ -10,8 +10,10 @@ from typing import Any
 
 from alphanet_zoo.data.sources import ImageSource, image_side, open_source
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.slim.choices import FAMILY as SLIMMABLE
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.custom import fitted_space
+from alphanet_zoo.space.family import Space
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.train.build import finetuned_net
@@ -48,7 +50,7 @@ def prepare(config: TrainConfig, tell: Callable[[str], None]) -> TrainConfig:
     if config.space == NET and config.finetune.net is None:
         raise UsageError(
             "the net to fine-tune is not set; pass finetune.model=NAME or finetune.weights=FILE (also a run, a folder "
-            "or a Hub repository). For a slimmable network, pass net=timm/NAME, net=torchvision/NAME or "
+            "or a Hub repository). To train a slimmable network, pass net=timm/NAME, net=torchvision/NAME or "
             "net=module:function"
         )
     config = _replaced(config, data=_split(config, tell))
@@ -56,9 +58,10 @@ def prepare(config: TrainConfig, tell: Callable[[str], None]) -> TrainConfig:
     if config.finetune.net is not None and not (fits and data.image_size and data.transform != AUTO):
         net = finetuned_net(config.finetune)
     if fits:
-        space = config.search_space
+        space: Space[Any] = config.search_space
     else:
         space = _fitted(config, tell) if net is None else net.space
+    slimmable = net is not None and net.config()["model_type"] == SLIMMABLE
     size = data.image_size or (space.largest if net is None else net.arch).resolution
     transform: str = data.transform
     if transform == AUTO:
@@ -66,7 +69,7 @@ def prepare(config: TrainConfig, tell: Callable[[str], None]) -> TrainConfig:
         transform = "imagenet" if size > _SMALL else "affine" if crops else "cifar"
     return _replaced(
         config,
-        space=space.name if space.name in SPACES else space.to_dict(),
+        space=NET if slimmable else space.name if space.name in SPACES else space.to_dict(),
         data={"image_size": size, "transform": transform},
     )
 
