@@ -16,17 +16,40 @@ from pathlib import Path
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
-_LONGEST_NAME = 255
+LONGEST_NAME = 255
 """Bytes of a file name that file systems accept."""
 _LONGEST_PART = 24
 """Characters of a name that a temporary name repeats, at up to 4 bytes each."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+MOST_YAML = 200_000
+"""Bytes of the longest YAML file that is read: PyYAML needs seconds for larger ones. Recipes have about 2,000."""
 
 FRONT_NAME = "front.json"
 """Name of the front in the folder of a search, and beside the weights that are published with it."""
 
 EXPORTED_ENDINGS = (".onnx", ".ort", ".xml", ".pte", ".pt2")
 """Endings of exported files, which a runtime runs; they are not networks."""
+
+
+def read_yaml(path: Path) -> object:
+    """The values in a YAML file, read by the safe loader.
+
+    Raises:
+        UsageError: It cannot be read, has more than `MOST_YAML` bytes, or is not valid YAML.
+    """
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_YAML + 1)
+        if len(content) > MOST_YAML:
+            raise UsageError(f"{path} has more than {MOST_YAML:,} bytes, too many for a YAML file of settings")
+        return yaml.safe_load(content.decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # A date such as 2001-99-99 is a ValueError.
+        raise UsageError(f"{path} is not valid YAML: {error}") from None
 
 
 def exported_in(folder: Path) -> Path | None:
@@ -82,8 +105,8 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> Non
             without write permission or on a drive that does not exist.
     """
     place = Path(path)
-    if len(os.fsencode(place.name)) > _LONGEST_NAME:
-        raise UsageError(f"the name of {place} is longer than {_LONGEST_NAME} bytes; pass a shorter name")
+    if len(os.fsencode(place.name)) > LONGEST_NAME:
+        raise UsageError(f"the name of {place} is longer than {LONGEST_NAME} bytes; pass a shorter name")
     _check_kind(place, folder=folder)
     real = Path(os.path.realpath(place))
     nearest = real if folder and real.is_dir() else next((parent for parent in real.parents if parent.exists()), None)

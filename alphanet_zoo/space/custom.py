@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import read_yaml
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_CIFAR, ALPHANET_TINY, SPACES
 from alphanet_zoo.space.space import SearchSpace
@@ -26,8 +27,6 @@ def find_space(value: str | Mapping[str, Any]) -> SearchSpace:
         UsageError: The preset or file does not exist, the file is not YAML, the choices are not valid, or they have the
             name of a preset and differ from it.
     """
-    import yaml
-
     if not isinstance(value, str):
         return _space_of(value, "space")
     if value in SPACES:
@@ -38,11 +37,7 @@ def find_space(value: str | Mapping[str, Any]) -> SearchSpace:
         )
     if not Path(value).is_file():
         raise UsageError(f"no such file: {value}; pass a YAML file with the choices of a search space")
-    try:
-        tree = yaml.safe_load(Path(value).read_text("utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # A date such as 2001-99-99 is a ValueError.
-        raise UsageError(f"{value} is not valid YAML: {error}") from None
-    return _space_of(tree, value)
+    return _space_of(read_yaml(Path(value)), value)
 
 
 def _space_of(tree: object, where: str) -> SearchSpace:

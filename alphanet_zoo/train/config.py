@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.files import read_yaml
 from alphanet_zoo.recipes import recipe_text, shipped_recipes
 from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share
 from alphanet_zoo.space.custom import find_space
@@ -445,16 +446,12 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     """The YAML mapping of a recipe of the package or of a file."""
     path, names = Path(recipe), shipped_recipes()
     if recipe in names:
-        text = recipe_text(recipe)
+        tree = yaml.safe_load(recipe_text(recipe))
     elif path.is_file():
-        text = path.read_text("utf-8", errors="replace")
+        tree = read_yaml(path)
     else:
         hint = "" if path.name != recipe or path.suffix else _hint(recipe, names)
         raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{hint}")
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # A date such as 2001-99-99 is a ValueError.
-        raise UsageError(f"{recipe} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe} does not contain a mapping of settings; pass a YAML file like those of the recipes")
     return tree
@@ -486,7 +483,7 @@ def _parsed(text: str) -> Any:
         return None
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return value if isinstance(value, list) else text
 

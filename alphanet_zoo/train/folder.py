@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from alphanet_zoo.checkpoint import Checkpoint
 from alphanet_zoo.data.batches import TrainingBatches
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import ImageSource, split_hold_out, subset
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import replacing
+from alphanet_zoo.files import read_yaml, replacing
 from alphanet_zoo.locks import locked_folder
 from alphanet_zoo.train.config import TrainConfig, affects_weights, flat
 from alphanet_zoo.train.distributed import Ranks
@@ -162,9 +161,10 @@ def stored_config(output: Path) -> TrainConfig:
         AlphaNetError: The file cannot be read or is not valid.
     """
     path = output / "config.yaml"
+    tree = read_yaml(path)
     try:
-        return TrainConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return TrainConfig.model_validate(tree)
+    except ValueError as error:
         raise AlphaNetError(f"{path} is not a valid config of this version: {error}; pass another output") from error
 
 

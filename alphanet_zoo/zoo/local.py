@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_zoo.errors import AlphaNetError
-from alphanet_zoo.files import replacing, sha256_of
+from alphanet_zoo.files import LONGEST_NAME, replacing, sha256_of
 
 HOME_VARIABLE = "ALPHANET_HOME"
 """Environment variable: the folder of the cache; ``~/.cache/alphanet_zoo`` if it is not set."""
@@ -101,8 +101,8 @@ def published_folder(folder: Path) -> LocalModel | None:
         content = json.loads(path.read_text("utf-8"))
         files = {str(name): str(digest) for name, digest in content["files"].items()}
         facts = dict(content["facts"])
-        if any(Path(name).name != name for name in files):
-            raise ValueError("a file lies in another folder")
+        if any(not name or Path(name).name != name or len(os.fsencode(name)) > LONGEST_NAME for name in files):
+            raise ValueError("a name in it is not that of a file in this folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AlphaNetError(f"{path} is damaged ({error}); remove the folder and run alphanet publish again") from error
     return LocalModel(folder.name, folder, files, facts)

@@ -113,7 +113,13 @@ def mutated_yaml(draw: random.Random, seeds: list[bytes]) -> bytes:
     """A YAML file in which values change, or its bytes."""
     if draw.random() < 0.3:
         return mutated_bytes(draw, seeds)
-    return yaml.safe_dump(changed(draw, yaml.safe_load(draw.choice(seeds)))).encode("utf-8", "surrogatepass")
+    tree = changed(draw, yaml.safe_load(draw.choice(seeds)))
+    for write in (yaml.safe_dump, json.dumps):  # JSON is YAML too, and can be nested more deeply.
+        try:
+            return write(tree).encode("utf-8", "surrogatepass")
+        except RecursionError:
+            continue
+    return mutated_bytes(draw, seeds)
 
 
 def mutated_table(draw: random.Random, seeds: list[bytes]) -> bytes:

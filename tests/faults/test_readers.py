@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import pytest
 
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.search.device import LatencyModel
+from alphanet_zoo.space.custom import find_space
 from alphanet_zoo.tensor_file import read_tensor_file
 from alphanet_zoo.train.config import load_config
+from alphanet_zoo.train.folder import stored_config
 from alphanet_zoo.zoo.archs import read_front
+from alphanet_zoo.zoo.local import published_folder
 from tests.faults.dying import ENVIRONMENT
 from tests.faults.fuzz_targets import TARGETS
 
@@ -114,11 +118,33 @@ def test_a_front_whose_costs_are_not_numbers_is_refused(value: object, tmp_path:
         read_front(tmp_path / "front.json")
 
 
-@pytest.mark.parametrize("text", ["seed: 2001-99-99", "seed: " + "[" * 1000, "seed: " + "9" * 5000])
-def test_a_recipe_that_yaml_cannot_read_is_a_usage_error(text: str, tmp_path: Path) -> None:
+NESTED = "[" * 200 + "1" + "]" * 200
+UNREADABLE = {
+    "a date": "seed: 2001-99-99", "nesting": "seed: " + "[" * 1000, "digits": "seed: " + "9" * 5000,
+    "size": "seed: [" + ", ".join([NESTED] * 1000) + "]",
+}  # fmt: skip
+"""Texts that PyYAML cannot read, and one of 400 kB that it reads for seconds."""
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_yaml_cannot_read_is_a_usage_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"recipe\.yaml"):
-        load_config(str(tmp_path / "recipe.yaml"))
+    began = time.process_time()
+    for read in (load_config, find_space):
+        with pytest.raises(UsageError, match=r"recipe\.yaml") as caught:
+            read(str(tmp_path / "recipe.yaml"))
+        assert len(str(caught.value)) < 1000
+    (tmp_path / "recipe.yaml").rename(tmp_path / "config.yaml")
+    with pytest.raises(AlphaNetError, match=r"config\.yaml"):
+        stored_config(tmp_path)
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("name", ["../weights", "a/b", "x" * 300, ""])
+def test_a_manifest_names_files_of_its_folder_only(name: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {name: "0" * 64}, "facts": {}}))
+    with pytest.raises(AlphaNetError, match="is damaged"):
+        published_folder(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
