@@ -23,7 +23,8 @@ from alphanet_zoo.cli.export_options import (
     wanted_formats,
     wants_bundle,
 )
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import TargetError, UsageError
+from alphanet_zoo.files import FRONT_NAME
 
 if TYPE_CHECKING:
     from alphanet_export.build import Source
@@ -79,26 +80,47 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
     elif args.source is not None:
         network = args.source
     if args.front is not None:
-        return network, _from_front(args), notes
+        return network, _from_front(args, network), notes
     if args.flops is not None:
         from alphanet_export.select import select_member
 
         budget, digit = args.flops
-        selection = select_member(budget, digit, args.family or "imagenet")
+        if network is not None and (Path(network) / FRONT_NAME).is_file():
+            raise UsageError(f"{network} is a folder of alphanet search; pass the supernet that was searched, and "
+                             f"--front {Path(network) / FRONT_NAME}")  # fmt: skip
+        try:
+            selection = select_member(budget, digit, args.family or "imagenet")
+        except TargetError as error:
+            if network is None:
+                raise
+            raise TargetError(f"{error}. For a subnet of {network}, pass --front FILE, a front of alphanet search, or "
+                              "--arch") from error  # fmt: skip
         model, notes = selection.member.name, [selection.note] if selection.note else []
     if model is not None:
         return network, find_arch(find_member(model).name), notes
     return network, args.arch if args.arch in (None, *ENDS) else find_arch(args.arch), notes
 
 
-def _from_front(args: argparse.Namespace) -> NamedArch:
+def _from_front(args: argparse.Namespace, network: str | None) -> NamedArch:
     """The most accurate subnet of a front within the budgets, which are exact."""
-    from alphanet_zoo.zoo.archs import find_arch, read_front
+    from alphanet_zoo.search.scorer import digest_of_net
+    from alphanet_zoo.zoo.archs import find_arch, front_provenance, read_front
     from alphanet_zoo.zoo.fronts import pick
+    from alphanet_zoo.zoo.open import open_net
 
+    if args.front.is_dir():
+        if not (args.front / FRONT_NAME).is_file():
+            raise UsageError(f"{args.front} does not contain {FRONT_NAME}; pass a front of alphanet search")
+        args.front /= FRONT_NAME
     front = read_front(args.front)
     if front is None:
         raise UsageError(f"{args.front} is not a front; pass a file of alphanet search -o")
+    searched = front_provenance(args.front).get("supernet_sha256")
+    if searched is not None and network is not None and digest_of_net(open_net(network).net) != searched:
+        raise UsageError(
+            f"{args.front} is the front of a search with other weights than those of {network}; pass the supernet that "
+            "was searched, or search again"
+        )
     counts = {"macs": args.flops, "params": args.max_params}
     budgets = {name: value[0] for name, value in counts.items() if value is not None}
     if args.latency_ms is not None:

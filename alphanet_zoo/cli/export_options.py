@@ -15,10 +15,10 @@ from alphanet_zoo.cli.command import (
     natural_int,
     parse_macs,
     percentage,
-    positive_float,
     positive_int,
 )
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.search.limits import parse_ms
 
 EPILOG = """examples:
   %(prog)s alphanet_c10_m -o build/                 a model whose weights are included in the package
@@ -55,7 +55,7 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     group.add_argument("--front", type=existing_path, metavar="FILE",
                        help="a front of alphanet search; --flops, --latency-ms or --max-params chooses its most "
                             "accurate subnet within a budget")  # fmt: skip
-    group.add_argument("--latency-ms", type=positive_float, metavar="MS", help="with --front: budget in milliseconds")
+    group.add_argument("--latency-ms", type=parse_ms, metavar="MS", help="with --front: budget in milliseconds")
     group.add_argument("--max-params", type=parse_macs, metavar="N", help="with --front: budget in parameters")
     what.add_argument(
         "--model", metavar="NAME", help="a model by name, such as alphanet_c10_m (alphanet models lists them)"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, check_places, existing_path, positive_int, run_command, say
+from alphanet_zoo.cli.command import CommandParser, check_places, existing_path, note, positive_int, run_command, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ examples:
                                                                       copy blocks/ there, run measure.sh, copy it back
   %(prog)s --import blocks/ --name "Raspberry Pi 5" -o device.json"""
 
+UNRELIABLE_PERCENT, UNRELIABLE_TAU = 15.0, 0.7
+"""A latency model with a larger median error, or a smaller rank correlation, causes a warning."""
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "pytorch")
 
 
@@ -54,24 +57,32 @@ def make_parser(prog: str = "alphanet-profile") -> CommandParser:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, exports or imports."""
     if arguments.export_blocks is not None and arguments.imported is not None:
-        raise UsageError("--export-blocks and --import exclude each other; pass one of them")
+        raise UsageError("--export-blocks and --import cannot be used together; pass one of them")
+    if arguments.imported is not None and arguments.supernet is not None:
+        raise UsageError("--import reads the space from the folder; leave --supernet out")
     if arguments.export_blocks is None and arguments.output is None:
         raise UsageError("-o is required: the file of the latency model, such as device.json")
     check_places({"-o": arguments.output})
     if arguments.imported is not None:
         from alphanet_export.latency.remote import import_times
 
-        return _write(arguments, import_times(arguments.imported, arguments.name or "unknown"))
+        if arguments.name is None:
+            raise UsageError("--import requires the name of the device: --name TEXT")
+        return _write(arguments, import_times(arguments.imported, arguments.name))
     space, classes = _space(arguments)
     from alphanet_export.verify.environment import physical_cores
 
     threads = arguments.threads or physical_cores()
+    if arguments.export_blocks is None and threads > (os.cpu_count() or threads):
+        note(
+            arguments.prog, f"warning: --threads {threads} is more than the {os.cpu_count()} processors of this machine"
+        )
     if arguments.export_blocks is not None:
         from alphanet_export.latency.remote import SCRIPT, export_parts
 
         count = export_parts(space, classes, arguments.runtime, threads, arguments.export_blocks,
                              rounds=arguments.rounds, runs=arguments.runs)  # fmt: skip
-        say(f"{count} files in {arguments.export_blocks}; run there: sh {SCRIPT}")
+        say(f"{count} files in {arguments.export_blocks}; run sh {SCRIPT} in that folder on the device")
         return 0
     return _write(arguments, _measured(arguments, space, classes, threads))
 
@@ -93,6 +104,8 @@ def _space(arguments: argparse.Namespace) -> tuple[SearchSpace, int]:
         space, classes = net.space, net.num_classes
         if not isinstance(space, SearchSpace):
             raise UsageError(f"alphanet profile measures AlphaNets; {arguments.supernet} is of another family")
+        if arguments.num_classes not in (None, classes):
+            raise UsageError(f"{arguments.supernet} has {classes} classes; leave --num-classes out")
     return space, arguments.num_classes or classes
 
 
@@ -117,8 +130,11 @@ def _write(arguments: argparse.Namespace, model: LatencyModel) -> int:
     say(
         f"{arguments.output}: {len(model.times_ms)} distinct parts of the space {model.space}\n"
         f"error on {errors.nets} other random subnets: median {errors.median_percent:.1f} %, 90 % are below "
-        f"{errors.p90_percent:.1f} %; Kendall tau {errors.kendall_tau:.2f}"
+        f"{errors.p90_percent:.1f} %; rank correlation (Kendall's tau) {errors.kendall_tau:.2f}"
     )
+    if errors.median_percent > UNRELIABLE_PERCENT or errors.kendall_tau < UNRELIABLE_TAU:
+        note(arguments.prog, "warning: these predictions are not reliable; measure again on an idle machine, with more "
+             "--rounds and --runs, or with fewer --threads")  # fmt: skip
     return 0
 
 

@@ -24,7 +24,8 @@ from alphanet_zoo.cli.command import (
     say,
 )
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.files import FRONT_NAME
+from alphanet_zoo.files import FRONT_NAME, sha256_of
+from alphanet_zoo.units import counted
 
 EPILOG = """LIMIT is a maximum (600M), a range (200M:1.2G, 200M:) or percentages of the largest subnet.
 FLOPs here are multiply-accumulates (MACs) per image, as in the names of models in the literature.
@@ -50,14 +51,14 @@ def make_parser(prog: str = "alphanet-search") -> CommandParser:
     _add_limits(parser)
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("evolution", "nsga2", "predictor", "random"), default="evolution",
-        help="proposes the subnets to evaluate (default: evolution)")  # fmt: skip
+        help="how subnets to evaluate are chosen (default: evolution)")  # fmt: skip
     add("--evaluations", type=positive_int, default=200, metavar="N", help="subnets to evaluate (default: 200)")
-    add("--time", type=duration_seconds, metavar="TIME", help="begin no subnet after this time, such as 90m or 2h; the "
-        "same command continues the search")  # fmt: skip
+    add("--time", type=duration_seconds, metavar="TIME", help="start no evaluation after this time, such as 90m or 2h "
+        "(a number alone is seconds); the same command continues the search")  # fmt: skip
     add("--halving", action=argparse.BooleanOptionalAction, default=True, help="stop evaluating a subnet that is "
         "clearly less accurate than a cheaper one, by McNemar's test on the same images (default: on)")  # fmt: skip
     add("--score", metavar="MODULE:FUNCTION", help="your own score instead of the accuracy: a function of a calibrated "
-        "network that returns a number, larger is better")  # fmt: skip
+        "network that returns a number, larger is better. For a file in this folder, set PYTHONPATH=.")  # fmt: skip
     add("--seed", type=natural_int, default=0, metavar="N", help="seed of the search (default: 0)")
     add = parser.add_argument_group("results").add_argument
     add("-o", "--output", type=Path, metavar="PATH", help="a folder for scores.jsonl, front.json, front.html and, with "
@@ -90,12 +91,12 @@ def _add_images(parser: CommandParser) -> None:
 
 def _add_limits(parser: CommandParser) -> None:
     """Adds the limits of the costs."""
-    from alphanet_zoo.search.limits import UNITS, parse_limit
+    from alphanet_zoo.search.limits import UNITS, parse_latency_limit, parse_limit
 
     add = parser.add_argument_group("costs of a subnet").add_argument
     add("--macs", type=parse_limit, metavar="LIMIT", help="multiply-accumulates per image (default: no limit)")
     add("--params", type=parse_limit, metavar="LIMIT", help="parameters (default: no limit)")
-    add("--latency-ms", type=parse_limit, metavar="LIMIT", help="milliseconds on --device (default: no limit)")
+    add("--latency-ms", type=parse_latency_limit, metavar="LIMIT", help="milliseconds on --device (default: no limit)")
     add("--device", type=existing_path, metavar="FILE", help="the latency model that alphanet profile writes")
     add("--axis", choices=tuple(UNITS), help="cost of the front (default: latency_ms if it is limited, else macs, or "
         "params if only they are limited)")  # fmt: skip
@@ -130,10 +131,11 @@ def run(arguments: argparse.Namespace) -> int:
         text, feasible = profile_text(problem)
         say(text, required=True)
         return 0 if feasible else 5
-    return _search(arguments, opened.net, problem)
+    described = {} if device is None else {"device": {**device.described(), "sha256": sha256_of(arguments.device)}}
+    return _search(arguments, opened.net, problem, described)
 
 
-def _search(arguments: argparse.Namespace, supernet: Any, problem: Any) -> int:
+def _search(arguments: argparse.Namespace, supernet: Any, problem: Any, device: Mapping[str, Any]) -> int:
     """Searches, and writes the front; returns the exit code."""
     from alphanet_zoo.search.run import STRATEGIES, SearchRun
     from alphanet_zoo.search.scores import ScoreFile, processes
@@ -151,11 +153,17 @@ def _search(arguments: argparse.Namespace, supernet: Any, problem: Any) -> int:
     )  # fmt: skip
     scores = ScoreFile(_scores_path(arguments.output), settings)
     if scores.others and first:
-        note(arguments.prog, f"note: {scores.others} scores in {scores.path} are of another supernet, other images or "
-             "other settings, and are not used")  # fmt: skip
+        note(arguments.prog, f"note: {counted(scores.others, 'line')} of {scores.path} not used: damaged, or of "
+             "another supernet, other images or other settings")  # fmt: skip
     search = SearchRun(problem, scorer, scores, STRATEGIES[arguments.strategy](arguments.evaluations),
                        time_limit=arguments.time)  # fmt: skip
-    evaluated = search(arguments.evaluations, arguments.seed)
+    try:
+        evaluated = search(arguments.evaluations, arguments.seed)
+    except KeyboardInterrupt:
+        if first:
+            note(arguments.prog, "note: the same command continues the search; --time TIME ends a search with the "
+                 "front that it has found")  # fmt: skip
+        raise
     if not evaluated:
         raise UsageError(f"no subnet was evaluated within --time; pass a longer time, and the same -o "
                          f"{arguments.output} to continue")  # fmt: skip
@@ -163,7 +171,10 @@ def _search(arguments: argparse.Namespace, supernet: Any, problem: Any) -> int:
         provenance = {**settings, "strategy": arguments.strategy, "seed": arguments.seed, "axis": problem.axis,
                       "evaluations": search.evaluated, "test_images": images.are_test,
                       "limits": {name: [low, None if math.isinf(high) else high]
-                                 for name, (low, high) in problem.limits.items()}}  # fmt: skip
+                                 for name, (low, high) in problem.limits.items()}, **device}  # fmt: skip
+        if search.reused:
+            note(arguments.prog, f"note: earlier searches evaluated {counted(search.reused, 'other subnet')} within "
+                 f"the limits, which count too ({scores.path})")  # fmt: skip
         if arguments.nets:
             _write_nets(arguments.output, evaluated, scorer)
         _write(arguments, evaluated, provenance, search.out_of_time)
@@ -236,7 +247,8 @@ def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--min-flops {low:g} is above --max-flops {high:g}")
         limits[MACS] = Limit(low, high)
     if (LATENCY in limits or arguments.axis == LATENCY) and arguments.device is None:
-        raise UsageError("--latency-ms requires --device device.json, which alphanet profile writes")
+        cause = "--latency-ms" if LATENCY in limits else "--axis latency_ms"
+        raise UsageError(f"{cause} requires --device device.json, which alphanet profile writes")
     return limits
 
 
@@ -248,7 +260,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("no images; pass --data with training images, of which a part is held out, or --calib-data "
                          "and --data with training and validation images")  # fmt: skip
     if None not in (arguments.data, arguments.calib_data, arguments.hold_out):
-        raise UsageError("--data with validation images and --hold-out exclude each other; pass one of them with "
+        raise UsageError("--data with validation images and --hold-out cannot be used together; pass one of them with "
                          "--calib-data")  # fmt: skip
     if arguments.nets and not _is_folder(arguments.output):
         raise UsageError(f"--nets requires a folder as -o, not {arguments.output}")
@@ -284,12 +296,13 @@ def _table(front: Sequence[Mapping[str, Any]], evaluated: int, arguments: argpar
     images = f" ({front[0]['images']} validation images)" if "images" in front[0] else ""
     latency = "latency_ms" in front[0]
     rows = [
-        f"{len(front)} of {evaluated} evaluated subnets are on the front{images}",
+        f"{len(front)} of {counted(evaluated, 'evaluated subnet')} {'is' if len(front) == 1 else 'are'} on the front"
+        f"{images}",
         f"{'#':>4} {'MACs (M)':>10} {'params (k)':>11}{'ms':>9} {measured:>8}" if latency
         else f"{'#':>4} {'MACs (M)':>10} {'params (k)':>11} {measured:>8}",
     ]  # fmt: skip
     for number, entry in enumerate(front, 1):
-        time = f"{entry['latency_ms']:9.2f}" if latency else ""
+        time = f"{entry['latency_ms']:9.4g}" if latency else ""
         score = f"{100 * entry['score']:8.2f}" if "accuracy" in entry else f"{entry['score']:8.4f}"
         rows.append(f"{number:4d} {entry['macs'] / 1e6:10.3f} {entry['params'] / 1e3:11.1f}{time} {score}")
     words = ["--supernet", arguments.supernet, "--arch", f"{_front_path(arguments.output)}#{len(front)}"]

@@ -127,19 +127,29 @@ class Problem(Generic[A]):
             if len(inside):
                 return self.archs(inside[:count])
         ends = "; ".join(
-            f"the smallest and the largest arch have {self.cost(self.space.smallest, name):.6g} and "
-            f"{self.cost(self.space.largest, name):.6g} {UNITS[name]}"
+            f"the smallest arch has {cost_text(name, self.cost(self.space.smallest, name))} and the largest "
+            f"{cost_text(name, self.cost(self.space.largest, name))}"
             for name in self.limits
         )
-        raise TargetError(f"none of {drawn} random archs of {self.space.name} is {self.described()}; {ends}")
+        raise TargetError(f"none of {drawn} random archs of {self.space.name} has {self.described()}; {ends}")
 
     def described(self) -> str:
         """The limits as text."""
         texts = []
         for name, (low, high) in self.limits.items():
-            upper = "" if math.isinf(high) else f"{high:.6g}"
-            texts.append(f"with {low:.6g} to {upper or 'any number of'} {UNITS[name]}")
-        return " and ".join(texts) or "without limits"
+            if math.isinf(high):
+                texts.append(f"at least {cost_text(name, low)}")
+            else:
+                texts.append(f"{cost_text(name, low)} to {cost_text(name, high)}" if low else
+                             f"at most {cost_text(name, high)}")  # fmt: skip
+        return " and ".join(texts) or "any cost"
+
+
+def cost_text(name: str, value: float) -> str:
+    """A cost with its unit and four significant digits, such as ``12.34 M MACs`` or ``0.0421 ms``."""
+    scale, suffix = (1.0, "") if name == LATENCY or value < 1e3 else (1e3, "k ") if value < 1e6 else (1e6, "M ")
+    digits = f"{value / scale:.4g}" if value / scale < 1e4 else f"{value / scale:.0f}"
+    return f"{digits} {suffix}{UNITS[name]}"
 
 
 def make_problem(

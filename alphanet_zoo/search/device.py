@@ -184,6 +184,10 @@ class LatencyModel:
         if not isinstance(self.device, Mapping) or not isinstance(self.space, str):
             raise ValueError("device is not a mapping, or space is not a name")
 
+    def described(self) -> dict[str, Any]:
+        """What was measured, and the errors of the predictions, ready for JSON."""
+        return {**self.device, "errors": None if self.errors is None else asdict(self.errors)}
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to a JSON file."""
         with replacing(path) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from alphanet_zoo.errors import UsageError
@@ -39,7 +40,36 @@ def parse_limit(text: str) -> Limit:
     Raises:
         UsageError: ``text`` is not a limit, or its first bound is above the second.
     """
-    remedy = "pass a maximum such as 600M, a range such as 200M:1.2G, or percentages of the largest such as 20%:60%"
+    return _parsed(text, parse_count, "a maximum such as 600M, a range such as 200M:1.2G")
+
+
+def parse_latency_limit(text: str) -> Limit:
+    """A limit in milliseconds such as ``40`` (at most), ``5:40``, ``5:``, ``60%`` or ``20%:60%``.
+
+    Raises:
+        UsageError: ``text`` is not a limit, or its first bound is above the second.
+    """
+    return _parsed(text, parse_ms, "a maximum in milliseconds such as 40, a range such as 5:40")
+
+
+def parse_ms(text: str) -> float:
+    """Milliseconds, with or without the unit ``ms``.
+
+    Raises:
+        UsageError: ``text`` is not a positive number.
+    """
+    try:
+        value = float(text.strip().removesuffix("ms"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"{text!r} is not a positive number of milliseconds; pass one such as 12 or 0.5")
+    return value
+
+
+def _parsed(text: str, number: Callable[[str], float], examples: str) -> Limit:
+    """A limit whose bounds ``number`` reads."""
+    remedy = f"pass {examples}, or percentages of the largest such as 20%:60%"
     parts = text.split(":")
     if len(parts) > 2 or not any(parts):
         raise UsageError(f"{text!r} is not a limit; {remedy}")
@@ -47,7 +77,7 @@ def parse_limit(text: str) -> Limit:
     if any(relative) != all(relative):
         raise UsageError(f"{text!r} mixes percentages and absolute values; {remedy}")
     try:
-        values = [parse_count(part.removesuffix("%")) if part else None for part in parts]
+        values = [number(part.removesuffix("%")) if part else None for part in parts]
     except ValueError as error:
         raise UsageError(f"{text!r} is not a limit; {remedy}") from error
     low, high = (None, *values) if len(values) == 1 else values

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.search.costs import Problem
-from alphanet_zoo.search.limits import LATENCY, UNITS
+from alphanet_zoo.search.costs import Problem, cost_text
+from alphanet_zoo.search.limits import UNITS
 
 SAMPLE = 10_000
 """Random archs that the median of a cost is computed from."""
@@ -47,7 +47,7 @@ def profile_text(problem: Problem[Any]) -> tuple[str, bool]:
 
 def _number(name: str, value: float) -> str:
     """A cost in a table."""
-    return f"{value:.3f}" if name == LATENCY else f"{value / 1e6:.3f} M"
+    return cost_text(name, value).removesuffix(f" {UNITS[name]}").removesuffix(UNITS[name])
 
 
 def _limit(problem: Problem[Any], name: str) -> str:
@@ -55,4 +55,6 @@ def _limit(problem: Problem[Any], name: str) -> str:
     if name not in problem.limits:
         return "none"
     low, high = problem.limits[name]
-    return f"{_number(name, low)} to {'any' if math.isinf(high) else _number(name, high)}"
+    if math.isinf(high):
+        return f"at least {_number(name, low)}"
+    return f"{_number(name, low)} to {_number(name, high)}" if low else f"at most {_number(name, high)}"

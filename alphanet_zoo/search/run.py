@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -76,7 +76,8 @@ class SearchRun:
         time_limit: Seconds after which no subnet is begun; None for no limit.
 
     Attributes:
-        evaluated: Number of subnets of the search that have a score, also those that were stopped early.
+        evaluated: Number of subnets that have a score, also those that were stopped early.
+        reused: Number of them that only earlier searches with these scores proposed.
         measured: Number of subnets that this process scored.
         out_of_time: Whether the time limit ended the search.
     """
@@ -91,12 +92,14 @@ class SearchRun:
         time_limit: float | None = None,
     ) -> None:
         """Scores nothing."""
-        self.problem, self.scores, self.evaluated, self.measured = problem, scores, 0, 0
+        self.problem, self.scores, self.evaluated, self.measured, self.reused = problem, scores, 0, 0, 0
         self.out_of_time, self._deadline = False, None if time_limit is None else time.monotonic() + time_limit
         self._scorer, self._strategy = scorer, strategy
 
     def __call__(self, evaluations: int, seed: int) -> list[dict[str, Any]]:
         """Runs the search; returns entries as `search` does, of fully scored subnets.
+
+        Subnets within the limits that an earlier search with the same scores evaluated are among them.
 
         Raises:
             TargetError: No subnet is within the limits.
@@ -111,8 +114,19 @@ class SearchRun:
                     yield self.scores[arch]["score"], self.scores[arch]["complete"]
 
             found = run_strategy(self.problem, self._strategy, score, evaluations=evaluations, seed=seed)
-        self.evaluated = len(found)
+        found += (earlier := self._earlier({each.arch for each in found}))
+        self.evaluated, self.reused = len(found), len(earlier)
         return entries_of(self.problem, found, {each.arch: self.scores[each.arch] for each in found})
+
+    def _earlier(self, known: Collection[Arch]) -> list[Scored[Any]]:
+        """The other scored archs of the file within the limits."""
+        archs = [self.problem.space.read_arch(entry["arch"]) for entry in self.scores.entries.values()]
+        others = self.problem.within([arch for arch in archs if arch in self.problem.space and arch not in known])
+        return [
+            Scored(arch, self.problem.cost(arch), figures["score"], complete=figures["complete"])
+            for arch in others
+            for figures in (self.scores[arch],)
+        ]
 
     def _score_round(self, archs: Sequence[Arch], history: Sequence[Scored[Any]], bar: Any) -> None:
         """Scores the archs of a round that no process has scored, and waits for those that others are scoring."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from alphanet_zoo.data.sources import ImageSource, subset
-from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError, one_line
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
 from alphanet_zoo.evaluate.statistics import mcnemar_p_value
 from alphanet_zoo.nn.family import Network
@@ -90,7 +90,14 @@ class Scorer:
 
     def _own(self, net: Network, score: NetScore) -> dict[str, Any]:
         """The user's score."""
-        value = float(score(net))
+        try:
+            with torch.no_grad():
+                value = float(score(net))
+        except AlphaNetError:
+            raise
+        except Exception as error:
+            name = getattr(score, "__qualname__", type(score).__name__)
+            raise UsageError(f"the score {name} fails: {one_line(error)}; it must return a number") from error
         if not np.isfinite(value):
             raise UsageError(f"the score of a subnet is {value}; the function must return a finite number")
         return {"score": value, "complete": True}
@@ -189,8 +196,8 @@ def load_score(name: str) -> NetScore:
     try:
         found = getattr(import_module(module), function) if module and function else None
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"cannot load the score {name!r}: {error}; pass package.module:function, importable from "
-                         "this folder or installed") from error  # fmt: skip
+        raise UsageError(f"cannot load the score {name!r}: {error}; pass package.module:function of an installed "
+                         "module, or set PYTHONPATH=. for a file in this folder") from error  # fmt: skip
     if not callable(found):
         raise UsageError(f"the score {name!r} is not a function; pass package.module:function")
     score: NetScore = found

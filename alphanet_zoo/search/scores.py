@@ -72,6 +72,7 @@ class ScoreFile:
             if used and SETTINGS in entry:
                 self._described = True
             elif used:
+                float(entry["score"]), bool(entry["complete"])  # KeyError or TypeError if the line is damaged.
                 self.entries.setdefault(json.dumps(entry["arch"], separators=(",", ":")), entry)
             elif SETTINGS not in entry:
                 self.others += 1

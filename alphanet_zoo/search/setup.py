@@ -12,11 +12,12 @@ from typing import Any
 from alphanet_zoo import __version__
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.sources import ImageSource, split_hold_out, spread
-from alphanet_zoo.errors import UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.evaluate.evaluator import Evaluator
 from alphanet_zoo.evaluate.pixels import PixelStore
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.search.scorer import NetScore, Scorer, digest_of_images, digest_of_net, load_score, mixed
+from alphanet_zoo.train.config import TrainConfig
 from alphanet_zoo.train.folder import stored_config
 from alphanet_zoo.zoo.files import is_run
 
@@ -58,6 +59,12 @@ def search_images(supernet: Path, data: Path | None, calibration: Path | None, h
     """
     if data is not None and calibration is not None:
         validation = FolderSource(data)
+        if Path(data).resolve() == Path(calibration).resolve():
+            remark = (
+                f"warning: {data} is also the folder of the training images, so the accuracies are too high; pass "
+                "validation images that the supernet was not trained on, or --hold-out N instead of --data"
+            )
+            return SearchImages(FolderSource(calibration), validation, notes=[remark])
         if Path(data).resolve().name.lower() not in TEST_NAMES:
             return SearchImages(FolderSource(calibration), validation)
         remark = (
@@ -68,12 +75,20 @@ def search_images(supernet: Path, data: Path | None, calibration: Path | None, h
     folder = calibration or data
     assert folder is not None
     training = FolderSource(training_folder(folder))
-    trained = _run_hold_out(supernet)
+    run = _run_of(supernet)
+    trained = None if run is None else run.data.hold_out or None
     number = hold_out or trained or min(MOST_HELD_OUT, len(training) // 10)
     if number < 1:
         raise UsageError(f"{training.name} has {len(training)} images, too few to hold out a tenth; pass --hold-out N")
     rest, held_out = split_hold_out(training, number)
     notes = []
+    if hold_out is not None and run is not None and hold_out > (trained or 0):
+        notes.append(
+            f"warning: the supernet was trained with data.hold_out={trained or 0}, so it has seen images that are "
+            f"validated on; pass --hold-out {trained} or other validation images (--data)" if trained else
+            "warning: the supernet was trained without data.hold_out, so it has seen the images that are validated on, "
+            "and the accuracies are too high; pass other validation images (--data)"
+        )  # fmt: skip
     if hold_out is None and trained is None:
         notes.append(
             f"note: validating on {number} of the {len(training)} training images, and calibrating on the others; if "
@@ -88,13 +103,13 @@ def training_folder(folder: Path) -> Path:
     return folder / "train" if (folder / "train").is_dir() else folder
 
 
-def _run_hold_out(supernet: Path) -> int | None:
-    """``data.hold_out`` of the training run that a supernet belongs to; None without a run or without that setting."""
+def _run_of(supernet: Path) -> TrainConfig | None:
+    """The config of the training run that a supernet belongs to; None without a run that can be read."""
     for folder in (supernet, *supernet.resolve().parents[:2]):
         if folder.is_dir() and is_run(folder):
             try:
-                return stored_config(folder).data.hold_out or None
-            except (UsageError, ValueError):  # Written by another version: the caller's default applies.
+                return stored_config(folder)
+            except (AlphaNetError, ValueError):  # Written by another version: the caller's default applies.
                 return None
     return None
 

@@ -127,6 +127,13 @@ def read_front(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
     return None
 
 
+def front_provenance(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """What ``alphanet search`` recorded in a front about its supernet, images and settings; empty if it is unknown."""
+    content = _read_json(path) if Path(path).suffix.lower() != ".csv" else None
+    found = content.get("provenance") if isinstance(content, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def _checked_entries(front: list[dict[str, Any]], path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The entries of a front, whose costs and scores are finite numbers."""
     for number, entry in enumerate(front, 1):

@@ -80,7 +80,7 @@ def open_from_front(
     name = chosen.get("weights")
     if not isinstance(name, str) or Path(name).name != name:
         raise UsageError(f"the front {source} has no weights; write them with alphanet search --nets, or export the "
-                         f"subnet: alphanet export --front {path}")  # fmt: skip
+                         f"subnet: alphanet export SUPERNET --front {path} --flops BUDGET")  # fmt: skip
     opened = open_net(_file(source, name, cache_dir, revision))
     if opened.net.arch.to_dict() != chosen["arch"]:
         raise AlphaNetError(f"{name} of {source} is not the subnet that the front describes; publish both again")
@@ -105,4 +105,6 @@ def _file(
 
 def _text(name: str, value: float) -> str:
     """A cost with its unit."""
-    return f"{value:.2f} ms" if name == "latency_ms" else f"{value / 1e6:.2f} M {COSTS[name]}"
+    from alphanet_zoo.search.costs import cost_text
+
+    return cost_text(name, value)

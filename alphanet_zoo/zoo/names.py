@@ -7,6 +7,7 @@ import fnmatch
 from pathlib import Path
 
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.files import FRONT_NAME
 from alphanet_zoo.space.presets import ALIASES, FamilyMember
 from alphanet_zoo.zoo.families import families, shipped_family_of
 from alphanet_zoo.zoo.pins import PINS
@@ -76,6 +77,11 @@ def resolve_name(name: str) -> str:
     if name in ALIASES:
         return ALIASES[name]
     if name not in names:
+        if name and (Path(name) / FRONT_NAME).is_file():
+            raise UsageError(
+                f"{name} is a folder of alphanet search, not a model; pass macs, such as macs='300M', to choose from "
+                "the front in it"
+            )
         if name and Path(name).is_dir():
             raise UsageError(
                 f"{name} is a folder, not a model; open a network with from_pretrained({name!r}), or pass macs, such "

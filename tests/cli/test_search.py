@@ -223,9 +223,13 @@ def test_costs_are_printed_before_anything_is_scored(folder, tmp_path, capsys):
     supernet = ["--supernet", str(folder / "supernet.safetensors"), "--profile"]
     assert main([*supernet, "--macs", "20%:60%", "--params", "50K"]) == 0
     printed = capsys.readouterr().out
-    assert f"{count_macs(TINY.largest, TINY, 2) / 1e6:.3f} M" in printed and "the limits can be met" in printed
+    assert f"{count_macs(TINY.largest, TINY, 2) / 1e6:.4g} M" in printed and "the limits can be met" in printed
     assert main([*supernet, "--params", "1K"]) == 5 and "cannot be met" in capsys.readouterr().out
-    assert main([*supernet, "--latency-ms", "5"]) == 2 and "requires --device" in capsys.readouterr().err
+    assert main([*supernet, "--latency-ms", "5"]) == 2 and "--latency-ms requires --device" in capsys.readouterr().err
+    assert main([*supernet, "--axis", "latency_ms"]) == 2 and "--axis latency_ms req" in capsys.readouterr().err
+    for text in ("600M", "0", "-3", "nan"):
+        assert main([*supernet, "--latency-ms", text]) == 2 and "maximum in milliseconds" in capsys.readouterr().err
+    assert main([*supernet, "--macs", "300"]) == 5 and "at most 300" in capsys.readouterr().out
 
 
 def test_images_named_test_cause_a_warning_that_is_recorded(folder, tmp_path, capsys):
@@ -238,7 +242,48 @@ def test_images_named_test_cause_a_warning_that_is_recorded(folder, tmp_path, ca
     assert json.loads((tmp_path / "front.json").read_text())["provenance"]["test_images"] is True
 
 
-def test_a_score_of_ones_own(folder, tmp_path, monkeypatch):
+def test_subnets_of_earlier_searches_count_for_the_front(folder, tmp_path, capsys):
+    """Another strategy in the same folder never loses what was found; limits apply to earlier subnets too."""
+    assert main(arguments(folder, tmp_path / "out")) == 0
+    before = read_front(tmp_path / "out" / "front.json")
+    capsys.readouterr()
+    argv = arguments(folder, tmp_path / "out", "--strategy", "random", "--seed", "5")
+    argv[argv.index("--evaluations") + 1] = "3"
+    assert main(argv) == 0
+    assert "earlier searches evaluated" in capsys.readouterr().err
+    after = read_front(tmp_path / "out" / "front.json")
+    for entry in before:
+        assert any(e["macs"] <= entry["macs"] and e["accuracy"] >= entry["accuracy"] for e in after)
+    assert main([*argv, "--macs", str(before[-1]["macs"] - 1)]) == 0
+    assert all(e["macs"] < before[-1]["macs"] for e in read_front(tmp_path / "out" / "front.json"))
+
+
+def test_images_that_were_trained_on_cause_a_warning(folder, tmp_path, capsys):
+    argv = arguments(folder, tmp_path / "front.json")
+    argv[argv.index("--evaluations") + 1] = "1"
+    argv[argv.index("--data") + 1] = str(folder / "train")
+    assert main(argv) == 0
+    assert "is also the folder of the training images" in capsys.readouterr().err
+
+
+def test_a_front_of_another_supernet_is_not_exported(folder, tmp_path, capsys):
+    assert main(arguments(folder, tmp_path / "out")) == 0
+    save_net(fill_live(build_supernet(TINY, 2)), tmp_path / "other.safetensors")
+    capsys.readouterr()
+    words = ["--front", str(tmp_path / "out"), "--flops", "10M", "--calib-data", str(folder / "train")]
+    assert alphanet(["export", str(tmp_path / "other.safetensors"), *words, "-o", str(tmp_path / "net.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "a search with other weights" in error and error.count("\n") == 1 and not (tmp_path / "net.onnx").exists()
+    supernet = str(folder / "supernet.safetensors")
+    assert alphanet(["export", supernet, *words, "-o", str(tmp_path / "net.safetensors")]) == 0
+    capsys.readouterr()
+    assert alphanet(["export", supernet, "--flops", "1K", "-o", str(tmp_path / "net.onnx")]) == 5
+    assert "pass --front FILE" in capsys.readouterr().err
+    assert alphanet(["export", str(tmp_path / "out"), "--flops", "1M", "-o", str(tmp_path / "net.onnx")]) == 2
+    assert "is a folder of alphanet search" in capsys.readouterr().err
+
+
+def test_a_score_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_score.py").write_text(
         "import torch\nfrom alphanet_zoo.evaluate.multilabel import average_precision\n"
         "def mean_average_precision(net):\n"
@@ -247,6 +292,8 @@ def test_a_score_of_ones_own(folder, tmp_path, monkeypatch):
         "    labels = torch.rand(16, 2, generator=rng) < 0.5\n"
         "    with torch.inference_mode():\n"
         "        return float(average_precision(net(images), labels).mean())\n"
+        "def failing(net):\n"
+        "    return 1 / 0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     argv = arguments(folder, tmp_path / "front.json", "--score", "own_score:mean_average_precision")
@@ -256,3 +303,6 @@ def test_a_score_of_ones_own(folder, tmp_path, monkeypatch):
     assert content["provenance"]["score"] == "own_score:mean_average_precision"
     assert all(0 < entry["score"] < 1 and "accuracy" not in entry for entry in content["front"])
     assert main(arguments(folder, tmp_path / "other.json", "--score", "own_score:nothing")) == 2
+    assert "PYTHONPATH=." in capsys.readouterr().err
+    assert main(arguments(folder, tmp_path / "other.json", "--score", "own_score:failing")) == 2
+    assert "the score failing fails: ZeroDivisionError" in capsys.readouterr().err

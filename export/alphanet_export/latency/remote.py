@@ -41,8 +41,12 @@ command -v "$TOOL" > /dev/null || { echo "$TOOL was not found; set TOOL to its p
 touch @TIMES@
 run() { @RUN@; }
 round=1
+count=$(ls ./*.onnx | wc -l)
 while [ "$round" -le @ROUNDS@ ]; do
+  number=0
   for file in *.onnx; do
+    number=$((number + 1))
+    [ $((number % 25)) -ne 1 ] || echo "round $round of @ROUNDS@: file $number of $count"
     grep -q "^$round $file " @TIMES@ && continue
     time=$(run "$file" | sed -n '@SED@' | awk 'NR == 1 { print $2 == "us" ? $1 / 1000 : $1 }')
     [ -n "$time" ] || { echo "$TOOL printed no time for $file" >&2; exit 1; }
@@ -50,7 +54,7 @@ while [ "$round" -le @ROUNDS@ ]; do
   done
   round=$((round + 1))
 done
-echo "done; copy this folder back and run: alphanet profile --import FOLDER -o device.json"
+echo "done; copy this folder back and run: alphanet profile --import FOLDER --name DEVICE -o device.json"
 """
 
 

@@ -127,6 +127,8 @@ def test_a_device_is_measured_and_searched_by_milliseconds(tmp_path, capsys):
     supernet, device = ["--supernet", str(tmp_path / "supernet.safetensors")], str(tmp_path / "device.json")
     assert main(["profile", *supernet, "--threads", "1", "--rounds", "1", "--runs", "2", "-o", device]) == 0
     assert "12 distinct parts" in capsys.readouterr().out
+    assert main(["profile", *supernet, "--num-classes", "7", "-o", device]) == 2
+    assert "has 10 classes; leave --num-classes out" in capsys.readouterr().err
     content = json.loads((tmp_path / "device.json").read_text())
     assert content["device"]["runtime"] == "onnxruntime" and content["device"]["threads"] == 1
     assert content["errors"]["nets"] > 0 and content["device"]["runtime_version"]
@@ -150,7 +152,9 @@ def test_a_device_without_python_is_measured_by_the_tool_of_the_runtime(tmp_path
     argv = ["profile", "--supernet", str(tmp_path / "supernet.safetensors"), "--runtime", "openvino", "--threads", "2"]
     assert main([*argv, "--rounds", "2", "--export-blocks", str(blocks)]) == 0
     assert len(list(blocks.glob("*.onnx"))) == 12 + 50
-    imported = ["profile", "--import", str(blocks), "--name", "board", "-o", str(tmp_path / "device.json")]
+    imported = ["profile", "--import", str(blocks), "-o", str(tmp_path / "device.json")]
+    assert main(imported) == 2 and "--name TEXT" in capsys.readouterr().err
+    imported += ["--name", "board"]
     assert main(imported) == 2 and "measure.sh" in capsys.readouterr().err
     tool = tmp_path / "benchmark_app"
     tool.write_text(TOOL)
@@ -179,3 +183,17 @@ def test_the_tool_of_openvino_measures_the_blocks(tmp_path):
     assert main(["profile", "--import", str(blocks), "--name", "board", "-o", device]) == 0
     times = LatencyModel.read(device).times_ms.values()
     assert len(times) == 12 and all(0.001 < time < 10 for time in times)
+
+
+def test_a_latency_model_that_predicts_badly_causes_a_warning(tmp_path, capsys):
+    """Times of the blocks that have nothing to do with those of the whole subnets, as on a busy machine."""
+    save_net(fill_live(build_supernet(SMALL, 10)), tmp_path / "supernet.safetensors")
+    blocks, device = tmp_path / "blocks", str(tmp_path / "device.json")
+    argv = ["profile", "--supernet", str(tmp_path / "supernet.safetensors"), "--export-blocks", str(blocks)]
+    assert main([*argv, "--threads", "1", "--rounds", "1"]) == 0
+    rng = np.random.default_rng(0)
+    times = [f"1 {path.name} {10 ** rng.uniform(-2, 2):.4f}" for path in sorted(blocks.glob("*.onnx"))]
+    (blocks / "times.txt").write_text("\n".join(times) + "\n")
+    capsys.readouterr()
+    assert main(["profile", "--import", str(blocks), "--name", "board", "-o", device]) == 0
+    assert "these predictions are not reliable" in capsys.readouterr().err
