@@ -186,11 +186,12 @@ def ours(args: argparse.Namespace, base: Path, folder: Path) -> list[dict[str, A
     rows = []
     for budget in BUDGETS:
         began = time.process_time()
-        found = search(SubnetEvaluator(supernet, held_out), 0.9e6 * budget, 1e6 * budget, args.evaluations, args.seed)
-        best = max(found, key=lambda entry: entry["accuracy"])
+        scored = search(SubnetEvaluator(supernet, held_out), 0.9e6 * budget, 1e6 * budget, args.evaluations, args.seed)
+        best = max(scored, key=lambda entry: entry["accuracy"])
         arch = supernet.space.read_arch(best["arch"])  # type: ignore[union-attr]
         seconds = time.process_time() - began
-        rows.append(row_of(args, supernet, arch, budget=budget, search_seconds=seconds, arch=arch.to_dict()))
+        found = row_of(args, supernet, arch, budget=budget, search_seconds=seconds)
+        rows.append(found | {"arch": arch.to_dict()})
     return rows
 
 
