@@ -142,10 +142,10 @@ def _search(arguments: argparse.Namespace, supernet: Any, problem: Any, device: 
     from alphanet_zoo.search.setup import make_scorer, search_images
 
     images = search_images(arguments.supernet, arguments.data, arguments.calib_data, arguments.hold_out)
+    problem.draw(2, _generator(arguments.seed))  # Limits that cannot be met end the search before anything is read.
     first = processes()[0] == 0
     for remark in images.notes if first else ():
         note(arguments.prog, remark)
-    problem.draw(2, _generator(arguments.seed))  # Limits that cannot be met end the search before anything is read.
     scorer, settings = make_scorer(
         supernet, images, calibration_images=arguments.calib_images, limit=arguments.limit,
         batch_size=arguments.batch_size, labels_by_position=arguments.labels_by_position, score=arguments.score,

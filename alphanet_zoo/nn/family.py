@@ -98,14 +98,6 @@ class Network(Provenance):
             )
 
     @abstractmethod
-    def for_classes(self, num_classes: int) -> Network:
-        """This network with a new, randomly initialised classifier for other classes; it may be this object.
-
-        Raises:
-            UsageError: The network cannot be built for other classes.
-        """
-
-    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The description of this network without its weights, ready for JSON.
 

@@ -256,11 +256,6 @@ class AlphaNet(HubMixin, Configured):
         """See `extract`."""
         return self.extract(arch)
 
-    def for_classes(self, num_classes: int) -> AlphaNet:
-        """This network after `reset_classifier`."""
-        self.reset_classifier(num_classes)
-        return self
-
     def _use_kernels(self) -> None:
         use_compiled(self, self.kernels == "compiled")
 

@@ -102,12 +102,6 @@ class SlimNetwork(HubMixin, Network):
                 setattr(module, key, getattr(module, key) * rate / greatest)
         self._drop_path_rate = rate
 
-    def for_classes(self, num_classes: int) -> SlimNetwork:
-        """A network with these weights and a new classifier (normal, deviation 0.01); see `Network.for_classes`."""
-        from alphanet_zoo.slim.named import with_classes
-
-        return with_classes(self, num_classes)
-
     def config(self) -> dict[str, Any]:
         """The description from which `alphanet_zoo.slim.named.from_config` builds this network, ready for JSON.
 

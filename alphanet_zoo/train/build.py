@@ -25,6 +25,7 @@ from alphanet_zoo.train.distributed import Ranks
 from alphanet_zoo.train.sandwich import Losses, distillation_loss, label_loss_of
 from alphanet_zoo.train.teacher import open_teacher
 from alphanet_zoo.zoo.archs import NamedArch, find_arch
+from alphanet_zoo.zoo.built import with_classes
 from alphanet_zoo.zoo.open import open_net
 
 
@@ -112,7 +113,7 @@ def _finetuned(config: TrainConfig, classes: Sequence[str]) -> Network:
         return net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.seed, "weights"))
-        return net.for_classes(len(classes))
+        return with_classes(net, len(classes))
 
 
 def _slimmable(config: TrainConfig, net: NetConfig, num_classes: int) -> Slimmable:

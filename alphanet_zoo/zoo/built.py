@@ -1,15 +1,18 @@
-"""Builds a network from its description, whatever its family."""
+"""Builds a network from its description, or for other classes, whatever its family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.slim.choices import FAMILY as SLIMMABLE
+
+if TYPE_CHECKING:
+    from alphanet_zoo.slim.network import SlimNetwork
 
 
 def built(config: Mapping[str, Any]) -> Network:
@@ -24,3 +27,17 @@ def built(config: Mapping[str, Any]) -> Network:
         return from_config(config)
     with torch.device("meta"):
         return AlphaNet.from_config(config)
+
+
+def with_classes(net: Network, num_classes: int) -> Network:
+    """A network with a new, randomly initialised classifier for other classes: ``net`` itself, or a new one.
+
+    Raises:
+        UsageError: The network cannot be built for these classes.
+    """
+    if net.config()["model_type"] == SLIMMABLE:
+        from alphanet_zoo.slim import named
+
+        return named.with_classes(cast("SlimNetwork", net), num_classes)
+    cast(AlphaNet, net).reset_classifier(num_classes)
+    return net

@@ -261,7 +261,7 @@ WRONG = [
     ("profile --space nowhere -o device.json", 2, "unknown space 'nowhere'"),
     ("profile --runtime abacus -o device.json", 2, "abacus"),
     ("profile --supernet cut.safetensors -o device.json", 1, "cut.safetensors"),
-    ("profile --export-blocks blocks --import images -o device.json", 2, "exclude each other"),
+    ("profile --export-blocks blocks --import images -o device.json", 2, "cannot be used together"),
     ("profile -o images", 2, "images"),
     ("publish", 2, "required"),
     ("publish --to local", 2, "pass either --upstream FILE or --network NET"),

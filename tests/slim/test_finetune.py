@@ -12,9 +12,9 @@ import torch
 
 import alphanet_zoo as az
 from alphanet_zoo.cli.main import main
-from alphanet_zoo.errors import UsageError
 from alphanet_zoo.slim.network import SlimNet
 from alphanet_zoo.slim.supernet import Slimmable
+from alphanet_zoo.zoo.built import with_classes
 from alphanet_zoo.zoo.open import open_net
 from tests.slim.own import MODULE, SETTINGS, current_folder
 
@@ -71,7 +71,7 @@ def test_other_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert after.subnet(after.arch).net[-1].out_features == 3
     capsys.readouterr()
     assert main(["export", "three_classes", "-o", "three.onnx"]) == 0
-    assert main(["predict", "three/val/1", "--model", "three.onnx"]) == 0
+    assert main(["predict", "three/val/1", "--file", "three.onnx"]) == 0
     labels = [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines() if ".png: " in line]
     assert len(labels) == len(list(Path("three/val/1").iterdir())) and labels.count("1") > 0.8 * len(labels)
 
@@ -79,7 +79,7 @@ def test_other_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_subnets(run: Path) -> None:
     """The supernet is trained further, with other classes: only its classifier is new."""
     torch.manual_seed(0)
-    supernet, renewed = open_net(run).net, open_net(run).net.for_classes(3)
+    supernet, renewed = open_net(run).net, with_classes(open_net(run).net, 3)
     old, new = supernet.state_dict(), renewed.state_dict()
     other = [name for name in old if not torch.equal(old[name], new[name])]
     assert len(other) == 2 and all(new[name].shape[0] == 3 for name in other)
@@ -98,5 +98,6 @@ def test_what_cannot_be_fine_tuned(run: Path, capsys: pytest.CaptureFixture[str]
         assert finetune("refused", "data.root=three", *settings) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1 and not Path("refused").exists()
-    with pytest.raises(UsageError, match="passed as a module"):
-        az.slimmable(open_net(run).net.extract(az.SlimArch(16, (0.5,))), (3, 16, 16)).for_classes(3)
+    passed = az.slimmable(open_net(run).net.extract(az.SlimArch(16, (0.5,))), (3, 16, 16))
+    with pytest.raises(ValueError, match="passed as a module"):
+        with_classes(passed, 3)
