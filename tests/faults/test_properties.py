@@ -1,4 +1,4 @@
-"""Properties of archs, budgets and costs, for values that Hypothesis chooses."""
+"""Properties of archs, budgets, costs and configs, for values that Hypothesis chooses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY
 from alphanet_zoo.space.space import SearchSpace
+from alphanet_zoo.train.config import load_config, valid_keys
 from alphanet_zoo.zoo.archs import read_arch
 
 CASES = settings(max_examples=150, deadline=None, derandomize=True)
@@ -99,3 +100,19 @@ def test_any_other_budget_is_a_usage_error(text: str) -> None:
         assert "not a budget of MACs" in str(error)
     else:
         assert 0 < macs < math.inf and 0 < step < math.inf
+
+
+@CASES
+@given(chosen=st.dictionaries(st.sampled_from(sorted(valid_keys())), JSON, min_size=1, max_size=4))
+def test_settings_are_a_config_that_its_text_repeats_or_a_usage_error(
+    chosen: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    overrides = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+    try:
+        config = load_config("digits", overrides)
+    except UsageError as error:
+        assert len(str(error)) < 2000
+        return
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(config.to_yaml(), "utf-8")
+    assert load_config(str(path)) == config
