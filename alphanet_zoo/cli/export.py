@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from alphanet_zoo.space.cost import macs_text
 
     source = open_source(network, arch, num_classes=args.num_classes, name=_name(args, network, arch))
+    if args.front is not None:
+        _check_searched(_front_file(args.front), source)
     result, sizes = _write(args, source, files)
     for text in [*notes, *result.notes]:
         note(args.prog, f"note: {text}")
@@ -80,7 +82,7 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
     elif args.source is not None:
         network = args.source
     if args.front is not None:
-        return network, _from_front(args, network), notes
+        return network, _from_front(args), notes
     if args.flops is not None:
         from alphanet_export.select import select_member
 
@@ -101,31 +103,40 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
     return network, args.arch if args.arch in (None, *ENDS) else find_arch(args.arch), notes
 
 
-def _from_front(args: argparse.Namespace, network: str | None) -> NamedArch:
-    """The most accurate subnet of a front within the budgets, which are exact."""
-    from alphanet_zoo.search.scorer import digest_of_net
-    from alphanet_zoo.zoo.archs import find_arch, front_provenance, read_front
-    from alphanet_zoo.zoo.fronts import pick
-    from alphanet_zoo.zoo.open import open_net
+def _front_file(path: Path) -> Path:
+    """The file of ``--front``, which may also be the folder of a search."""
+    return path / FRONT_NAME if path.is_dir() else path
 
-    if args.front.is_dir():
-        if not (args.front / FRONT_NAME).is_file():
-            raise UsageError(f"{args.front} does not contain {FRONT_NAME}; pass a front of alphanet search")
-        args.front /= FRONT_NAME
-    front = read_front(args.front)
+
+def _check_searched(front: Path, source: Source) -> None:
+    """Raises UsageError if the front records that other weights were searched."""
+    from alphanet_zoo.search.scorer import digest_of_net
+    from alphanet_zoo.zoo.archs import front_provenance
+
+    searched = front_provenance(front).get("supernet_sha256")
+    if searched is not None and digest_of_net(source.net) != searched:
+        raise UsageError(
+            f"{front} is the front of a search with other weights than those of {source.weights}; pass the supernet "
+            "that was searched, or search again"
+        )
+
+
+def _from_front(args: argparse.Namespace) -> NamedArch:
+    """The most accurate subnet of a front within the budgets, which are exact."""
+    from alphanet_zoo.zoo.archs import find_arch, read_front
+    from alphanet_zoo.zoo.fronts import pick
+
+    path = _front_file(args.front)
+    if not path.is_file():
+        raise UsageError(f"{args.front} does not contain {FRONT_NAME}; pass a front of alphanet search")
+    front = read_front(path)
     if front is None:
         raise UsageError(f"{args.front} is not a front; pass a file of alphanet search -o")
-    searched = front_provenance(args.front).get("supernet_sha256")
-    if searched is not None and network is not None and digest_of_net(open_net(network).net) != searched:
-        raise UsageError(
-            f"{args.front} is the front of a search with other weights than those of {network}; pass the supernet that "
-            "was searched, or search again"
-        )
     counts = {"macs": args.flops, "params": args.max_params}
     budgets = {name: value[0] for name, value in counts.items() if value is not None}
     if args.latency_ms is not None:
         budgets["latency_ms"] = args.latency_ms
-    return find_arch(f"{args.front}#{pick(front, budgets, str(args.front)) + 1}")
+    return find_arch(f"{path}#{pick(front, budgets, str(args.front)) + 1}")
 
 
 def _name(args: argparse.Namespace, network: str | None, arch: str | NamedArch | None) -> str:

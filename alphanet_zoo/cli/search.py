@@ -153,7 +153,7 @@ def _search(arguments: argparse.Namespace, supernet: Any, problem: Any, device: 
     )  # fmt: skip
     scores = ScoreFile(_scores_path(arguments.output), settings)
     if scores.others and first:
-        note(arguments.prog, f"note: {counted(scores.others, 'line')} of {scores.path} not used: damaged, or of "
+        note(arguments.prog, f"note: ignoring {counted(scores.others, 'line')} of {scores.path}: damaged, or of "
              "another supernet, other images or other settings")  # fmt: skip
     search = SearchRun(problem, scorer, scores, STRATEGIES[arguments.strategy](arguments.evaluations),
                        time_limit=arguments.time)  # fmt: skip

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.search.chain import Chain, FloatArray, Rows, evaluate, params_tables
-from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, UNITS, Limit
+from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, UNITS, Limit, cost_text
 from alphanet_zoo.space.family import A, Space
 from alphanet_zoo.space.space import SearchSpace
 
@@ -143,13 +143,6 @@ class Problem(Generic[A]):
                 texts.append(f"{cost_text(name, low)} to {cost_text(name, high)}" if low else
                              f"at most {cost_text(name, high)}")  # fmt: skip
         return " and ".join(texts) or "any cost"
-
-
-def cost_text(name: str, value: float) -> str:
-    """A cost with its unit and four significant digits, such as ``12.34 M MACs`` or ``0.0421 ms``."""
-    scale, suffix = (1.0, "") if name == LATENCY or value < 1e3 else (1e3, "k ") if value < 1e6 else (1e6, "M ")
-    digits = f"{value / scale:.4g}" if value / scale < 1e4 else f"{value / scale:.0f}"
-    return f"{digits} {suffix}{UNITS[name]}"
 
 
 def make_problem(

@@ -14,6 +14,13 @@ UNITS = {MACS: "MACs", PARAMS: "parameters", LATENCY: "ms"}
 """The costs, and their units."""
 
 
+def cost_text(name: str, value: float) -> str:
+    """A cost with its unit and four significant digits, such as ``12.34 M MACs`` or ``0.0421 ms``."""
+    scale, suffix = (1.0, "") if name == LATENCY or value < 1e3 else (1e3, "k ") if value < 1e6 else (1e6, "M ")
+    digits = f"{value / scale:.4g}" if value / scale < 1e4 else f"{value / scale:.0f}"
+    return f"{digits} {suffix}{UNITS[name]}"
+
+
 @dataclass(frozen=True)
 class Limit:
     """Least and greatest value of a cost.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.search.costs import Problem, cost_text
-from alphanet_zoo.search.limits import UNITS
+from alphanet_zoo.search.costs import Problem
+from alphanet_zoo.search.limits import UNITS, cost_text
 
 SAMPLE = 10_000
 """Random archs that the median of a cost is computed from."""

@@ -123,9 +123,8 @@ class SearchRun:
         archs = [self.problem.space.read_arch(entry["arch"]) for entry in self.scores.entries.values()]
         others = self.problem.within([arch for arch in archs if arch in self.problem.space and arch not in known])
         return [
-            Scored(arch, self.problem.cost(arch), figures["score"], complete=figures["complete"])
+            Scored(arch, self.problem.cost(arch), self.scores[arch]["score"], complete=self.scores[arch]["complete"])
             for arch in others
-            for figures in (self.scores[arch],)
         ]
 
     def _score_round(self, archs: Sequence[Arch], history: Sequence[Scored[Any]], bar: Any) -> None:

@@ -71,8 +71,7 @@ class ScoreFile:
             used = entry[IDENTITY] == self.identity
             if used and SETTINGS in entry:
                 self._described = True
-            elif used:
-                float(entry["score"]), bool(entry["complete"])  # KeyError or TypeError if the line is damaged.
+            elif used and {"score", "complete"} <= entry.keys():
                 self.entries.setdefault(json.dumps(entry["arch"], separators=(",", ":")), entry)
             elif SETTINGS not in entry:
                 self.others += 1

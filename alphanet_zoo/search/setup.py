@@ -83,12 +83,12 @@ def search_images(supernet: Path, data: Path | None, calibration: Path | None, h
     rest, held_out = split_hold_out(training, number)
     notes = []
     if hold_out is not None and run is not None and hold_out > (trained or 0):
+        remedy = f"--hold-out {trained}, or " if trained else ""
         notes.append(
-            f"warning: the supernet was trained with data.hold_out={trained or 0}, so it has seen images that are "
-            f"validated on; pass --hold-out {trained} or other validation images (--data)" if trained else
-            "warning: the supernet was trained without data.hold_out, so it has seen the images that are validated on, "
-            "and the accuracies are too high; pass other validation images (--data)"
-        )  # fmt: skip
+            f"warning: the supernet was trained with data.hold_out={trained or 0}, so some or all of the {number} "
+            f"validation images are among its training images, and the accuracies are too high; pass {remedy}other "
+            "validation images (--data)"
+        )
     if hold_out is None and trained is None:
         notes.append(
             f"note: validating on {number} of the {len(training)} training images, and calibrating on the others; if "

@@ -53,10 +53,15 @@ def named_arch(arch: str | Mapping[str, Any], space: Space[Any], setting: str = 
     )
 
 
-def image_cfg(config: TrainConfig) -> dict[str, Any]:
-    """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped."""
-    if config.net is None and config.space == NET:  # A slimmable network is fine-tuned.
-        cfg = finetuned_net(config.finetune).pretrained_cfg
+def image_cfg(config: TrainConfig, net: Network | None = None) -> dict[str, Any]:
+    """Preprocessing for evaluation, under timm's keys. Small images (transform `cifar`) are not cropped.
+
+    Args:
+        config: The config of a run.
+        net: The network of the run, if it exists; a slimmable network to fine-tune is otherwise opened for it.
+    """
+    if config.net is None and config.space == NET:
+        cfg = (finetuned_net(config.finetune) if net is None else net).pretrained_cfg
     elif config.net is None:
         cfg = default_cfg(config.search_space.largest, 0)
     else:
@@ -81,7 +86,7 @@ def build_net(config: TrainConfig, classes: Sequence[str]) -> Network:
     else:
         net = _alphanet(config, classes) if config.finetune.net is None else _finetuned(config, classes)
     net.drop_rate, net.drop_path_rate = sandwich.drop_rate, sandwich.drop_path_rate
-    net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config)["crop_pct"]}
+    net.pretrained_cfg |= {"label_names": tuple(classes), "crop_pct": image_cfg(config, net)["crop_pct"]}
     net.pretrained_cfg.pop("multi_label", None)
     if config.data.source == "multilabel":
         net.pretrained_cfg["multi_label"] = True
@@ -104,11 +109,8 @@ def _finetuned(config: TrainConfig, classes: Sequence[str]) -> Network:
             f"{config.finetune.net} contains a net of the space {net.space.name}, but space is "
             f"{config.search_space.name}; set space=net"
         )
-    if config.space == NET:
-        unsupported = {"distributed.sync_bn": config.distributed.sync_bn, "optim.compile": config.optim.compile}
-        for setting, chosen in unsupported.items():
-            if chosen:
-                raise UsageError(f"{setting} is not supported with a slimmable network; pass {setting}=false")
+    if config.space == NET and config.slimmable_refusal is not None:
+        raise UsageError(config.slimmable_refusal)
     if tuple(net.pretrained_cfg.get("label_names") or ()) == tuple(classes):
         return net
     with torch.random.fork_rng(devices=[]):

@@ -325,13 +325,8 @@ class TrainConfig(Section):
             raise ValueError("net and finetune both name a network; pass one of them")
         if not self.data.image_size:
             raise ValueError("data.image_size is 0, and net requires the size of its images; pass data.image_size=64")
-        optim = self.optim
-        for name, chosen in (
-            ("distributed.sync_bn", self.distributed.sync_bn),
-            ("optim.compile", optim.compile),
-        ):
-            if chosen:
-                raise ValueError(f"{name} is not supported with net; pass {name}=false")
+        if self.slimmable_refusal is not None:
+            raise ValueError(self.slimmable_refusal)
         if self.net.resolutions and self.net.resolutions[-1] != self.data.image_size:
             raise ValueError(
                 f"net.resolutions is {list(self.net.resolutions)}, and data.image_size is {self.data.image_size}; "
@@ -379,6 +374,14 @@ class TrainConfig(Section):
                 of the section `net` defines the space.
         """
         return find_space(self.space)
+
+    @property
+    def slimmable_refusal(self) -> str | None:
+        """Why slimmable networks cannot be trained with these settings; None if they can."""
+        settings = {"distributed.sync_bn": self.distributed.sync_bn, "optim.compile": self.optim.compile}
+        refused = (f"{name} is not supported with slimmable networks; pass {name}=false" for name in settings
+                   if settings[name])  # fmt: skip
+        return next(refused, None)
 
     def to_yaml(self) -> str:
         """The resolved config in the order of the schema; `load_config` reads it."""

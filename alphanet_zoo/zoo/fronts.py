@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from alphanet_zoo.errors import AlphaNetError, TargetError, UsageError
 from alphanet_zoo.files import FRONT_NAME
+from alphanet_zoo.search.limits import cost_text
 from alphanet_zoo.units import parse_count
 from alphanet_zoo.zoo.archs import read_front
 
 if TYPE_CHECKING:
     from alphanet_zoo.zoo.open import OpenedNet
-
-COSTS = {"macs": "MACs", "params": "parameters", "latency_ms": "ms"}
-"""The costs of an entry, and their units."""
 
 
 def pick(front: Sequence[Mapping[str, Any]], budgets: Mapping[str, float], where: str) -> int:
@@ -24,7 +22,7 @@ def pick(front: Sequence[Mapping[str, Any]], budgets: Mapping[str, float], where
 
     Args:
         front: The entries.
-        budgets: Greatest value of some of the `COSTS`.
+        budgets: Greatest value of some of the costs, by name (`alphanet_zoo.search.limits.UNITS`).
         where: Name of the front in messages.
 
     Raises:
@@ -37,8 +35,8 @@ def pick(front: Sequence[Mapping[str, Any]], budgets: Mapping[str, float], where
             raise UsageError(f"the front {where} has no {name}; {remedy}")
     within = [i for i, entry in enumerate(front) if all(entry[name] <= budgets[name] for name in budgets)]
     if not within:
-        least = " and ".join(_text(name, min(entry[name] for entry in front)) for name in budgets)
-        asked = " and ".join(_text(name, value) for name, value in budgets.items())
+        least = " and ".join(cost_text(name, min(entry[name] for entry in front)) for name in budgets)
+        asked = " and ".join(cost_text(name, value) for name, value in budgets.items())
         raise TargetError(f"no subnet of the front {where} costs {asked} or less; the cheapest costs {least}")
     return max(within, key=lambda i: (score_of(front[i]), -float(front[i].get("macs", 0))))
 
@@ -60,7 +58,7 @@ def open_from_front(
     Args:
         source: A folder or a Hub repository with ``front.json`` and the weights of its subnets, as ``alphanet search
             --nets`` writes them.
-        budgets: Greatest value of some of the `COSTS`, such as ``{"macs": "300M"}``.
+        budgets: Greatest value of some of the costs, such as ``{"macs": "300M"}``.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is ``main``.
 
@@ -101,10 +99,3 @@ def _file(
 
     repository = checked_repository(text)
     return download(repository, name, cache_dir=None if cache_dir is None else os.fspath(cache_dir), revision=revision)
-
-
-def _text(name: str, value: float) -> str:
-    """A cost with its unit."""
-    from alphanet_zoo.search.costs import cost_text
-
-    return cost_text(name, value)

@@ -83,10 +83,7 @@ def resolve_name(name: str) -> str:
                 "the front in it"
             )
         if name and Path(name).is_dir():
-            raise UsageError(
-                f"{name} is a folder, not a model; open a network with from_pretrained({name!r}), or pass macs, such "
-                "as macs='300M', to choose one from the front in it"
-            )
+            raise UsageError(f"{name} is a folder, not a model; open the network in it with from_pretrained({name!r})")
         raise UsageError(f"unknown model {name!r}{did_you_mean(name)}; choose from {', '.join(names)}")
     return name
 

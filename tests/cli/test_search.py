@@ -23,6 +23,7 @@ from alphanet_zoo.nn.model import AlphaNet, build_supernet
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params
 from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
+from alphanet_zoo.train.config import load_config
 from alphanet_zoo.zoo.archs import read_front
 from alphanet_zoo.zoo.files import save_net
 
@@ -264,17 +265,34 @@ def test_images_that_were_trained_on_cause_a_warning(folder, tmp_path, capsys):
     argv[argv.index("--data") + 1] = str(folder / "train")
     assert main(argv) == 0
     assert "is also the folder of the training images" in capsys.readouterr().err
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    shutil.copy(folder / "supernet.safetensors", run / "final" / "model.safetensors")
+    argv = arguments(folder, tmp_path / "front.json", "--hold-out", "10", supernet=run)
+    place = argv.index("--data")
+    argv[argv.index("--evaluations") + 1] = "1"
+    for held_out, warned in ((0, True), (4, True), (10, False)):
+        config = load_config("digits", [f"output={run}", f"data.hold_out={held_out}"])
+        (run / "config.yaml").write_text(config.to_yaml())
+        assert main(argv[:place] + argv[place + 2 :]) == 0
+        error = capsys.readouterr().err
+        assert (f"data.hold_out={held_out}, so some or all of the 10" in error) == warned, error
+        assert ("pass --hold-out 4, or" in error) == (held_out == 4)
 
 
 def test_a_front_of_another_supernet_is_not_exported(folder, tmp_path, capsys):
-    assert main(arguments(folder, tmp_path / "out")) == 0
-    save_net(fill_live(build_supernet(TINY, 2)), tmp_path / "other.safetensors")
+    save_net(fill_live(build_supernet(TINY, 2)), tmp_path / "searched.safetensors")
+    assert main(arguments(folder, tmp_path / "out", supernet=tmp_path / "searched.safetensors")) == 0
     capsys.readouterr()
     words = ["--front", str(tmp_path / "out"), "--flops", "10M", "--calib-data", str(folder / "train")]
-    assert alphanet(["export", str(tmp_path / "other.safetensors"), *words, "-o", str(tmp_path / "net.onnx")]) == 2
+    supernet = str(folder / "supernet.safetensors")
+    assert alphanet(["export", supernet, *words, "-o", str(tmp_path / "net.onnx")]) == 2
     error = capsys.readouterr().err
     assert "a search with other weights" in error and error.count("\n") == 1 and not (tmp_path / "net.onnx").exists()
-    supernet = str(folder / "supernet.safetensors")
+    searched = str(tmp_path / "searched.safetensors")
+    assert alphanet(["export", searched, *words, "-o", str(tmp_path / "net.onnx")]) == 0
+    (tmp_path / "net.onnx").unlink()
+    capsys.readouterr()
     assert alphanet(["export", supernet, "--flops", "1K", "-o", str(tmp_path / "net.onnx")]) == 5
     assert "pass --front FILE" in capsys.readouterr().err
     assert alphanet(["export", str(tmp_path / "out"), "--flops", "1M", "-o", str(tmp_path / "net.onnx")]) == 2
