@@ -51,7 +51,7 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     what = group.add_mutually_exclusive_group()
     what.add_argument("--flops", type=parse_macs, metavar="BUDGET",
                       help="the most accurate model of --family within this many MACs (multiply-accumulates, called "
-                           "FLOPs in the literature), compared at the last digit written: 444M, 0.5G")  # fmt: skip
+                           "FLOPs in the literature), rounded to the last digit of BUDGET: 444M, 0.5G")  # fmt: skip
     group.add_argument("--front", type=existing_path, metavar="FILE",
                        help="a front of alphanet search; --flops, --latency-ms or --max-params chooses its most "
                             "accurate subnet within a budget")  # fmt: skip

@@ -18,7 +18,7 @@ EPILOG = """examples:
 
 MACs are for one image. Top-1 is published for the family imagenet, and measured with the included weights for cifar10.
 The cache is ALPHANET_HOME, or ~/.cache/alphanet_zoo. alphanet publish --to local adds models to it.
-Exit code 1: a file in the cache is missing or has another SHA-256 than when it was written, or a signature is missing
+Exit code 1: a file in the cache is missing or its SHA-256 differs from the recorded one, or a signature is missing
 or not valid."""
 
 

@@ -12,7 +12,7 @@ EPILOG = """examples:
   %(prog)s alphanet_a4.onnx --server http://localhost:8000
   %(prog)s alphanet_a4.onnx --server http://localhost:8000 --data imagenet/val --limit 100
 
-Exit codes: 3 if the server computes something else than the file; 1 if it cannot be reached, or answers with an
+Exit codes: 3 if the server's logits differ from those of the file; 1 if it cannot be reached, or answers with an
 error; 2 for a wrong command line."""
 
 
