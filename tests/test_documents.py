@@ -13,6 +13,7 @@ import alphanet_zoo as az
 from alphanet_zoo.cli import main as cli
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
 from alphanet_zoo.train.config import valid_keys
+from alphanet_zoo.train.settings import page, settings_of
 from alphanet_zoo.zoo.families import shipped_family
 
 ROOT = Path(__file__).parents[1]
@@ -175,3 +176,10 @@ def test_all_sources_are_checked() -> None:
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_language_is_plain(path: Path) -> None:
     assert banned_phrases(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_reference_of_the_settings_is_that_of_the_schema() -> None:
+    written = (ROOT / "docs/settings.md").read_text("utf-8")
+    assert written == page(), "run python -m alphanet_zoo.train.settings > docs/settings.md"
+    assert [each.key for each in settings_of()] == list(valid_keys())
+    assert [each.key for each in settings_of() if len(each.meaning) < 10] == []

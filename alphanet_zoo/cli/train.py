@@ -20,6 +20,7 @@ EPILOG = """examples:
   %(prog)s digits
   %(prog)s digits output=runs/mine optim.lr=0.1 max_steps=200
   %(prog)s my_recipe.yaml --print-config
+  %(prog)s --settings optim              what the settings optim.* mean
   %(prog)s own_images data.root=my_images                          a supernet for your own images
   %(prog)s finetune data.root=my_images finetune.model=alphanet_c10_m   an included net, on your images
   %(prog)s my_recipe.yaml --dry-run      time and memory, from the first 20 steps
@@ -110,6 +111,14 @@ def make_parser(prog: str = "alphanet-train") -> CommandParser:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
     parser.add_argument(
+        "--settings",
+        dest="reference",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="print all settings, or those whose names begin with NAME, with values, default and meaning, and exit",
+    )
+    parser.add_argument(
         "--dry-run",
         type=_dry_run_steps,
         metavar="STEPS",
@@ -135,6 +144,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Resolves the config and trains."""
     from alphanet_zoo.train.config import load_config
 
+    if arguments.reference is not None:
+        from alphanet_zoo.train.settings import as_text, settings_of
+
+        say(as_text(settings_of(arguments.reference)), required=True)
+        return 0
     recipe, settings = arguments.recipe, arguments.settings
     if recipe is not None and (arguments.config is not None or "=" in recipe):
         recipe, settings = None, [recipe, *settings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -14,7 +14,7 @@ from alphanet_zoo.data.config import DataConfig
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import read_yaml
 from alphanet_zoo.recipes import recipe_text, shipped_recipes
-from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share
+from alphanet_zoo.schema import Count, NonNegative, Positive, Section, Share, section_in
 from alphanet_zoo.space.custom import find_space
 from alphanet_zoo.space.presets import SPACES
 from alphanet_zoo.space.space import SearchSpace
@@ -281,7 +281,7 @@ class TrainConfig(Section):
     """All settings of a run. The same config and data give the same weights."""
 
     output: Annotated[str, Field(min_length=1)]
-    """Output folder: config.yaml, log.jsonl, checkpoints/step-<n>/, final/model.safetensors."""
+    """Output folder: `config.yaml`, `log.jsonl`, `run.html`, `checkpoints/step-<n>/`, `final/model.safetensors`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Random seed. Every random draw depends only on the seed and the step, or the seed, the epoch and the image."""
     max_steps: Count | None = None
@@ -420,9 +420,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def valid_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a config."""
     for name, field in section.model_fields.items():
-        kinds = get_args(field.annotation) or (field.annotation,)  # A section, or an optional one.
-        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        yield from valid_keys(inner[0], f"{prefix}{name}.") if inner else (f"{prefix}{name}",)
+        inner = section_in(field.annotation)
+        yield from (f"{prefix}{name}",) if inner is None else valid_keys(inner, f"{prefix}{name}.")
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -453,7 +452,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     elif path.is_file():
         tree = read_yaml(path)
     else:
-        hint = "" if path.name != recipe or path.suffix else _hint(recipe, names)
+        hint = "" if path.name != recipe or path.suffix else nearest(recipe, names)
         raise UsageError(f"no recipe or file named {recipe!r}; recipes: {', '.join(names)}{hint}")
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe} does not contain a mapping of settings; pass a YAML file like those of the recipes")
@@ -468,7 +467,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if key == "net" and _parsed(value) is not None:
         key = "net.name"
     if key not in (keys := [*valid_keys(), "net"]):
-        raise UsageError(f"unknown setting {key!r}{_hint(key, keys)}")
+        raise UsageError(f"unknown setting {key!r}{nearest(key, keys)}")
     *sections, name = key.split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
@@ -491,7 +490,7 @@ def _parsed(text: str) -> Any:
     return value if isinstance(value, list) else text
 
 
-def _hint(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
     """The valid name nearest to ``name``, as the end of a message."""
     by_ending = {known.rsplit(".", 1)[-1]: known for known in reversed(names)} | {known: known for known in names}
     near = difflib.get_close_matches(name, by_ending, n=1, cutoff=0.0)
@@ -503,7 +502,7 @@ def _first_problem(error: ValidationError) -> str:
     problem = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "extra_forbidden")
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}{_hint(key, list(valid_keys()))}"
+        return f"unknown setting {key!r}{nearest(key, list(valid_keys()))}"
     if problem["type"] == "missing":
         return f"{key} is missing; set it in the recipe or pass {key}=..."
     message = problem["msg"].removeprefix("Value error, ")

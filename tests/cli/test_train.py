@@ -74,6 +74,20 @@ def test_print_config_resolves_and_does_nothing(settings, tmp_path, capsys):
     assert yaml.safe_load(capsys.readouterr().out) == printed
 
 
+def test_settings_prints_values_default_and_meaning(capsys):
+    assert main(["--settings", "optim.lr"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optim.lr  (number above 0; required)"
+    assert "Peak learning rate" in lines[1] and [x for x in lines if x.startswith("optim.")] == [
+        lines[0], "optim.lr_batch  (integer at least 1 or null; default: null)"
+    ]  # fmt: skip
+    assert main(["--settings"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{key}  (" in printed for key in ("seed", "data.root", "sandwich.loss", "net.widths", "log.progress"))
+    assert main(["--settings", "optin.lr"]) == 2
+    assert capsys.readouterr().err.endswith("no setting begins with 'optin.lr'; did you mean optim.lr?\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -132,7 +146,7 @@ def test_another_config_in_the_same_output_is_refused(settings, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--config", "digits", "seed=x"], ["--config", "digits", "--print-config"]]
+    "argv", [["--help"], ["--config", "digits", "seed=x"], ["--config", "digits", "--print-config"], ["--settings"]]
 )
 def test_no_torch_before_there_is_work(argv):
     code = (
