@@ -41,7 +41,6 @@ PARSED_ONLY = {
     "alphanet verify-server": "requires a running model server; tests/cli/test_verify_server.py starts one",
     "alphanet train alphanet_imagenet": "requires ImageNet",
     "alphanet train alphanet_cifar10": "requires CIFAR-10",
-    "alphanet export --model alphanet_a4 --weights weights.safetensors --web": "requires onnxruntime-web from npm",
     "alphanet export alphanet_c10_m --web": "requires onnxruntime-web from npm",
     "alphanet verify c10_$size.onnx": "requires the test images of CIFAR-10",
 }
