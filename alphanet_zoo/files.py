@@ -58,6 +58,12 @@ def exported_in(folder: Path) -> Path | None:
     return min((path for path in names if path.name.lower().endswith(EXPORTED_ENDINGS)), default=None)
 
 
+def refuse_url(text: str) -> None:
+    """Raises UsageError for a URL where the path of an image is required."""
+    if "://" in text and not os.path.exists(text):
+        raise UsageError(f"{text} is a URL; download the image and pass the file")
+
+
 def is_pattern(text: str) -> bool:
     """Whether a path has a character of patterns, such as ``*``."""
     return glob.has_magic(text)

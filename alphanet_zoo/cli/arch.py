@@ -45,8 +45,10 @@ def make_parser(prog: str = "alphanet arch") -> CommandParser:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the arch, or the table of a front."""
     from alphanet_zoo.space.presets import SPACES
-    from alphanet_zoo.zoo.archs import read_front
+    from alphanet_zoo.zoo.archs import ENDS, read_front
 
+    if arguments.space is None and arguments.source in ENDS and not Path(arguments.source).exists():
+        raise UsageError(f"every search space has a {arguments.source} arch; pass --space {'|'.join(SPACES)}")
     if arguments.space not in (None, *SPACES):
         raise UsageError(f"unknown space {arguments.space!r}; choose from {', '.join(SPACES)}")
     space = SPACES.get(arguments.space)

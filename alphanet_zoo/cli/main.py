@@ -14,6 +14,7 @@ COMMANDS = {
     "search": "find the subnets with the best accuracy for their cost",
     "profile": "measure the latency of this device, for alphanet search",
     "predict": "classify images with a model or an exported file",
+    "eval": "measure the accuracy of a network on labelled images",
     "arch": "show an arch and its cost, or the archs of a Pareto front",
     "export": "write a model to files for deployment, and check each file",
     "verify": "measure an exported file: parity, accuracy, latency, memory",
@@ -33,8 +34,7 @@ def help_text() -> str:
     """The text of ``alphanet --help``."""
     commands = "\n".join(f"  {name:<17}{summary}" for name, summary in COMMANDS.items())
     return (
-        "usage: alphanet COMMAND [options]   ('alphanet COMMAND --help' describes it)\n"
-        "Train a supernet, search it, export a subnet, and verify the exported file.\n\n"
+        "usage: alphanet COMMAND [options]   ('alphanet COMMAND --help' describes it)\n\n"
         f"commands:\n{commands}\n\n"
         "options:\n"
         "  -h, --help       print this help and exit\n"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from alphanet_export.formats import format_of
 from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, note, positive_int, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import EXPORTED_ENDINGS, matching_paths
+from alphanet_zoo.files import EXPORTED_ENDINGS, matching_paths, refuse_url
 from alphanet_zoo.units import counted
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Refuses a command line that cannot work, before anything heavy is loaded."""
     for text in args.images:
+        refuse_url(text)
         if not os.path.exists(text) and not matching_paths(text):
             raise UsageError(f"{text!r} does not exist and matches no file; pass an image, a folder or a pattern")
     if args.file is not None:
@@ -170,15 +171,15 @@ def _classifier(args: argparse.Namespace) -> Classifier:
     import torch
 
     from alphanet_zoo.predict.classifier import Classifier
-    from alphanet_zoo.zoo.archs import find_arch
 
     labels = None if args.labels is None else _labels(args.labels)
     multi_label = True if args.multi_label else None
     if args.file is None:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
-        arch = None if args.arch is None else find_arch(args.arch).arch
-        return Classifier(args.model, arch=arch, calib_data=args.calib_data, labels=labels, multi_label=multi_label)
+        return Classifier(
+            args.model, arch=args.arch, calib_data=args.calib_data, labels=labels, multi_label=multi_label
+        )
     preprocessing = None
     if args.preprocessing is not None:
         from alphanet_export.verify.reference import read_preprocessing

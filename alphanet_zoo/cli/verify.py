@@ -63,7 +63,7 @@ def make_parser(prog: str = "alphanet-verify") -> CommandParser:
         "Measure an exported file: parity with PyTorch, accuracy, latency, peak memory; for ONNX, the graph.",
         epilog=EPILOG,
     )
-    parser.add_argument("model", type=existing_path, metavar="MODEL", help=f"a file of alphanet export: {_ENDINGS}")
+    parser.add_argument("model", type=_exported_path, metavar="MODEL", help=f"a file of alphanet export: {_ENDINGS}")
     _add_measures(parser)
     _add_times(parser)
     group = parser.add_argument_group("output")
@@ -73,6 +73,16 @@ def make_parser(prog: str = "alphanet-verify") -> CommandParser:
     group.add_argument("--stamp", action="store_true", help="write the verification into the file's metadata if it "
                        "passes")  # fmt: skip
     return parser
+
+
+def _exported_path(text: str) -> Path:
+    """An argparse type: a path that exists, not the name of a model."""
+    from alphanet_zoo.zoo.names import is_name
+
+    if is_name(text) and not Path(text).exists():
+        raise UsageError(f"{text} is a model, not an exported file; alphanet eval {text} --data FOLDER measures its "
+                         f"accuracy, and alphanet export {text} writes a file")  # fmt: skip
+    return existing_path(text)
 
 
 def _add_measures(parser: CommandParser) -> None:

@@ -26,7 +26,7 @@ from alphanet_zoo.data.broken import warn_once
 from alphanet_zoo.data.classes import shortened
 from alphanet_zoo.data.images import IMAGE_ENDINGS, read_image
 from alphanet_zoo.errors import AlphaNetError, UsageError
-from alphanet_zoo.files import is_pattern, matching_paths
+from alphanet_zoo.files import is_pattern, matching_paths, refuse_url
 
 SYSTEM_NAMES = frozenset(("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
 """Folders that are never classes."""
@@ -75,10 +75,11 @@ def find_images(source: str | os.PathLike[str]) -> list[Path]:
         source: A file, a folder, or a pattern such as ``photos/**/*.jpg``. An existing file is not a pattern.
 
     Raises:
-        UsageError: A folder contains no images, a pattern matches none, or as for `list_images`.
+        UsageError: A folder contains no images, a pattern matches none, it is a URL, or as for `list_images`.
         AlphaNetError: A folder cannot be read.
     """
     text = os.fspath(source)
+    refuse_url(text)
     if os.path.isdir(text):
         found, remedy = list_images(text), "contains no images; pass a folder with image files"
     elif os.path.lexists(text) or not is_pattern(text):

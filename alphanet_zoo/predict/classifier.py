@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alphanet_zoo.data.folder import FolderSource
 from alphanet_zoo.data.preprocess import Preprocessing
-from alphanet_zoo.errors import AlphaNetError, UsageError
+from alphanet_zoo.errors import AlphaNetError, UsageError, one_line
 from alphanet_zoo.evaluate.calibration import check_statistics
 from alphanet_zoo.evaluate.evaluator import Evaluator, input_of, predictor
 from alphanet_zoo.files import EXPORTED_ENDINGS
@@ -23,6 +23,7 @@ from alphanet_zoo.nn.family import Network
 from alphanet_zoo.predict.images import AnyImage, decoded, single_images
 from alphanet_zoo.predict.model import ImageModel, preprocessed
 from alphanet_zoo.space.family import Arch
+from alphanet_zoo.zoo.archs import find_arch
 from alphanet_zoo.zoo.open import open_net
 
 BATCH_SIZE = 32
@@ -86,7 +87,8 @@ class Classifier:
         source: What `alphanet_zoo.zoo.open.open_net` opens (a model's name, a ``.safetensors`` file, a
             ``save_pretrained`` folder, the folder of a training run, or a Hub repository), or a network in eval mode.
             For an exported file, use `load`.
-        arch: The subnet to use, if the source is a supernet.
+        arch: The subnet to use, if the source is a supernet: an arch, or what `alphanet_zoo.zoo.archs.find_arch` finds,
+            such as ``smallest`` or the path of a JSON file.
         calib_data: Training images, one folder per class, to compute the batch-norm statistics of the subnet from.
         preprocessing: Preprocessing of an image. Required for a network that is not an `AlphaNet`; None is that of the
             network, at its resolution.
@@ -110,7 +112,7 @@ class Classifier:
         self,
         source: str | os.PathLike[str] | nn.Module | ImageModel,
         *,
-        arch: Arch | None = None,
+        arch: Arch | str | os.PathLike[str] | None = None,
         calib_data: str | os.PathLike[str] | None = None,
         preprocessing: Preprocessing | None = None,
         labels: Sequence[str] | None = None,
@@ -122,12 +124,12 @@ class Classifier:
             if os.fspath(source).lower().endswith(EXPORTED_ENDINGS):
                 raise UsageError(f"{source} is an exported file; open it with Classifier.load({os.fspath(source)!r})")
             opened = open_net(source)
-            net = _subnet(opened.net, arch, calib_data, str(source))
+            net = static_subnet(opened.net, arch, calib_data, str(source))
             self.model = _of_net(net.eval(), preprocessing, device, str(source))
         elif isinstance(source, ImageModel):
             self.model = source
         elif isinstance(source, Network):
-            self.model = _of_net(_subnet(source, arch, calib_data, "the network"), preprocessing, device)
+            self.model = _of_net(static_subnet(source, arch, calib_data, "the network"), preprocessing, device)
         else:
             self.model = _of_net(source, preprocessing, device)
         self.labels = self.model.labels if labels is None else tuple(map(str, labels))
@@ -173,7 +175,12 @@ class Classifier:
         return cls(open_model_file(path, preprocessing, threads), labels=labels, multi_label=multi_label)
 
     def predict(
-        self, images: AnyImage | Iterable[AnyImage], topk: int = 5, batch_size: int = BATCH_SIZE
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        topk: int = 5,
+        batch_size: int = BATCH_SIZE,
+        *,
+        on_error: Callable[[AlphaNetError], None] | None = None,
     ) -> list[Prediction]:
         """Classifies images.
 
@@ -183,6 +190,7 @@ class Classifier:
                 classified, or a pattern such as ``photos/**/*.jpg``. Arrays and tensors may be batches ``(N, ...)``.
             topk: Number of classes per result.
             batch_size: Images per batch.
+            on_error: Called with the error for each image that cannot be read; that image has no result. None: raise.
 
         Returns:
             One result per image, in order, also for a single image.
@@ -192,7 +200,7 @@ class Classifier:
                 a number is not positive.
             AlphaNetError: An image cannot be read.
         """
-        return list(self.stream(images, topk, batch_size))
+        return list(self.stream(images, topk, batch_size, on_error=on_error))
 
     def stream(
         self,
@@ -208,7 +216,7 @@ class Classifier:
             images: See `predict`; only a batch of them is in memory.
             topk: See `predict`.
             batch_size: See `predict`.
-            on_error: Called with the error for each image that cannot be read; that image has no result. None: raise.
+            on_error: See `predict`.
         """
         for name, number in (("topk", topk), ("batch_size", batch_size)):
             if number < 1:
@@ -256,8 +264,22 @@ class Classifier:
         return results
 
 
-def _subnet(net: Network, arch: Arch | None, calib_data: str | os.PathLike[str] | None, source: str) -> Network:
-    """The static network to run, whose statistics are valid."""
+def static_subnet(
+    net: Network, arch: Arch | str | os.PathLike[str] | None, calib_data: str | os.PathLike[str] | None, source: str
+) -> Network:
+    """The static network to run, whose statistics are valid.
+
+    Args:
+        net: A static network or a supernet.
+        arch: See `Classifier`.
+        calib_data: See `Classifier`.
+        source: What ``net`` was opened from, for messages.
+
+    Raises:
+        UsageError: ``net`` is a supernet and ``arch`` is None, or the statistics are not valid.
+    """
+    if isinstance(arch, str | os.PathLike):
+        arch = find_arch(arch, net.space).arch
     if net.supernet and arch is None:
         raise UsageError(
             f"{source} is a supernet, which contains many networks; pass the arch of one (arch, --arch) and, if it was "
@@ -279,11 +301,17 @@ def _of_net(
     if isinstance(net, Network):
         if not net.num_classes:
             raise ValueError("the network has no classifier; call reset_classifier(num_classes) and train it first")
+        if net.in_chans != 3:
+            raise UsageError(f"the network takes images of {net.in_chans} channels, and images are read as RGB; pass a "
+                             "network of 3 channels, or call it with tensors of your own")  # fmt: skip
         preprocessing = preprocessing or input_of(net, net.arch.resolution)
     elif preprocessing is None:
         raise UsageError(f"a {type(net).__name__} has no known preprocessing; pass preprocessing=Preprocessing(...)")
     if device is not None:
-        net = net.to(device)
+        try:
+            net = net.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"the network cannot be moved to the device {device}: {one_line(error)}") from error
     return preprocessed(
         preprocessing,
         predictor(net),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from alphanet_zoo.errors import UsageError
@@ -13,11 +14,18 @@ from alphanet_zoo.zoo.families import families, shipped_family_of
 from alphanet_zoo.zoo.pins import PINS
 
 
-def list_models(filter: str = "*", *, family: str | None = None, pretrained: bool = False) -> list[str]:
+def list_models(
+    filter: str | Iterable[str] = "*",
+    *,
+    exclude_filters: str | Iterable[str] = (),
+    family: str | None = None,
+    pretrained: bool = False,
+) -> list[str]:
     """Names of the models, without aliases, in ascending order of cost within a family.
 
     Args:
-        filter: A pattern with wildcards, such as ``"*a5*"``.
+        filter: A pattern with wildcards, such as ``"*a5*"``, or several, of which a name must match one.
+        exclude_filters: A pattern, or several: names that match one are left out.
         family: A family; None is all.
         pretrained: Only models whose weights are published or included in the package.
 
@@ -28,7 +36,13 @@ def list_models(filter: str = "*", *, family: str | None = None, pretrained: boo
     members = [member for name in chosen for member in family_members(name)]
     if pretrained:
         members = [member for member in members if member.name in PINS or shipped_family_of(member) is not None]
-    return fnmatch.filter((member.name for member in members), filter)
+    wanted, unwanted = ([each] if isinstance(each, str) else list(each) for each in (filter, exclude_filters))
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    names = (member.name for member in members)
+    return [name for name in names if matches(name, wanted) and not matches(name, unwanted)]
 
 
 def family_of(member: FamilyMember) -> str:

@@ -22,7 +22,9 @@ from alphanet_zoo.cli.main import COMMANDS, main
 from alphanet_zoo.space.presets import IMAGENET_FAMILY
 from alphanet_zoo.train.config import load_config
 from alphanet_zoo.zoo.convert import load_upstream
+from alphanet_zoo.zoo.families import shipped_family
 from alphanet_zoo.zoo.files import save_net
+from alphanet_zoo.zoo.shipped import load_member
 from tests.export.exported import write_images
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +227,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("images", "my_images/train", "my_images/val"):
         write_images(root / name)
     shutil.copytree(root / "images", root / "photos")
+    family = shipped_family()
+    assert family is not None
+    for number, label in enumerate(load_member(family, family.members[0]).pretrained_cfg["label_names"]):
+        shutil.copytree(root / "images" / str(number), root / "cifar10/val" / label)
     shutil.copy(next((root / "images").rglob("*.png")), root / "photo.jpg")
     for part in ("train", "val"):
         rows = [f"{label}/{number}.png,{label % 2},1" for label in range(10) for number in range(3)]

@@ -1,4 +1,4 @@
-"""The same subnet on the same images gets the same count from training, search, export and verification."""
+"""The same subnet on the same images gets the same count from training, search, export, verification and evaluation."""
 
 import json
 
@@ -13,7 +13,7 @@ def alphanet(capsys, *arguments):
     assert main(list(map(str, arguments))) == 0, capsys.readouterr().err
 
 
-def test_four_commands_count_the_same_images(tmp_path, capsys):
+def test_five_commands_count_the_same_images(tmp_path, capsys):
     data, run, front = write_digits(tmp_path / "data"), tmp_path / "run", tmp_path / "front.json"
     alphanet(capsys, "train", "--config", "digits", f"data.root={data}", f"output={run}", "max_steps=30", "device=cpu",
              "validation.every_epochs=100", "validation.archs=smallest", "log.progress=false")  # fmt: skip
@@ -31,11 +31,15 @@ def test_four_commands_count_the_same_images(tmp_path, capsys):
              "--json", tmp_path / "verified.json")  # fmt: skip
     report = json.loads((tmp_path / "verified.json").read_text())
     verified = report["accuracy"]
+    capsys.readouterr()
+    alphanet(capsys, "eval", run, "--arch", "smallest", *images, "--json")
+    evaluated = json.loads(capsys.readouterr().out)
     counts = {
         "train": (trained["correct"], trained["images"]),
         "search": (cheapest["correct"], cheapest["images"]),
         "export": (exported["correct"], exported["images"]),
         "verify": (verified["correct"], verified["images"]),
+        "eval": (round(evaluated["top1"] * evaluated["images"] / 100), evaluated["images"]),
     }
     assert len(set(counts.values())) == 1 and 0 < counts["train"][0] < 300, counts
     assert report["parity"]["max_relative_error"] < 2e-5

@@ -125,6 +125,8 @@ def test_a_stream_reads_one_batch_at_a_time_and_reports_unreadable_files(
     assert str(broken) in str(error)
     with pytest.raises(AlphaNetError, match="broken.png"):
         az.Classifier(net).predict([paths[0], broken])
+    (result,) = az.Classifier(net).predict([paths[0], broken], on_error=errors.append)
+    assert result.path == paths[0] and len(errors) == 2
 
 
 def test_files_folders_and_runs_give_what_the_network_gives(net: AlphaNet, paths: list[Path], tmp_path: Path) -> None:
@@ -158,6 +160,10 @@ def test_a_supernet_requires_an_arch_and_statistics(paths: list[Path], tmp_path:
     net = Evaluator(None, FolderSource(tmp_path / "train")).calibrated(supernet, arch)
     for one, two in zip(found, az.Classifier(net).predict(paths), strict=True):
         assert np.array_equal(one.logits, two.logits)
+    named = az.Classifier(source, arch="smallest", calib_data=tmp_path / "train").predict(paths)
+    assert all(np.array_equal(one.logits, two.logits) for one, two in zip(found, named, strict=True))
+    with pytest.raises(UsageError, match="no such file or model: 'smalest'"):
+        az.Classifier(source, arch="smalest")
     published = supernet
     published.calibration = "checkpoint"
     assert len(az.Classifier(published.eval(), arch=arch).predict(paths)) == len(paths)
@@ -170,6 +176,14 @@ def test_networks_that_cannot_be_used_are_refused(net: AlphaNet) -> None:
     headless.reset_classifier(0)
     with pytest.raises(ValueError, match="no classifier"):
         az.Classifier(headless)
+    grey = labelled_net()
+    grey.set_in_chans(1)
+    with pytest.raises(UsageError, match="takes images of 1 channels, and images are read as RGB"):
+        az.Classifier(grey)
+    with pytest.raises(UsageError, match="cannot be moved to the device nonsense"):
+        az.Classifier(labelled_net(), device="nonsense")
+    with pytest.raises(UsageError, match="is a URL; download the image"):
+        az.Classifier(net).predict("https://example.org/photo.jpg")
     unset = labelled_net()
     unset.calibration = None
     with pytest.raises(UsageError, match="statistics are not set"):

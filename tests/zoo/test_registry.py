@@ -35,6 +35,8 @@ def test_names_are_listed_once() -> None:
     assert list_models(family="imagenet") == NAMES and list_models() == az.list_models()
     assert list_models()[: len(NAMES)] == NAMES
     assert list_models("*a5*") == ["alphanet_a5", "alphanet_a5_base"] and list_models("b*") == []
+    assert list_models(["*a6", "*a5*"], exclude_filters="*base") == ["alphanet_a5", "alphanet_a6"]
+    assert list_models("*a5*", exclude_filters=["*_base", "*_a5"]) == list_models([]) == []
     assert [member.name for member in family_members("imagenet")] == NAMES
 
 

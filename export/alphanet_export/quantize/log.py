@@ -108,6 +108,9 @@ class QuantizationLog:
         """Notes for the user of the file."""
         verdict = self.verdict
         notes = [f"int8 ({100 * self.int8_share:.1f} % of the MACs): {verdict}"]
+        if verdict.top1 is not None:
+            notes.append("the network may have been trained on these images of --calib-data; alphanet verify FILE "
+                         "--data FOLDER measures the accuracy on others")  # fmt: skip
         if verdict.suspicion:
             notes.append(f"SUSPICIOUS: {verdict.suspicion}")
         if self.why_unlabelled:
