@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.slim.choices import FAMILY as SLIMMABLE
+from alphanet_zoo.space.family import Space
 from alphanet_zoo.zoo.families import families
 
 _DATASETS = {"imagenet": ("ImageNet-1k", "imagenet-1k"), "cifar10": ("CIFAR-10", "cifar10")}
@@ -93,6 +96,13 @@ def _dataset(name: str) -> tuple[str, str] | None:
     """Name and Hub identifier of the data that a model's accuracy was measured on; None if the name is unknown."""
     family = next((key for key, members in families().items() if name in (m.name for m in members)), None)
     return None if family is None else _DATASETS.get(family, (family, family))
+
+
+def dataset_of(space: Space[Any]) -> str | None:
+    """Name of the data that the accuracies of the models of a search space were measured on; None if it is unknown."""
+    models = (model.name for members in families().values() for model in members if model.space == space)
+    found = next((dataset for dataset in map(_dataset, models) if dataset is not None), None)
+    return None if found is None else found[0]
 
 
 def _calibration(net: Network) -> str:

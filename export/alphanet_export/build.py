@@ -30,7 +30,7 @@ class Source:
         weights: Origin of the weights: 'random', a file name, a Hub repository or 'memory'.
         weights_sha256: SHA-256 of the weights file; None if there is no file.
         arch: Arch to extract, if ``net`` is a supernet.
-        published_top1: Published ImageNet top-1 of the weights, in percent; None if it is not published.
+        published_top1: Published top-1 of the weights, in percent; None if it is not known.
         run: Output folder of the training run that the network is from; None if there is none.
     """
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_export.formats import FORMATS
+from alphanet_export.metadata import top1_text
 from alphanet_export.placing import Move
 from alphanet_zoo.errors import UsageError
+from alphanet_zoo.zoo.archs import read_space
 
 MARKER = "<!-- Written by alphanet export. Another export to this folder replaces this file. -->"
 """A line of the README, which tells it from one that somebody else wrote."""
@@ -137,10 +139,11 @@ def bundle_moves(
     for name, path in targets.items():
         contents[scripts[name]] = script_text(name, path.name, metadata, scripts[name])
     formats = [_described(name, path, scripts[name]) for name, path in targets.items()]
+    accuracy = top1_text(read_space(metadata["space"]), metadata["published_top1"])
     contents[README] = _render(
         "README.md.jinja", marker=MARKER, formats=formats, spec=metadata["preprocessing"], dynamic_batch=dynamic_batch,
-        int8="quantization" in metadata, license=license, accuracies=accuracies, **_interface(metadata),
-        **{key: metadata[key] for key in _README_KEYS},
+        accuracy=accuracy, int8="quantization" in metadata, license=license, accuracies=accuracies,
+        **_interface(metadata), **{key: metadata[key] for key in _README_KEYS},
     )  # fmt: skip
     for file, text in contents.items():
         (staged / file).write_text(text, "utf-8", newline="\n")

@@ -15,7 +15,7 @@ from alphanet_export.bundle import check_bundle_folder
 from alphanet_export.embedding import Embedding
 from alphanet_export.formats import FORMATS, check_formats, format_by_ending, parse_formats
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.metadata import facts
+from alphanet_export.metadata import facts, top1_text
 from alphanet_export.placing import is_folder, output_files
 from alphanet_export.quantize.log import QuantizationLog
 from alphanet_export.quantize.writing import write_int8
@@ -89,7 +89,7 @@ class ExportResult:
         preprocessing: How an image becomes the input.
         dynamic_batch: Whether the input has any number of images; otherwise one.
         embedding: The preprocessing inside the files, and their output; None if their input is preprocessed.
-        published_top1: Published ImageNet top-1 in percent; None if it is not known for these weights and this input.
+        published_top1: Known top-1 in percent; None if it is not known for these weights and this input.
         files: The exported files, one per format.
         sizes: Size in bytes of every file written, including sidecars and reports.
         float_parity: For int8: parity of the float32 graph that was quantized; None if it was not measured.
@@ -149,8 +149,8 @@ class ExportResult:
                 f"image (1, H, W, 3), uint8 RGB; in the graph: short side {short}, centre crop {size}{inside}"
             )
             rows["output"] = "probabilities" if self.embedding.probabilities else "logits"
-        if self.published_top1 is not None:
-            rows["published"] = f"ImageNet top-1 {self.published_top1:.2f} % (the authors' figure, not measured here)"
+        if (known := top1_text(self.space, self.published_top1)) is not None:
+            rows["accuracy"] = known
         rows |= _int8_rows(self) if self.files[0].quantization else {"parity": _parity(self.files)} | _top1(self.files)
         lines = [f"{key + ':':<11}{value}" for key, value in rows.items()]
         return "\n".join(lines + [f"wrote:     {path} ({file_size(size)})" for path, size in sizes.items()])

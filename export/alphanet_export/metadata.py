@@ -38,6 +38,7 @@ from alphanet_zoo.nn.family import Network
 from alphanet_zoo.space.family import Arch, Space
 from alphanet_zoo.space.presets import ALPHANET
 from alphanet_zoo.zoo.archs import read_space
+from alphanet_zoo.zoo.card import dataset_of
 from alphanet_zoo.zoo.registry import member_of, published_top1
 
 PUBLISHED_INPUT = 224
@@ -125,10 +126,25 @@ def export_facts(frozen: FrozenNet, source: Source, embedding: Embedding | None)
 def facts(frozen: FrozenNet, source: Source) -> dict[str, Any]:
     """The metadata as plain values, by key without the prefix.
 
-    ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the network is of
-    the ImageNet family, the input is the published one, and the weights are not random.
+    ``macs`` is multiply-accumulates per image. ``published_top1`` is a percentage; None unless the network is a model
+    with its published or included weights, and the input is the one that its accuracy was measured with.
     """
     return _facts(frozen.net, frozen.preprocessing, source)
+
+
+def top1_text(space: Space[Any], top1: float | None) -> str | None:
+    """A ``published_top1`` in words, with the images that it belongs to; None if it is None.
+
+    Args:
+        space: The search space of the network.
+        top1: The accuracy in percent.
+    """
+    if top1 is None:
+        return None
+    if space == ALPHANET:
+        return f"ImageNet top-1 {top1:.2f} % (the authors' figure, not measured here)"
+    dataset = dataset_of(space)
+    return f"top-1 {top1:.2f} % on the {'' if dataset is None else f'{dataset} '}test images, measured in PyTorch"
 
 
 def weights_facts(net: Network, path: Path) -> dict[str, Any]:
@@ -144,8 +160,11 @@ def weights_facts(net: Network, path: Path) -> dict[str, Any]:
 
 def _facts(net: Network, preprocessing: Preprocessing, source: Source) -> dict[str, Any]:
     """See `facts`."""
-    at_published_input = net.space == ALPHANET and preprocessing.input_size == PUBLISHED_INPUT
-    published = at_published_input and source.weights != "random"
+    if net.space == ALPHANET:
+        as_measured = preprocessing.input_size == PUBLISHED_INPUT
+    else:
+        as_measured = preprocessing == input_of(net)
+    published = as_measured and source.weights != "random"
     return {
         "name": source.name,
         **network_facts(net, preprocessing),

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from alphanet_export.build import Source, tensors_sha256
+from alphanet_export.build import Source, open_source, tensors_sha256
 from alphanet_export.freeze import FrozenNet, freeze
-from alphanet_export.metadata import describe, facts, label_names
+from alphanet_export.metadata import describe, facts, label_names, top1_text
 from alphanet_zoo import __version__
 from alphanet_zoo.evaluate.evaluator import input_of
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs, count_params
-from alphanet_zoo.space.presets import ALPHANET_TINY, IMAGENET_FAMILY
+from alphanet_zoo.space.presets import ALPHANET, ALPHANET_TINY, IMAGENET_FAMILY
 from alphanet_zoo.space.space import SearchSpace
 from alphanet_zoo.zoo.convert import load_upstream
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
@@ -76,6 +76,16 @@ def test_published_accuracy_only_for_the_published_input_and_real_weights() -> N
     assert facts(own, a4_source(own))["published_top1"] is None
     assert facts(own, a4_source(own))["preprocessing"]["resize_size"] == 292
     assert facts(published, a4_source(published, "random"))["published_top1"] is None
+
+
+def test_the_accuracy_of_included_weights_belongs_to_their_evaluation() -> None:
+    source = open_source("alphanet_c10_xs")
+    measured, enlarged = freeze(source.net), freeze(source.net, img_size=32)
+    top1 = facts(measured, source)["published_top1"]
+    assert top1 == source.net.top1 and top1 > 85 and facts(enlarged, source)["published_top1"] is None
+    assert top1_text(source.net.space, top1) == f"top-1 {top1:.2f} % on the CIFAR-10 test images, measured in PyTorch"
+    assert top1_text(ALPHANET, 80.01) == "ImageNet top-1 80.01 % (the authors' figure, not measured here)"
+    assert top1_text(ALPHANET, None) is None
 
 
 def test_labels_belong_to_the_classifier(upstream_checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from alphanet_export.metadata import ExportedModel, open_onnx
+from alphanet_export.metadata import ExportedModel, open_onnx, top1_text
 from alphanet_export.writers.ort_web import ORT_WEB_FILES, check_ort_web, ort_web_package, package_facts
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
@@ -18,7 +18,7 @@ from alphanet_zoo.files import replacing
 PAGE_FILES = ("app.js", "style.css", "serve.py", "index.html")
 """Files of the page that are included in this package."""
 
-MODEL_FACTS = ("name", "arch", "num_classes", "preprocessing", "labels", "weights", "weights_sha256", "published_top1")
+MODEL_FACTS = ("name", "arch", "num_classes", "preprocessing", "labels", "weights", "weights_sha256")
 """Metadata entries that the page shows or uses."""
 
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -71,6 +71,7 @@ def page_facts(model: ExportedModel, ort_web_version: str) -> dict[str, Any]:
     return facts | {
         "macs": model.space.count_macs(model.arch, model.num_classes),
         "params": model.space.count_params(model.arch, model.num_classes),
+        "accuracy": top1_text(model.space, model.metadata.get("published_top1")),
         "input_size": model.input_size,
         "precision": "int8" if model.metadata.get("quantization") else "float32",
         "file_bytes": model.path.stat().st_size,

@@ -407,7 +407,7 @@ function speedRow(target, result, slowest, reference) {
 
 /** Shows the metadata of the model. */
 function showModel() {
-  const { arch, preprocessing: p, published_top1: top1 } = model, millions = (n) => `${(n / 1e6).toFixed(2)} M`;
+  const { arch, preprocessing: p } = model, millions = (n) => `${(n / 1e6).toFixed(2)} M`;
   byId('name').textContent = document.title = model.name;
   const rows = {
     'Cost': `${millions(model.macs)} multiply-accumulates (MACs) per image, ${millions(model.params)} parameters`,
@@ -415,8 +415,7 @@ function showModel() {
       + (arch.resolution === p.input_size ? '' : `, resized to ${arch.resolution} in the network`),
     'Width': arch.width.join(' '), 'Depth': arch.depth.join(' '), 'Kernel size': arch.kernel_size.join(' '),
     'Expand ratio': arch.expand_ratio.join(' '),
-    'Published': top1 === null ? 'no figure for this input size and these weights'
-      : `ImageNet top-1 ${top1.toFixed(2)} % (published by the authors, not measured here)`,
+    'Accuracy': model.accuracy ?? 'not known for this input size and these weights',
     'Weights': `${model.weights}, SHA-256 ${model.weights_sha256}`,
     'File': `${model.precision}, ${millions(model.file_bytes)}B, SHA-256 ${model.file_sha256}`,
     'Runtime': `ONNX Runtime Web ${model.ort_web}`,
