@@ -227,6 +227,17 @@ def existing_path(text: str) -> Path:
     return path
 
 
+def existing_network(text: str) -> Path:
+    """An argparse type: a path that exists, or the name of the included supernet, which `open_net` opens.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    from alphanet_zoo.zoo.families import included_supernet
+
+    return existing_path(text) if included_supernet(text) is None else Path(text)
+
+
 def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
     """Checks that a result can be written, before the work that produces it.
 

@@ -11,6 +11,7 @@ from alphanet_export.placing import NAME, is_folder
 from alphanet_zoo.cli.command import (
     CommandParser,
     check_place,
+    existing_network,
     existing_path,
     natural_int,
     parse_macs,
@@ -77,9 +78,9 @@ def _add_weights(parser: CommandParser) -> None:
     add("--weights", metavar="PATH|REPO|random",
         help="a .safetensors file, a save_pretrained folder, a training run, a Hub repository, or random weights for "
              "measuring time (default: the published weights)")  # fmt: skip
-    add("--supernet", type=existing_path, metavar="CKPT",
-        help="the supernet that contains the arch: a .safetensors file, a training run, or the published "
-             "checkpoint")  # fmt: skip
+    add("--supernet", type=existing_network, metavar="CKPT",
+        help="the supernet that contains the arch: a .safetensors file, a training run, the published checkpoint, or "
+             "the included cifar10_supernet")  # fmt: skip
     add("--num-classes", type=positive_int, metavar="N", help="number of classes that the weights must have")
     add("--calib-data", type=existing_path, metavar="FOLDER",
         help="training images, one folder per class, to compute batch-norm statistics from; required if the weights "

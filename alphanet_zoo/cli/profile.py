@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, check_places, existing_path, note, positive_int, run_command, say
+from alphanet_zoo.cli.command import (
+    CommandParser,
+    check_places,
+    existing_network,
+    existing_path,
+    note,
+    positive_int,
+    run_command,
+    say,
+)
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ def make_parser(prog: str = "alphanet-profile") -> CommandParser:
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--space", default="alphanet", metavar="NAME", help="the search space (default: alphanet)")
-    what.add_argument("--supernet", type=existing_path, metavar="CKPT", help="a supernet, whose space and number of "
+    what.add_argument("--supernet", type=existing_network, metavar="CKPT", help="a supernet, whose space and number of "
                       "classes are used")  # fmt: skip
     add("--num-classes", type=positive_int, metavar="N", help="classes of the classifier (default: of the supernet, "
         "else 1000)")  # fmt: skip

@@ -15,6 +15,7 @@ from alphanet_zoo.cli.command import (
     check_place,
     check_places,
     duration_seconds,
+    existing_network,
     existing_path,
     natural_int,
     note,
@@ -45,8 +46,9 @@ examples:
 def make_parser(prog: str = "alphanet-search") -> CommandParser:
     """The command's parser."""
     parser = CommandParser(prog, "Find the subnets of a supernet with the best accuracy for their cost.", epilog=EPILOG)
-    parser.add_argument("--supernet", required=True, type=existing_path, metavar="CKPT",
-        help="a supernet's .safetensors file, the folder of a training run, or the published checkpoint")  # fmt: skip
+    parser.add_argument("--supernet", required=True, type=existing_network, metavar="CKPT",
+        help="a supernet's .safetensors file, the folder of a training run, the published checkpoint, or the included "
+             "cifar10_supernet")  # fmt: skip
     _add_images(parser)
     _add_limits(parser)
     add = parser.add_argument_group("search").add_argument

@@ -7,6 +7,7 @@ included.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,14 @@ def shipped_family(folder: Path | None = None) -> ShippedFamily | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlphaNetError(f"{path} is damaged ({type(error).__name__}: {error}); reinstall the package") from error
+
+
+def included_supernet(name: str | os.PathLike[str]) -> Path | None:
+    """The file of the included family's supernet, whose name is that of the family and ``_supernet``; else None."""
+    family = shipped_family()
+    if family is None or os.fspath(name) != f"{family.name}_supernet" or os.path.exists(name):
+        return None
+    return family.folder / SUPERNET_FILE
 
 
 def families() -> dict[str, tuple[FamilyMember, ...]]:

@@ -13,7 +13,7 @@ from alphanet_zoo.files import EXPORTED_ENDINGS, sha256_of
 from alphanet_zoo.nn.family import Network
 from alphanet_zoo.zoo.built import built
 from alphanet_zoo.zoo.convert import load_upstream
-from alphanet_zoo.zoo.families import shipped_family_of
+from alphanet_zoo.zoo.families import included_supernet, shipped_family_of
 from alphanet_zoo.zoo.files import RUN_FINAL, WEIGHTS_NAME, is_run, load_net, weights_file
 from alphanet_zoo.zoo.hub import from_pretrained
 from alphanet_zoo.zoo.hub_download import CONFIG_NAME
@@ -75,8 +75,9 @@ def open_net(
     """Opens the network of a name, path or Hub repository.
 
     An existing path is opened by its type: a ``.safetensors`` file, a folder of ``save_pretrained``, the output
-    folder of ``alphanet train``, or the published checkpoint. Otherwise ``source`` is a model's name or a Hub
-    repository (``organisation/name``, or ``hf-hub:organisation/name`` if a local folder has the organisation's name).
+    folder of ``alphanet train``, or the published checkpoint. Otherwise ``source`` is a model's name, the included
+    supernet (``cifar10_supernet``) or a Hub repository (``organisation/name``, or ``hf-hub:organisation/name`` if a
+    local folder has the organisation's name).
 
     Args:
         source: What to open.
@@ -93,6 +94,9 @@ def open_net(
         raise UsageError(
             "The name or path of the network is empty. Pass a model's name, a file, a folder or a Hub repository."
         )
+    included = included_supernet(source)
+    if included is not None and revision is None:
+        return OpenedNet(load_net(included), "model", os.fspath(source), included, sha256_of(included))
     path = Path(source)
     if path.exists() or not isinstance(source, str) or path.is_absolute() or path.suffix.lower() in _FILE_ENDINGS:
         if revision is not None:

@@ -230,7 +230,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family = shipped_family()
     assert family is not None
     for number, label in enumerate(load_member(family, family.members[0]).pretrained_cfg["label_names"]):
-        shutil.copytree(root / "images" / str(number), root / "cifar10/val" / label)
+        for part in ("train", "val"):
+            shutil.copytree(root / "images" / str(number), root / "cifar10" / part / label)
     shutil.copy(next((root / "images").rglob("*.png")), root / "photo.jpg")
     for part in ("train", "val"):
         rows = [f"{label}/{number}.png,{label % 2},1" for label in range(10) for number in range(3)]

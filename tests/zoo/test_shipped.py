@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 import alphanet_zoo as az
 from alphanet_export.select import select_member
+from alphanet_zoo.cli.command import existing_network
 from alphanet_zoo.cli.export import main as export
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.calibration import calibrate
@@ -26,6 +27,7 @@ from alphanet_zoo.space.presets import ALPHANET_TINY as TINY
 from alphanet_zoo.train.build import named_arch
 from alphanet_zoo.zoo import families, shipped
 from alphanet_zoo.zoo.files import load_net, save_net
+from alphanet_zoo.zoo.open import open_net
 from alphanet_zoo.zoo.registry import create_model
 from alphanet_zoo.zoo.shipped import SIZE_LIMIT, write_family
 
@@ -117,6 +119,29 @@ def test_with_them_the_models_are_there_to_the_bit_and_offline(folder: Path, mem
     told = json.loads((folder / "family.json").read_text())
     assert [entry["macs"] for entry in told["members"]] == [count_macs(arch, TINY, 10) for arch in archs()]
     assert load_net(folder / "supernet.safetensors").supernet
+
+
+def test_the_included_supernet_has_a_name(
+    folder: Path, supernet: AlphaNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    family = families.shipped_family()
+    assert family is not None
+    name = f"{family.name}_supernet"
+    opened = open_net(name)
+    assert opened.net.supernet and opened.source == name and opened.sha256 == family.sha256[families.SUPERNET_FILE]
+    for key, tensor in opened.net.state_dict().items():
+        assert torch.equal(tensor, supernet.state_dict()[key])
+    assert name not in az.list_models() and existing_network(name) == Path(name)
+    with pytest.raises(UsageError, match="does not exist"):
+        existing_network("no_supernet")
+    (tmp_path / name).write_bytes(b"a file of that name comes first")
+    with pytest.raises(AlphaNetError):
+        open_net(name)
+    shutil.rmtree(folder)
+    (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match="neither a model's name"):
+        open_net(name)
 
 
 def test_other_classes_and_other_weights(folder: Path, members: dict[str, AlphaNet], tmp_path: Path) -> None:
