@@ -28,13 +28,8 @@ import cifar_report
 import torch
 from cifar_work import RECIPE, Work, open_work, resume_me
 
-from alphanet_zoo.cli.command import (
-    CommandParser,
-    existing_path,
-    positive_float,
-    positive_int,
-    run_command,
-)
+from alphanet_zoo.cli.arguments import existing_path, positive_float, positive_int
+from alphanet_zoo.cli.command import CommandParser, run_command
 
 
 def run_piece(arguments: argparse.Namespace) -> int:

@@ -36,14 +36,8 @@ from cifar_report import spread
 from cifar_work import RECIPE, open_work, resume_me
 from torch import Tensor
 
-from alphanet_zoo.cli.command import (
-    CommandParser,
-    existing_path,
-    natural_int,
-    positive_float,
-    positive_int,
-    run_command,
-)
+from alphanet_zoo.cli.arguments import existing_path, natural_int, positive_float, positive_int
+from alphanet_zoo.cli.command import CommandParser, run_command
 from alphanet_zoo.evaluate.diagnostics import reliability
 from alphanet_zoo.evaluate.evaluator import Evaluator, predictor
 from alphanet_zoo.nn.model import AlphaNet

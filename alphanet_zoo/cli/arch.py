@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, natural_int, say
+from alphanet_zoo.cli.arguments import natural_int
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:

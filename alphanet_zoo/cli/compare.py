@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from alphanet_export.verify.report import DEFAULT_RUNTIMES, PAGE_ENDINGS, RUNTIMES
-from alphanet_zoo.cli.command import CommandParser, check_places, note, positive_float, positive_int, say
+from alphanet_zoo.cli.arguments import check_places, positive_float, positive_int
+from alphanet_zoo.cli.command import CommandParser, note, say
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:

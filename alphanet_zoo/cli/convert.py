@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, run_command, say
+from alphanet_zoo.cli.arguments import check_place, existing_path
+from alphanet_zoo.cli.command import CommandParser, run_command, say
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """\

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, check_place, parse_macs, positive_int, run_command, say
+from alphanet_zoo.cli.arguments import check_place, parse_macs, positive_int
+from alphanet_zoo.cli.command import CommandParser, run_command, say
 from alphanet_zoo.errors import AccuracyError, AlphaNetError
 from alphanet_zoo.files import FRONT_NAME
 

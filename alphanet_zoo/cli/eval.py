@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, percentage, positive_int, say
+from alphanet_zoo.cli.arguments import existing_path, percentage, positive_int
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import AccuracyError, UsageError
 from alphanet_zoo.files import EXPORTED_ENDINGS
 

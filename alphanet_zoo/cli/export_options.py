@@ -8,8 +8,7 @@ from pathlib import Path
 
 from alphanet_export.formats import FORMATS, check_formats, format_by_ending, parse_formats
 from alphanet_export.placing import NAME, is_folder
-from alphanet_zoo.cli.command import (
-    CommandParser,
+from alphanet_zoo.cli.arguments import (
     check_place,
     existing_network,
     existing_path,
@@ -18,6 +17,7 @@ from alphanet_zoo.cli.command import (
     percentage,
     positive_int,
 )
+from alphanet_zoo.cli.command import CommandParser
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.search.limits import parse_ms
 

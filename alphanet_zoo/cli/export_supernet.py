@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, say
+from alphanet_zoo.cli.arguments import check_place, existing_path
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:

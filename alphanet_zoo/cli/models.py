@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, say
+from alphanet_zoo.cli.arguments import existing_path
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
 
 EPILOG = """examples:

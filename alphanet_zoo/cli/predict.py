@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphanet_export.formats import format_of
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, note, positive_int, say
+from alphanet_zoo.cli.arguments import check_place, existing_path, positive_int
+from alphanet_zoo.cli.command import CommandParser, note, say
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.files import EXPORTED_ENDINGS, matching_paths, refuse_url
 from alphanet_zoo.units import counted

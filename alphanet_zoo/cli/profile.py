@@ -9,16 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import (
-    CommandParser,
-    check_places,
-    existing_network,
-    existing_path,
-    note,
-    positive_int,
-    run_command,
-    say,
-)
+from alphanet_zoo.cli.arguments import check_places, existing_network, existing_path, positive_int
+from alphanet_zoo.cli.command import CommandParser, note, run_command, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:

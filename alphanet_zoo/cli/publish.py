@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, positive_int, say
+from alphanet_zoo.cli.arguments import check_place, existing_path, positive_int
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:

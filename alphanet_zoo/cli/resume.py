@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alphanet_zoo.cli.command import CommandParser, existing_path, run_command
+from alphanet_zoo.cli.arguments import existing_path
+from alphanet_zoo.cli.command import CommandParser, run_command
 from alphanet_zoo.cli.train import SettingsParser, add_run_options, prepare_threads, train
 from alphanet_zoo.errors import UsageError
 

@@ -10,20 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphanet_zoo.cli.command import (
-    CommandParser,
+from alphanet_zoo.cli.arguments import (
     check_place,
     check_places,
     duration_seconds,
     existing_network,
     existing_path,
     natural_int,
-    note,
     parse_macs,
     positive_int,
-    run_command,
-    say,
 )
+from alphanet_zoo.cli.command import CommandParser, note, run_command, say
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import FRONT_NAME, sha256_of
 from alphanet_zoo.units import counted

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphanet_zoo.cli.command import CommandParser, deprecated, note, positive_float, positive_int, run_command, say
+from alphanet_zoo.cli.arguments import positive_float, positive_int
+from alphanet_zoo.cli.command import CommandParser, deprecated, note, run_command, say
 from alphanet_zoo.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,19 +9,15 @@ from pathlib import Path
 
 from alphanet_export.formats import FORMATS, format_of
 from alphanet_export.verify.report import PAGE_ENDINGS
-from alphanet_zoo.cli.command import (
-    CommandParser,
+from alphanet_zoo.cli.arguments import (
     check_place,
     check_places,
-    deprecated,
     existing_path,
     percentage,
     positive_float,
     positive_int,
-    run_command,
-    say,
-    stages,
 )
+from alphanet_zoo.cli.command import CommandParser, deprecated, run_command, say, stages
 from alphanet_zoo.errors import UsageError
 
 EPILOG = """examples:

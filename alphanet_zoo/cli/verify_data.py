@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, natural_int, say
+from alphanet_zoo.cli.arguments import check_place, existing_path, natural_int
+from alphanet_zoo.cli.command import CommandParser, say
 from alphanet_zoo.errors import AlphaNetError
 
 EPILOG = """examples:

@@ -32,7 +32,7 @@ def select_member(budget: float, digit: float, family: str = "imagenet") -> Sele
     is within ``444M``. If a family has no published accuracies, the most expensive member within the budget is chosen.
 
     Args:
-        budget: Multiply-accumulates; see `alphanet_zoo.cli.command.parse_macs`.
+        budget: Multiply-accumulates; see `alphanet_zoo.cli.arguments.parse_macs`.
         digit: Value of one unit in the last written digit of the budget, in multiply-accumulates.
         family: A key of `FAMILIES`.
 

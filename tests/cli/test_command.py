@@ -11,7 +11,8 @@ import pytest
 
 from alphanet_zoo import errors
 from alphanet_zoo.cli import command as shared
-from alphanet_zoo.cli.command import CommandParser, check_place, existing_path, parse_macs, run_command
+from alphanet_zoo.cli.arguments import check_place, existing_path, parse_macs
+from alphanet_zoo.cli.command import CommandParser, run_command
 
 COMMANDS = ("train", "search", "export", "verify", "convert", "demo")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from alphanet_export.select import member_macs, select_member
-from alphanet_zoo.cli.command import parse_macs
+from alphanet_zoo.cli.arguments import parse_macs
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.space import presets
 from alphanet_zoo.space.presets import ALPHANET_TINY, FamilyMember

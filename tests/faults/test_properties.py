@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphanet_zoo.cli.command import parse_macs
+from alphanet_zoo.cli.arguments import parse_macs
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.space.arch import ArchSpec
 from alphanet_zoo.space.cost import count_macs, count_params

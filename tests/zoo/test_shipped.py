@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 import alphanet_zoo as az
 from alphanet_export.select import select_member
-from alphanet_zoo.cli.command import existing_network
+from alphanet_zoo.cli.arguments import existing_network
 from alphanet_zoo.cli.export import main as export
 from alphanet_zoo.errors import AlphaNetError, UsageError
 from alphanet_zoo.nn.calibration import calibrate
