@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from alphanet_export.formats import FORMATS
-from alphanet_export.metadata import top1_text
 from alphanet_export.placing import Move
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.zoo.archs import read_space
@@ -131,6 +130,8 @@ def bundle_moves(
     targets = {name: path for name, path in targets.items() if name in scripts}
     if not targets:
         return []
+    from alphanet_export.metadata import top1_text  # Imports torch, which a command line must not do.
+
     labels = metadata["labels"] or [str(index) for index in range(metadata["num_classes"])]
     contents = {
         LABELS: "".join(f"{' '.join(str(label).splitlines())}\n" for label in labels),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alphanet_zoo import errors
-from alphanet_zoo.cli import command as shared
+from alphanet_zoo.cli import arguments
 from alphanet_zoo.cli.arguments import check_place, existing_path, parse_macs
 from alphanet_zoo.cli.command import CommandParser, run_command
 
@@ -86,7 +86,7 @@ def test_missing_dependency_says_how_to_add_it() -> None:
     ],
 )
 def test_numbers(kind: str, good: dict[str, float], bad: list[str]) -> None:
-    convert = getattr(shared, kind)
+    convert = getattr(arguments, kind)
     assert {text: convert(text) for text in good} == good
     for text in bad:
         with pytest.raises(errors.UsageError, match="not a p"):
