@@ -11,7 +11,6 @@ from typing import Any
 from alphanet_export.formats import FORMATS
 from alphanet_export.placing import Move
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.zoo.archs import read_space
 
 MARKER = "<!-- Written by alphanet export. Another export to this folder replaces this file. -->"
 """A line of the README, which tells it from one that somebody else wrote."""
@@ -130,7 +129,8 @@ def bundle_moves(
     targets = {name: path for name, path in targets.items() if name in scripts}
     if not targets:
         return []
-    from alphanet_export.metadata import top1_text  # Imports torch, which a command line must not do.
+    from alphanet_export.metadata import top1_text  # These import torch or numpy, which parsing a command must not.
+    from alphanet_zoo.zoo.archs import read_space
 
     labels = metadata["labels"] or [str(index) for index in range(metadata["num_classes"])]
     contents = {
