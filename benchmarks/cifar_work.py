@@ -15,6 +15,7 @@ import torch
 
 from alphanet_zoo.errors import UsageError
 from alphanet_zoo.files import replacing
+from alphanet_zoo.locks import locked_file
 from alphanet_zoo.train.config import TrainConfig, load_config
 
 RECIPE = "alphanet_cifar10"
@@ -85,13 +86,14 @@ def open_work(arguments: argparse.Namespace) -> Work:
 
 
 def unpacked(data: Path, target: Path) -> Path:
-    """The folder with ``train`` and ``val`` in a folder or a tar file, which is unpacked once."""
-    if data.is_file() and not target.exists():
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        with tarfile.open(data) as archive:
-            archive.extractall(temporary, filter="data")
-        temporary.rename(target)
+    """The folder with ``train`` and ``val`` in a folder or a tar file, which is unpacked once, by one process."""
+    with locked_file(target.with_name(f".{target.name}.lock"), wait=True):
+        if data.is_file() and not target.exists():
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            with tarfile.open(data) as archive:
+                archive.extractall(temporary, filter="data")
+            temporary.rename(target)
     found = target if data.is_file() else data
     roots = [
         path for path in (found, *sorted(found.iterdir())) if (path / "train").is_dir() and (path / "val").is_dir()

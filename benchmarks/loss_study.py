@@ -13,9 +13,11 @@ error (ECE, 15 bins) and entropy gap: the mean entropy of its predictions minus 
 A positive gap means that the student is less certain than the teacher. Nothing is tuned for a variant: all settings
 that `VARIANTS` does not name are those of the recipe `alphanet_cifar10` and of `SETTINGS`.
 
-Results in WORK/results: `study.json`, `study.md` and `study.png`, rewritten after each run. With --time-limit, the
-script stops in time and prints "RESUME ME"; run the same command again to continue. Time is measured in CPU seconds of
-the training process, which a loaded machine changes less than wall-clock time.
+Results in WORK/results: `study.json`, `study.md` and `study.png`, rewritten after each run. The tables contain means
+with 95 % intervals over the seeds, and the paired differences from adaptive alpha with the same seed. Start the same
+command in several processes to use several cores: each run is trained by one of them. With --time-limit, the script
+stops in time and prints "RESUME ME"; run the same command again to continue. Time is measured in CPU seconds of the
+training process, which a loaded machine changes less than wall-clock time.
 """
 
 from __future__ import annotations
@@ -33,13 +35,15 @@ import torch
 import yaml
 from cifar_family import probes, test_evaluator
 from cifar_report import spread
-from cifar_work import RECIPE, open_work, resume_me
+from cifar_work import RECIPE, Work, open_work, resume_me
 from torch import Tensor
 
 from alphanet_zoo.cli.arguments import existing_path, natural_int, positive_float, positive_int
 from alphanet_zoo.cli.command import CommandParser, run_command
 from alphanet_zoo.evaluate.diagnostics import reliability
 from alphanet_zoo.evaluate.evaluator import Evaluator, predictor
+from alphanet_zoo.files import replacing
+from alphanet_zoo.locks import locked_folder
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.cost import count_macs
 from alphanet_zoo.train.loop import train
@@ -78,37 +82,72 @@ VARIANTS: dict[str, tuple[float, tuple[str, ...]]] = {
     "adaptive alpha, progressive": (1.0, ("sandwich.resolution_schedule=[[0.5,16],[0.3,24],[0.2,32]]",)),
 }
 """Share of the epochs, and settings, of each variant."""
+RECORD = "record.json"
+"""File in the folder of a run with its figures; written when the run is complete."""
 
 
 def study(arguments: argparse.Namespace) -> int:
-    """Runs what is missing, in the order of the seeds, and writes the results after each run."""
+    """Runs what is missing and no other process runs, in the order of the seeds; writes the results after each run."""
     work = open_work(arguments)
-    path, space = work.results / "study.json", work.folder / "space.yaml"
-    space.write_text(yaml.safe_dump(SPACE, sort_keys=False), "utf-8")
-    records: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
-    evaluator = test_evaluator(work, arguments.calib_images)
+    space = work.folder / "space.yaml"
+    with replacing(space) as temporary:
+        temporary.write_text(yaml.safe_dump(SPACE, sort_keys=False), "utf-8")
+    evaluator, elsewhere = test_evaluator(work, arguments.calib_images), 0
     for seed in arguments.seeds:
-        for variant, (share, settings) in VARIANTS.items():
-            if any((r["variant"], r["seed"], r["epochs"]) == (variant, seed, arguments.epochs) for r in records):
-                continue
-            output = work.folder / "runs" / f"{variant.replace(', ', '-').replace(' ', '-')}-{arguments.epochs}-{seed}"
-            epochs = max(round(share * arguments.epochs), 1)
-            own = (f"space={space}", f"seed={seed}", f"optim.epochs={epochs}", *SETTINGS, *settings)
-            began = time.process_time()
-            result = train(work.config(RECIPE, output, *own), time_limit=work.seconds_left)
-            seconds = added_seconds(output / "cpu_seconds.json", time.process_time() - began)
-            if result.model is None:
-                return resume_me(f"{len(records)} runs are complete; {output.name} is at step {result.step}")
-            rows = measured(open_net(output).net, evaluator)
-            records.append({"variant": variant, "seed": seed, "epochs": arguments.epochs, "cpu_seconds": seconds,
-                            "subnets": rows})  # fmt: skip
-            work.write("study.json", records)
-            chosen = [r for r in records if r["epochs"] == arguments.epochs]
-            work.write("study.md", table(chosen))
-            draw(chosen, work.results / "study.png")
-            print(f"{variant}, seed {seed}, {seconds:.0f} s:", ", ".join(f"{r['top1']:.2f}" for r in rows), flush=True)
-    print((work.results / "study.md").read_text("utf-8"), end="")
+        for variant in VARIANTS:
+            name = f"{variant.replace(', ', '-').replace(' ', '-')}-{arguments.epochs}-{seed}"
+            (claim := work.folder / "claims" / name).mkdir(parents=True, exist_ok=True)
+            try:
+                with locked_folder(claim):
+                    if not (work.folder / "runs" / name / RECORD).exists():
+                        step = one_run(work, work.folder / "runs" / name, space, variant, seed, arguments, evaluator)
+                        if step is not None:
+                            return resume_me(f"{len(records_of(work, arguments.epochs))} runs are complete; {name} is "
+                                             f"at step {step}")  # fmt: skip
+            except BlockingIOError:
+                elsewhere += 1
+    if elsewhere:
+        print(f"{elsewhere} runs were left to other processes")
+    if records_of(work, arguments.epochs):
+        write_results(work, arguments.epochs)
+        print((work.results / "study.md").read_text("utf-8"), end="")
     return 0
+
+
+def one_run(
+    work: Work, output: Path, space: Path, variant: str, seed: int, arguments: argparse.Namespace, evaluator: Evaluator
+) -> int | None:
+    """Trains and tests one run, and writes its record; returns the step at which the time limit stopped it, or None."""
+    share, settings = VARIANTS[variant]
+    epochs = max(round(share * arguments.epochs), 1)
+    own = (f"space={space}", f"seed={seed}", f"optim.epochs={epochs}", *SETTINGS, *settings)
+    began = time.process_time()
+    result = train(work.config(RECIPE, output, *own), time_limit=work.seconds_left)
+    seconds = added_seconds(output / "cpu_seconds.json", time.process_time() - began)
+    if result.model is None:
+        return result.step
+    rows = measured(open_net(output).net, evaluator)
+    record = {"variant": variant, "seed": seed, "epochs": arguments.epochs, "cpu_seconds": seconds, "subnets": rows}
+    with replacing(output / RECORD) as temporary:
+        temporary.write_text(json.dumps(record), "utf-8")
+    write_results(work, arguments.epochs)
+    print(f"{variant}, seed {seed}, {seconds:.0f} s:", ", ".join(f"{r['top1']:.2f}" for r in rows), flush=True)
+    return None
+
+
+def records_of(work: Work, epochs: int) -> list[dict[str, Any]]:
+    """The records of the complete runs of this length, in the order of the variants and seeds."""
+    found = [json.loads(path.read_text("utf-8")) for path in work.folder.glob(f"runs/*/{RECORD}")]
+    chosen = [record for record in found if record["epochs"] == epochs]
+    return sorted(chosen, key=lambda record: (list(VARIANTS).index(record["variant"]), record["seed"]))
+
+
+def write_results(work: Work, epochs: int) -> None:
+    """Writes the tables and the figure of the complete runs."""
+    records = records_of(work, epochs)
+    work.write("study.json", records)
+    work.write("study.md", table(records))
+    draw(records, work.results / "study.png")
 
 
 def added_seconds(path: Path, seconds: float) -> float:
@@ -153,20 +192,33 @@ FIGURES = {"top1": "top-1, %", "nll": "NLL, nats", "ece": "ECE, %", "entropy_gap
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Mean and 95 % t interval of each figure over the seeds, in Markdown, and the CPU time of each variant."""
+    """Mean and 95 % t interval of each figure and of its paired differences, and the CPU time, in Markdown."""
     names = [f"{row['name']} ({row['macs'] / 1e6:.1f} M)" for row in records[0]["subnets"]]
+    groups = by_variant(records)
+    first = next(iter(groups))
     lines = []
     for figure, title in FIGURES.items():
+        decimals = 2 if figure in ("top1", "ece") else 3
+        values = {variant: {run["seed"]: [row[figure] for row in run["subnets"]] for run in runs}
+                  for variant, runs in groups.items()}  # fmt: skip
         lines += ["", f"| {title} | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-        for variant, runs in by_variant(records).items():
-            cells = [spread([run["subnets"][i][figure] for run in runs], 2 if figure in ("top1", "ece") else 3)
-                     for i in range(len(names))]  # fmt: skip
-            lines.append(f"| {variant} | {len(runs)} | " + " | ".join(cells) + " |")
+        lines += [_row(variant, list(values[variant].values()), decimals) for variant in values]
+        for variant in list(values)[1:]:
+            shared = sorted(values[variant].keys() & values[first].keys())
+            pairs = [[own - base for own, base in zip(values[variant][seed], values[first][seed], strict=True)]
+                     for seed in shared]  # fmt: skip
+            if pairs:
+                lines.append(_row(f"{variant}, minus {first}", pairs, decimals))
     lines += ["", "| CPU time of training | mean, s | relative to adaptive alpha |", "|---|---|---|"]
-    seconds = {name: fmean(run["cpu_seconds"] for run in runs) for name, runs in by_variant(records).items()}
-    first = next(iter(seconds.values()))
-    lines += [f"| {name} | {value:.0f} | {value / first:.2f} |" for name, value in seconds.items()]
+    seconds = {name: fmean(run["cpu_seconds"] for run in runs) for name, runs in groups.items()}
+    lines += [f"| {name} | {value:.0f} | {value / seconds[first]:.2f} |" for name, value in seconds.items()]
     return "\n".join(lines[1:]) + "\n"
+
+
+def _row(name: str, runs: Sequence[Sequence[float]], decimals: int) -> str:
+    """A row of a table: the mean and interval over the runs for each subnet."""
+    cells = [spread([run[i] for run in runs], decimals) for i in range(len(runs[0]))]
+    return f"| {name} | {len(runs)} | " + " | ".join(cells) + " |"
 
 
 def by_variant(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

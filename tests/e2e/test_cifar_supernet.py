@@ -92,8 +92,11 @@ def test_the_study_resumes_and_tabulates_every_variant(packed: Path, tmp_path: P
     command = [sys.executable, str(script), "--work", str(work), "--data", str(packed)]
     stopped = subprocess.run([*command, "--time-limit", "0.01", *more], capture_output=True, text=True, timeout=300)
     assert stopped.returncode == 0 and "RESUME ME: 0 runs are complete" in stopped.stdout, stopped.stderr
+    both = [subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]  # fmt: skip
+    assert [process.wait(timeout=500) for process in both] == [0, 0], [process.communicate() for process in both]
     done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "left to other processes" not in done.stdout, done.stderr
     records = json.loads((work / "results" / "study.json").read_text())
     assert len(records) == 5 and all(len(record["subnets"]) == 5 for record in records)
     assert all(record["subnets"][-1]["entropy_gap"] == 0.0 for record in records)
