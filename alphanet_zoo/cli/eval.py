@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from alphanet_zoo.cli.arguments import existing_path, percentage, positive_int
-from alphanet_zoo.cli.command import CommandParser, say
+from alphanet_zoo.cli.command import CommandParser, note, say
 from alphanet_zoo.errors import AccuracyError, UsageError
 from alphanet_zoo.files import EXPORTED_ENDINGS
 
@@ -96,8 +95,6 @@ def run(args: argparse.Namespace) -> int:
     measured, suspicion = _evaluated(args)
     say(json.dumps(asdict(measured), indent=1) if args.json else str(measured), required=True)
     if suspicion is not None:
-        from alphanet_zoo.cli.command import note
-
         note(args.prog, f"warning: {suspicion}")
     if args.min_top1 is not None and measured.top1 < args.min_top1:
         raise AccuracyError(f"top-1 is {measured.top1:.2f} %; the minimum is {args.min_top1:g} % (--min-top1)")
@@ -130,8 +127,8 @@ def _evaluated(args: argparse.Namespace) -> tuple[Evaluation, str | None]:
     low, high = wilson_interval(hits.correct, hits.images)
     among = (answers.best == answers.classes.unsqueeze(1)).any(dim=1)
     return Evaluation(
-        network=str(opened.source),
-        data=str(Path(args.data)),
+        network=opened.source,
+        data=str(args.data),
         images=hits.images,
         resolution=net.arch.resolution,
         top1=100 * hits.accuracy,
