@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -191,3 +192,10 @@ def test_the_reference_of_the_settings_is_that_of_the_schema() -> None:
     assert written == page(), "run python -m alphanet_zoo.train.settings > docs/settings.md"
     assert [each.key for each in settings_of()] == list(valid_keys())
     assert [each.key for each in settings_of() if len(each.meaning) < 10] == []
+
+
+def test_the_arguments_of_slimmable_have_the_defaults_that_the_page_states() -> None:
+    text = (ROOT / "docs/slimmable.md").read_text("utf-8").partition("## Arguments")[2]
+    stated = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    parameters = inspect.signature(az.slimmable).parameters
+    assert stated == {name: repr(parameters[name].default) for name in parameters if name not in ("net", "origin")}
