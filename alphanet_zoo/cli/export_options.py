@@ -212,6 +212,7 @@ def _check_front(args: argparse.Namespace, given: Sequence[str]) -> None:
 
 def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> None:
     """Checks SOURCE, together with the options that name a network or choose an arch."""
+    from alphanet_zoo.zoo.families import included_supernet
     from alphanet_zoo.zoo.names import unknown_network
 
     if is_model(source):
@@ -220,7 +221,7 @@ def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> 
         return
     if given:
         raise UsageError(f"SOURCE {source!r} and --{given[0]} both name the network; pass one of them")
-    if not source or not (Path(source).exists() or "/" in source):
+    if not source or not (Path(source).exists() or "/" in source or included_supernet(source)):
         raise UsageError(unknown_network(source))
 
 

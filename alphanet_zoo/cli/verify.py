@@ -73,11 +73,12 @@ def make_parser(prog: str = "alphanet-verify") -> CommandParser:
 
 def _exported_path(text: str) -> Path:
     """An argparse type: a path that exists, not the name of a model."""
-    from alphanet_zoo.zoo.names import is_name
+    if text.isidentifier() and not Path(text).exists():  # A file has an ending. The names load NumPy.
+        from alphanet_zoo.zoo.names import is_name
 
-    if is_name(text) and not Path(text).exists():
-        raise UsageError(f"{text} is a model, not an exported file; alphanet eval {text} --data FOLDER measures its "
-                         f"accuracy, and alphanet export {text} writes a file")  # fmt: skip
+        if is_name(text):
+            raise UsageError(f"{text} is a model, not an exported file; alphanet eval {text} --data FOLDER measures "
+                             f"its accuracy, and alphanet export {text} writes a file")  # fmt: skip
     return existing_path(text)
 
 

@@ -122,6 +122,8 @@ def test_seven_bits_if_asked_for(content: bytes, images: QuantImages) -> None:
         ]
         assert max(np.abs(weight.astype(int)).max() for weight in weights) == largest
         assert log.reduced_range == reduce_range and any("7 bits" in note for note in log.notes()) == reduce_range
+        told = sum("may have been trained on these images" in note for note in log.notes())
+        assert log.verdict.top1 is not None and told == 1
 
 
 @pytest.mark.skipif(not saturates(), reason="this CPU multiplies uint8 by int8 without saturation")
