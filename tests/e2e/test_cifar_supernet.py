@@ -94,7 +94,8 @@ def test_the_study_resumes_and_tabulates_every_variant(packed: Path, tmp_path: P
     assert stopped.returncode == 0 and "RESUME ME: 0 runs are complete" in stopped.stdout, stopped.stderr
     both = [subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)]  # fmt: skip
-    assert [process.wait(timeout=500) for process in both] == [0, 0], [process.communicate() for process in both]
+    outputs = [process.communicate(timeout=500) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0 and "left to other processes" not in done.stdout, done.stderr
     records = json.loads((work / "results" / "study.json").read_text())
