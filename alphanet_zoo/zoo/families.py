@@ -85,10 +85,11 @@ def shipped_family(folder: Path | None = None) -> ShippedFamily | None:
 
 def included_supernet(name: str | os.PathLike[str]) -> Path | None:
     """The file of the included family's supernet, whose name is that of the family and ``_supernet``; else None."""
-    family = shipped_family()
-    if family is None or os.fspath(name) != f"{family.name}_supernet" or os.path.exists(name):
+    text = os.fspath(name)
+    if not text.endswith("_supernet") or os.path.exists(text):  # Other sources do not depend on the family's files.
         return None
-    return family.folder / SUPERNET_FILE
+    family = shipped_family()
+    return family.folder / SUPERNET_FILE if family is not None and text == f"{family.name}_supernet" else None
 
 
 def families() -> dict[str, tuple[FamilyMember, ...]]:
