@@ -6,7 +6,7 @@
 DATA is a folder with train/ and val/, one folder of images per class; val/ is the test set. Each arm shows the network
 the same number of images:
 
-- ``pretrained``: the ImageNet weights are trained at full width for one epoch, and then at all widths together;
+- ``pretrained``: the ImageNet weights are trained at full width first (``--warm-epochs``), and then at all widths;
 - ``scratch``: all widths together, from random weights;
 - ``alone-W``: the pretrained network at the single width W.
 
@@ -53,10 +53,10 @@ def renamed(weights: Path, output: Path) -> Path:
 
 
 def warmed(weights: Path, args: argparse.Namespace) -> Path:
-    """The weights after the first epoch, at full width."""
+    """The weights after the first epochs, at full width."""
     state = args.output / "warm.pth"
     if not state.exists():
-        config = arm_config("alone-1.0", weights, args, name="warm", epochs=1)
+        config = arm_config("alone-1.0", weights, args, name="warm", epochs=args.warm_epochs)
         train(config)
         torch.save(open_net(config.output).net.net.state_dict(), state)  # type: ignore[union-attr]
     return state
@@ -113,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--arms", default="", help="comma-separated arms (default: all)")
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels (default: 64)")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each arm (default: 4)")
+    parser.add_argument("--warm-epochs", type=int, default=1, help="those at full width (default: 1)")
     parser.add_argument("--steps", type=int, help="stop each arm after this many steps, to try the script")
     parser.add_argument("--calibration", type=int, default=4096, help="images to calibrate with (default: 4096)")
     parser.add_argument("--hold-out", type=int, default=5000, help="training images held out (default: 5000)")
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         file = args.output / name / "accuracy.json"
         if not file.exists():
             if name == "pretrained":
-                config = arm_config(name, warmed(weights, args), args, epochs=args.epochs - 1)
+                config = arm_config(name, warmed(weights, args), args, epochs=args.epochs - args.warm_epochs)
             else:
                 config = arm_config(name, weights, args)
             train(config)
