@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphanet_export.bundle import check_bundle_folder
+from alphanet_export.formats import FORMATS
 from alphanet_export.placing import default_name, output_files
 from alphanet_zoo.cli.command import note, run_command, say
 from alphanet_zoo.cli.export_options import (
+    BUDGETS,
     DEFAULT_MAX_DROP,
     check_arguments,
     folders_only,
@@ -29,6 +31,8 @@ from alphanet_zoo.files import FRONT_NAME
 if TYPE_CHECKING:
     from alphanet_export.build import Source
     from alphanet_export.export import ExportResult
+    from alphanet_export.select import Selection
+    from alphanet_zoo.space.presets import FamilyMember
     from alphanet_zoo.zoo.archs import NamedArch
 
 __all__ = ["main", "make_parser", "run"]
@@ -83,24 +87,41 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
         network = args.source
     if args.front is not None:
         return network, _from_front(args), notes
-    if args.flops is not None:
-        from alphanet_export.select import select_member
-
-        budget, digit = args.flops
-        if network is not None and (Path(network) / FRONT_NAME).is_file():
-            raise UsageError(f"{network} is a folder of alphanet search; pass the supernet that was searched, and "
-                             f"--front {Path(network) / FRONT_NAME}")  # fmt: skip
-        try:
-            selection = select_member(budget, digit, args.family or "imagenet")
-        except TargetError as error:
-            if network is None:
-                raise
-            raise TargetError(f"{error}. For a subnet of {network}, pass --front FILE, a front of alphanet search, or "
-                              "--arch") from error  # fmt: skip
+    if any(getattr(args, flag) is not None for flag in BUDGETS):
+        selection = _selected(args, network)
         model, notes = selection.member.name, [selection.note] if selection.note else []
     if model is not None:
         return network, find_arch(find_member(model).name), notes
     return network, args.arch if args.arch in (None, *ENDS) else find_arch(args.arch), notes
+
+
+def _selected(args: argparse.Namespace, network: str | None) -> Selection:
+    """The model of a family within the budgets."""
+    from alphanet_export.select import measured_latency, select_member
+
+    counts = {} if args.flops is None else {"macs": args.flops}
+    if args.max_params is not None:
+        counts["params"] = (args.max_params[0], 1.0)  # Exact.
+    if network is not None and (Path(network) / FRONT_NAME).is_file():
+        raise UsageError(f"{network} is a folder of alphanet search; pass the supernet that was searched, and "
+                         f"--front {Path(network) / FRONT_NAME}")  # fmt: skip
+    form = wanted_formats(args)[0]
+
+    def measure(member: FamilyMember) -> float:
+        latency = measured_latency(member, form, threads=args.threads, img_size=args.img_size,
+                                   embed_preprocessing=args.embed_preprocessing)  # fmt: skip
+        note(args.prog, f"note: {member.name} takes {latency:.3g} ms per image here ({FORMATS[form].title}, median)")
+        return latency
+
+    try:
+        return select_member(
+            args.family or "imagenet", counts, latency_ms=args.latency_ms, measure=measure
+        )  # fmt: skip
+    except TargetError as error:
+        if network in (None, "random"):
+            raise
+        raise TargetError(f"{error}. For a subnet of {network}, pass --front FILE, a front of alphanet search, or "
+                          "--arch") from error  # fmt: skip
 
 
 def _front_file(path: Path) -> Path:

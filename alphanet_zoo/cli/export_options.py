@@ -24,6 +24,7 @@ from alphanet_zoo.search.limits import parse_ms
 EPILOG = """examples:
   %(prog)s alphanet_c10_m -o build/                 a model whose weights are included in the package
   %(prog)s --flops 40M --family cifar10 --onnx      the most accurate of them within 40 M MACs
+  %(prog)s --latency-ms 1.5 --family cifar10 -o m.onnx    the most accurate within 1.5 ms on this machine
   %(prog)s alphanet_c10_m --format onnx,openvino,executorch,coreml,pt2,aoti -o build/
   %(prog)s alphanet_c10_m --embed-preprocessing --softmax    from pixels to probabilities
   %(prog)s alphanet_c10_m --web page/ --model-repository models/
@@ -39,6 +40,8 @@ MAX_IMAGE_SIZE = 4096
 """Maximum side of an exported input, in pixels; larger values are assumed to be typing errors."""
 DEFAULT_MAX_DROP = 0.5
 """Points of top-1 that int8 may lose."""
+BUDGETS = ("flops", "max_params", "latency_ms")
+"""Options that choose a model of a family, or a subnet of a front."""
 
 
 def make_parser(prog: str = "alphanet-export") -> CommandParser:
@@ -56,8 +59,17 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     group.add_argument("--front", type=existing_path, metavar="FILE",
                        help="a front of alphanet search; --flops, --latency-ms or --max-params chooses its most "
                             "accurate subnet within a budget")  # fmt: skip
-    group.add_argument("--latency-ms", type=parse_ms, metavar="MS", help="with --front: budget in milliseconds")
-    group.add_argument("--max-params", type=parse_macs, metavar="N", help="with --front: budget in parameters")
+    group.add_argument("--latency-ms", type=parse_ms, metavar="MS",
+                       help="the most accurate model of --family within this time per image, measured on this machine "
+                            "in the runtime of the first format; with --front, by the predicted times")  # fmt: skip
+    group.add_argument(
+        "--max-params",
+        type=parse_macs,
+        metavar="N",
+        help="the most accurate model of --family with at most this many parameters: 2M",
+    )
+    group.add_argument("--threads", type=positive_int, metavar="N",
+                       help="with --latency-ms: threads to measure with (default: the physical cores)")  # fmt: skip
     what.add_argument(
         "--model", metavar="NAME", help="a model by name, such as alphanet_c10_m (alphanet models lists them)"
     )
@@ -74,7 +86,11 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
 def _add_weights(parser: CommandParser) -> None:
     """Adds the options of weights and batch-norm statistics."""
     add = parser.add_argument_group("weights and batch-norm statistics").add_argument
-    add("--family", metavar="NAME", help="the family that --flops chooses from (default: imagenet)")
+    add(
+        "--family",
+        metavar="NAME",
+        help="the family that --flops, --max-params and --latency-ms choose from (default: imagenet)",
+    )
     add("--weights", metavar="PATH|REPO|random",
         help="a .safetensors file, a save_pretrained folder, a training run, a Hub repository, or random weights for "
              "measuring time (default: the published weights)")  # fmt: skip
@@ -174,17 +190,17 @@ def _check_source(args: argparse.Namespace) -> None:
     from alphanet_zoo.zoo.archs import ENDS, check_arch_source
 
     given = [flag for flag in ("weights", "supernet") if getattr(args, flag) is not None]
-    chosen = [flag for flag in ("flops", "model", "arch", "front") if getattr(args, flag) is not None]
+    chosen = [flag for flag in (*BUDGETS, "model", "arch", "front") if getattr(args, flag) is not None]
     _check_front(args, given)
     if len(given) > 1:
         raise UsageError("--weights and --supernet both name the network; pass one of them")
+    if args.family is not None and not {*BUDGETS} & {*chosen}:
+        raise UsageError("--family requires a budget: --flops, --latency-ms or --max-params")
     if args.source is None and not chosen and not given:
-        raise UsageError("nothing to export; pass SOURCE (a model's name, a file, a folder or a training run), or one "
-                         "of --flops, --model and --arch")  # fmt: skip
+        raise UsageError("nothing to export; pass SOURCE (a model's name, a file, a folder or a training run), a "
+                         "budget such as --flops, --model or --arch")  # fmt: skip
     if args.source is not None:
         _check_network(args.source, given, chosen)
-    if args.family is not None and args.flops is None:
-        raise UsageError("--family requires --flops")
     if args.arch is not None:
         check_arch_source(args.arch)
         named = not Path(args.arch).exists() and args.arch not in ENDS
@@ -192,22 +208,47 @@ def _check_source(args: argparse.Namespace) -> None:
             raise UsageError(f"--arch {args.arch} requires the weights: pass SOURCE, --weights or --supernet with a "
                              "network that contains the arch")  # fmt: skip
     elif args.weights == "random" and not chosen and (args.source is None or not is_model(args.source)):
-        raise UsageError("--weights random requires a model's name: pass it as SOURCE, or with --model, --flops or "
-                         "--arch")  # fmt: skip
+        raise UsageError("--weights random requires a model's name: pass it as SOURCE, or with --model, --arch or a "
+                         "budget such as --flops")  # fmt: skip
 
 
 def _check_front(args: argparse.Namespace, given: Sequence[str]) -> None:
     """Checks ``--front`` and its budgets."""
+    budgets = [flag for flag in BUDGETS if getattr(args, flag) is not None]
+    if args.threads is not None and (args.latency_ms is None or args.front is not None):
+        raise UsageError("--threads requires --latency-ms, and has no effect on the predicted times of --front")
     if args.front is None:
-        if args.latency_ms is not None or args.max_params is not None:
-            raise UsageError("--latency-ms and --max-params require --front FILE, a front of alphanet search")
+        _check_family_budgets(args, budgets, given)
         return
-    if args.flops is None and args.latency_ms is None and args.max_params is None:
+    if not budgets:
         raise UsageError("--front requires a budget: --flops, --latency-ms or --max-params")
     if args.model is not None or args.arch is not None or args.family is not None:
         raise UsageError("--front chooses the subnet; leave --model, --arch and --family out")
     if (args.source is None and not given) or args.weights == "random":
         raise UsageError("--front requires the network that was searched; pass SOURCE or --supernet")
+
+
+def _check_family_budgets(args: argparse.Namespace, budgets: Sequence[str], given: Sequence[str]) -> None:
+    """Checks the budgets that choose a model of ``--family``."""
+    if args.latency_ms is None and args.max_params is None:
+        return
+    if args.model is not None or args.arch is not None:
+        raise UsageError(f"{_flag(budgets[-1])} chooses a model; leave --model and --arch out")
+    if (args.source is not None and not is_model(args.source)) or (given and args.weights != "random"):
+        raise UsageError(f"{_flag(budgets[-1])} chooses a model of --family, or with --front FILE a subnet of your "
+                         "network; pass --front, a front of alphanet search")  # fmt: skip
+    if args.latency_ms is not None:
+        form = next(iter(wanted_formats(args)))
+        if not FORMATS[form].runs_here:
+            raise UsageError(f"--latency-ms requires a format that runs on this machine, not {form}; put another "
+                             "first, such as --format onnx, or use --flops")  # fmt: skip
+        if args.quantize is not None:
+            raise UsageError("--latency-ms measures float32; leave --quantize out, or use --flops")
+
+
+def _flag(name: str) -> str:
+    """The option of an argument."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> None:
@@ -217,7 +258,7 @@ def _check_network(source: str, given: Sequence[str], chosen: Sequence[str]) -> 
 
     if is_model(source):
         if chosen:
-            raise UsageError(f"{source} is a model's name, and --{chosen[0]} chooses another; pass one of them")
+            raise UsageError(f"{source} is a model's name, and {_flag(chosen[0])} chooses another; pass one of them")
         return
     if given:
         raise UsageError(f"SOURCE {source!r} and --{given[0]} both name the network; pass one of them")

@@ -1,15 +1,23 @@
-"""Selects the published model for a compute budget."""
+"""Selects the published model for a budget of MACs, parameters or milliseconds."""
 
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from alphanet_export.formats import FORMATS
 from alphanet_zoo.errors import TargetError
-from alphanet_zoo.space.cost import count_macs, macs_text
+from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, cost_text
+from alphanet_zoo.space.cost import count_macs, count_params, macs_text
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.families import families
 from alphanet_zoo.zoo.names import family_members
+
+LATENCY_SECONDS = 1.0
+"""Time to measure the latency of a model for, at least."""
 
 
 @dataclass(frozen=True)
@@ -25,43 +33,140 @@ def member_macs(member: FamilyMember) -> int:
     return count_macs(member.arch, member.space, member.num_classes)
 
 
-def select_member(budget: float, digit: float, family: str = "imagenet") -> Selection:
-    """The member of a family with the highest published accuracy within a budget.
+def member_params(member: FamilyMember) -> int:
+    """Number of parameters of a member."""
+    return count_params(member.arch, member.space, member.num_classes)
 
-    The cost of a member is rounded to the last written digit of the budget before the comparison: a model of 443.53 M
-    is within ``444M``. If a family has no published accuracies, the most expensive member within the budget is chosen.
+
+_COUNTS: dict[str, Callable[[FamilyMember], int]] = {MACS: member_macs, PARAMS: member_params}
+
+
+def select_member(
+    family: str,
+    counts: Mapping[str, tuple[float, float]],
+    *,
+    latency_ms: float | None = None,
+    measure: Callable[[FamilyMember], float] | None = None,
+) -> Selection:
+    """The member of a family with the highest published accuracy within budgets.
+
+    A count of a member is rounded to the last written digit of the budget before the comparison: a model of 443.53 M
+    is within ``444M``. If a family has no published accuracies, the most expensive member within the budgets is chosen.
+    Latencies are measured one after the other, from the most accurate member within the counts, until one is within
+    ``latency_ms``.
 
     Args:
-        budget: Multiply-accumulates; see `alphanet_zoo.cli.arguments.parse_macs`.
-        digit: Value of one unit in the last written digit of the budget, in multiply-accumulates.
-        family: A key of `FAMILIES`.
+        family: A key of `alphanet_zoo.zoo.families.families`.
+        counts: Budgets of multiply-accumulates (``macs``) and parameters (``params``), each with the value of one unit
+            in its last written digit; see `alphanet_zoo.cli.arguments.parse_macs`.
+        latency_ms: Maximum latency in milliseconds; requires ``measure``.
+        measure: The latency of a member in milliseconds, such as `measured_latency`.
 
     Raises:
         UsageError: The family does not exist.
-        TargetError: The budget is below the cost of the smallest member.
+        TargetError: No member is within the budgets.
     """
     members = sorted(family_members(family), key=member_macs)
-    within = [member for member in members if _units(member_macs(member), digit) <= _units(budget, digit)]
+    within = [member for member in members if _within(member, counts)]
     if not within:
-        smallest = members[0]
-        costs = {other: min(map(member_macs, its)) for other, its in families().items()}
-        fitting = [other for other, cost in costs.items() if _units(cost, digit) <= _units(budget, digit)]
-        hint = f"; pass --family {fitting[0]} for a model that fits" if fitting else ""
+        hint = next((f"; pass --family {other} for a model that fits" for other, its in families().items()
+                     if any(_within(member, counts) for member in its)), "")  # fmt: skip
+        smallest = " and ".join(_text(name, min(map(_COUNTS[name], members))) for name in counts)
+        asked = " and ".join(_text(name, budget) for name, (budget, _) in counts.items())
         raise TargetError(
-            f"no model of the family {family} fits in {macs_text(budget)}; "
-            f"the smallest is {smallest.name} with {macs_text(member_macs(smallest))}{hint}"
+            f"no model of the family {family} fits in {asked}; the smallest is {members[0].name} with {smallest}{hint}"
         )
-    chosen = max(within, key=lambda member: (member.top1 or 0.0, member_macs(member)))
-    largest = members[-1]
-    if _units(budget, digit) <= _units(member_macs(largest), digit):
-        return Selection(chosen)
-    return Selection(
-        chosen,
-        f"the budget of {macs_text(budget)} is above the largest model of the family {family}, "
-        f"{largest.name} with {macs_text(member_macs(largest))}; {chosen.name} is used",
+    within.sort(key=lambda member: (member.top1 or 0.0, member_macs(member)), reverse=True)
+    if latency_ms is not None:
+        assert measure is not None
+        return _fastest_enough(family, within, latency_ms, measure)
+    return Selection(within[0], _note(family, members[-1], within[0], counts))
+
+
+def _fastest_enough(
+    family: str, members: list[FamilyMember], latency_ms: float, measure: Callable[[FamilyMember], float]
+) -> Selection:
+    """The first of the members whose latency is within the budget."""
+    measured = dict[str, float]()
+    for member in members:
+        measured[member.name] = measure(member)
+        if measured[member.name] <= latency_ms:
+            return Selection(member)
+    name = min(measured, key=measured.__getitem__)
+    raise TargetError(
+        f"no model of the family {family} within the budgets runs in {cost_text(LATENCY, latency_ms)} on this machine; "
+        f"the fastest is {name} with {cost_text(LATENCY, measured[name])}"
     )
 
 
-def _units(macs: float, digit: float) -> int:
+def _note(
+    family: str, largest: FamilyMember, chosen: FamilyMember, counts: Mapping[str, tuple[float, float]]
+) -> str | None:
+    """A remark if every budget is above the largest model."""
+    above = [
+        (name, budget) for name, (budget, digit) in counts.items()
+        if _units(budget, digit) > _units(_COUNTS[name](largest), digit)
+    ]  # fmt: skip
+    if not counts or len(above) < len(counts):
+        return None
+    budgets, costs = (
+        " and ".join(texts)
+        for texts in zip(
+            *((_text(name, budget), _text(name, _COUNTS[name](largest))) for name, budget in above), strict=True
+        )  # fmt: skip
+    )
+    return (
+        f"the budget of {budgets} is above the largest model of the family {family}, {largest.name} with {costs}; "
+        f"{chosen.name} is used"
+    )
+
+
+def _within(member: FamilyMember, counts: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether a member is within the budgets."""
+    return all(
+        _units(_COUNTS[name](member), digit) <= _units(budget, digit) for name, (budget, digit) in counts.items()
+    )
+
+
+def _units(cost: float, digit: float) -> int:
     """A cost in units of the last digit of the budget, rounded half up."""
-    return math.floor(macs / digit + 0.5)
+    return math.floor(cost / digit + 0.5)
+
+
+def _text(name: str, cost: float) -> str:
+    """A count for people."""
+    return macs_text(cost) if name == MACS else cost_text(name, cost)
+
+
+def measured_latency(
+    member: FamilyMember,
+    form: str = "onnx",
+    *,
+    threads: int | None = None,
+    img_size: int | None = None,
+    embed_preprocessing: bool = False,
+) -> float:
+    """Median latency of a member on this machine in milliseconds, for one image, in the runtime of a format.
+
+    The weights are random: the time of a convolutional network does not depend on them.
+
+    Args:
+        member: The model.
+        form: A key of `alphanet_export.formats.FORMATS` whose runtime is on this machine.
+        threads: Threads within an operator. None: the physical cores that this process may use.
+        img_size: See `alphanet_export.export.export`.
+        embed_preprocessing: See `alphanet_export.export.export`.
+
+    Raises:
+        UsageError: The format does not support the options.
+        AlphaNetError: The file cannot be written or run.
+    """
+    from alphanet_export.build import open_source
+    from alphanet_export.export import export_source
+    from alphanet_export.verify.measure.latency import measure_latency
+
+    with tempfile.TemporaryDirectory(prefix="alphanet-latency-") as folder:
+        path = FORMATS[form].path(Path(folder) / member.name)
+        export_source(open_source("random", member.name), {form: path}, img_size=img_size,
+                      embed_preprocessing=embed_preprocessing, verify=False)  # fmt: skip
+        return measure_latency(path, threads=threads, seconds=LATENCY_SECONDS).median_ms

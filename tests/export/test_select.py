@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from alphanet_export.select import member_macs, select_member
+from alphanet_export.select import measured_latency, member_macs, member_params, select_member
 from alphanet_zoo.cli.arguments import parse_macs
+from alphanet_zoo.cli.main import main
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.space import presets
 from alphanet_zoo.space.presets import ALPHANET_TINY, FamilyMember
+from alphanet_zoo.zoo.families import families
 
 
 def chosen(budget: str, family: str = "imagenet") -> str:
-    return select_member(*parse_macs(budget), family).member.name
+    return select_member(family, {"macs": parse_macs(budget)}).member.name
 
 
 @pytest.mark.parametrize(
@@ -56,9 +60,9 @@ def test_budget_under_the_smallest_names_it(budget: str) -> None:
 
 
 def test_budget_above_the_largest_gives_it_with_a_note() -> None:
-    assert "alphanet_a6 with 709.01 M MACs" in (select_member(*parse_macs("2G")).note or "")
-    assert select_member(*parse_macs("709M")).note is None
-    assert select_member(*parse_macs("444M")).note is None
+    assert "alphanet_a6 with 709.01 M MACs" in (select_member("imagenet", {"macs": parse_macs("2G")}).note or "")
+    assert select_member("imagenet", {"macs": parse_macs("709M")}).note is None
+    assert select_member("imagenet", {"macs": parse_macs("444M")}).note is None
 
 
 def test_accuracy_decides_before_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +78,49 @@ def test_accuracy_decides_before_cost(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_family_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown family 'cifar'; choose from imagenet"):
         chosen("444M", "cifar")
+
+
+def test_several_budgets_hold_together() -> None:
+    a4, base = presets.IMAGENET_FAMILY[4], presets.IMAGENET_FAMILY[6]
+    counts = {"macs": parse_macs("2G"), "params": (member_params(base) - 1.0, 1.0)}
+    selection = select_member("imagenet", counts)
+    assert selection.member == a4 and selection.note is None  # Not every budget is above the largest model.
+    with pytest.raises(TargetError, match="fits in 2000 M MACs and 1 k parameters"):
+        select_member("imagenet", {**counts, "params": (1000.0, 1.0)})
+
+
+def test_latencies_are_measured_from_the_most_accurate_model_on() -> None:
+    measured = []
+
+    def measure(member: FamilyMember) -> float:
+        measured.append(member.name)
+        return member_macs(member) / 1e7
+
+    assert select_member("imagenet", {}, latency_ms=45.0, measure=measure).member.name == "alphanet_a4"
+    assert measured == ["alphanet_a6", "alphanet_a5_base", "alphanet_a5", "alphanet_a4"]
+    counts = {"macs": parse_macs("317M")}
+    assert select_member("imagenet", counts, latency_ms=45.0, measure=measure).member.name == "alphanet_a2"
+    with pytest.raises(TargetError, match=r"runs in 1 ms on this machine; the fastest is alphanet_a0 with 20\.34 ms"):
+        select_member("imagenet", {}, latency_ms=1.0, measure=measure)
+
+
+def test_export_measures_the_models_of_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["export", "--family", "cifar10", "--skip-verify", "-o", str(tmp_path / "m.onnx")]
+    assert main([*argv, "--latency-ms", "10000", "--threads", "1"]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "alphanet_c10_xl takes" in captured.err
+        and "ONNX Runtime" in captured.err
+        and "alphanet_c10_l " not in captured.err
+    )
+    assert "alphanet_c10_xl: 61.08 M MACs" in captured.out
+    assert main([*argv, "--max-params", "1.45M", "--flops", "1G"]) == 0
+    assert "alphanet_c10_xs" in capsys.readouterr().out
+    assert main([*argv, "--max-params", "1M"]) == 5
+    assert "the smallest is alphanet_c10_xs with 1.447 M parameters" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_larger_model_takes_longer() -> None:
+    xs, xl = (measured_latency(member, threads=1) for member in (families()["cifar10"][0], families()["cifar10"][-1]))
+    assert xs < xl

@@ -87,7 +87,8 @@ def test_export_chooses_from_a_front(published, tmp_path, capsys):
     assert main([*argv, "--flops", f"{(least // 10000) / 100}M"]) == 5
     assert main(argv) == 2 and "requires a budget" in capsys.readouterr().err
     assert main([*argv, "--flops", "1G", "--family", "imagenet"]) == 2
-    assert main(["export", supernet, "--latency-ms", "3"]) == 2
+    assert main(["export", supernet, "--latency-ms", "3"]) == 2 and "pass --front" in capsys.readouterr().err
+    assert main([*argv, "--latency-ms", "3", "--threads", "2"]) == 2 and "--threads" in capsys.readouterr().err
 
 
 def test_a_search_writes_the_networks_of_its_front(tmp_path, capsys):

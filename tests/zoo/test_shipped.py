@@ -160,7 +160,7 @@ def test_other_classes_and_other_weights(folder: Path, members: dict[str, AlphaN
 
 
 def test_a_member_is_exported_by_its_name_and_by_a_budget(folder: Path, tmp_path: Path) -> None:
-    assert select_member(count_macs(archs()[1], TINY, 10), 1.0, "cifar10").member.name == "alphanet_c10_s"
+    assert select_member("cifar10", {"macs": (count_macs(archs()[1], TINY, 10), 1.0)}).member.name == "alphanet_c10_s"
     assert export(["--model", "alphanet_c10_m", "-o", str(tmp_path / "model.onnx")]) == 0
     properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert json.loads(properties["alphanet.arch"]) == archs()[2].to_dict()
