@@ -44,3 +44,15 @@ def parse_count(text: str) -> float:
     if not (digits.isascii() and digits.isdigit()) or float(number) <= 0:
         raise ValueError(f"{text!r} is not a positive number; pass one such as 444M or 0.5G")
     return float(number) * scale
+
+
+def parse_budget(text: str) -> tuple[float, float]:
+    """A budget such as ``444M``, ``0.5G`` or ``203389568``, and the value of one unit of its last written digit.
+
+    Raises:
+        ValueError: ``text`` is not a positive number with an optional suffix K, M or G.
+    """
+    value = parse_count(text)
+    number = text.strip().rstrip("kKmMgG")
+    unit = parse_count("1" + text.strip()[len(number) :])
+    return value, unit / 10 ** len(number.partition(".")[2])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alphanet_zoo.errors import UsageError
-from alphanet_zoo.units import parse_count
+from alphanet_zoo.units import parse_budget
 
 
 def existing_path(text: str) -> Path:
@@ -83,12 +83,9 @@ def parse_macs(text: str) -> tuple[float, float]:
         UsageError: It is not a positive number with an optional K, M or G.
     """
     try:
-        macs = parse_count(text)
+        return parse_budget(text)
     except ValueError as error:
         raise UsageError(f"{text!r} is not a budget of MACs; pass a positive number such as 444M or 0.5G") from error
-    number = text.strip().rstrip("kKmMgG")
-    unit = parse_count("1" + text.strip()[len(number) :])
-    return macs, unit / 10 ** len(number.partition(".")[2])
 
 
 def positive_int(text: str) -> int:

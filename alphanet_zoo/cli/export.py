@@ -31,9 +31,9 @@ from alphanet_zoo.files import FRONT_NAME
 if TYPE_CHECKING:
     from alphanet_export.build import Source
     from alphanet_export.export import ExportResult
-    from alphanet_export.select import Selection
     from alphanet_zoo.space.presets import FamilyMember
     from alphanet_zoo.zoo.archs import NamedArch
+    from alphanet_zoo.zoo.select import Selection
 
 __all__ = ["main", "make_parser", "run"]
 
@@ -97,7 +97,8 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
 
 def _selected(args: argparse.Namespace, network: str | None) -> Selection:
     """The model of a family within the budgets."""
-    from alphanet_export.select import measured_latency, select_member
+    from alphanet_export.latency.measure import model_latency
+    from alphanet_zoo.zoo.select import select_member
 
     counts = {} if args.flops is None else {"macs": args.flops}
     if args.max_params is not None:
@@ -108,7 +109,7 @@ def _selected(args: argparse.Namespace, network: str | None) -> Selection:
     form = wanted_formats(args)[0]
 
     def measure(member: FamilyMember) -> float:
-        latency = measured_latency(member, form, threads=args.threads, img_size=args.img_size,
+        latency = model_latency(member, form, threads=args.threads, img_size=args.img_size,
                                    embed_preprocessing=args.embed_preprocessing)  # fmt: skip
         note(args.prog, f"note: {member.name} takes {latency:.3g} ms per image here ({FORMATS[form].title}, median)")
         return latency

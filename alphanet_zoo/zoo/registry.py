@@ -17,11 +17,13 @@ from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
 from alphanet_zoo.space.presets import FamilyMember
+from alphanet_zoo.units import parse_budget
 from alphanet_zoo.zoo.families import families, shipped_family_of
 from alphanet_zoo.zoo.fronts import open_from_front
-from alphanet_zoo.zoo.names import family_of, find_member
+from alphanet_zoo.zoo.names import family_of, find_member, is_name
 from alphanet_zoo.zoo.open import OpenedNet, open_net
 from alphanet_zoo.zoo.pins import PUBLISHED_CFG
+from alphanet_zoo.zoo.select import select_member
 
 
 @overload
@@ -80,7 +82,8 @@ def create_model(
     """Creates a model by name: newly initialised in training mode, or with loaded or random weights in eval mode.
 
     Args:
-        name: One of `list_models`, or an alias. With ``macs``, a folder or a Hub repository with a published front.
+        name: One of `list_models`, or an alias. With ``macs``, a family, or a folder or a Hub repository with a
+            published front.
         pretrained: Load the published weights: those in the package if it includes this model, else those of the Hub
             organisation ``$ALPHANET_HUB_ORG`` if it is set, else those that ``alphanet publish --to local`` installed
             on this machine, else those of `alphanet_zoo.zoo.pins.PINS`.
@@ -98,21 +101,30 @@ def create_model(
         drop_path_rate: See `AlphaNet`.
         cache_dir: The Hub cache; None is the default of huggingface_hub.
         revision: Revision of the Hub repository; None is the pinned one, or ``main``.
-        macs: Choose the most accurate subnet of the front in ``name`` within this many MACs, such as '300M'; see
-            `alphanet_zoo.zoo.fronts.open_from_front`.
+        macs: Choose the most accurate model of the family ``name`` within this many MACs, such as '40M' (see
+            `alphanet_zoo.zoo.select.select_member`), or the most accurate subnet of the front in ``name``, with its
+            weights (see `alphanet_zoo.zoo.fronts.open_from_front`).
         **unknown: Not allowed; the error suggests the nearest argument.
 
     Returns:
-        An `AlphaNet`; with ``macs``, a network of the front's family; with ``features_only``, a `FeatureExtractor`.
+        An `AlphaNet`; with ``macs`` and a front, a network of the front's family; with ``features_only``, a
+        `FeatureExtractor`.
 
     Raises:
         UsageError: The name or an argument is unknown, a file does not exist, or an argument requires another one.
         ValueError: A number is out of its domain.
+        TargetError: No model or subnet is within ``macs``.
         AlphaNetError: The weights are not published, cannot be downloaded or read, or are those of another model.
     """
     refuse_unknown("create_model", unknown, list(inspect.signature(create_model).parameters)[:-1])
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
+    if macs is not None and is_name(name) and not os.path.exists(name):
+        raise UsageError(f"{name} is a model's name, and macs chooses a model; pass a family "
+                         f"({', '.join(families())}), or leave macs out")  # fmt: skip
+    if macs is not None and name in families() and not os.path.exists(name):
+        budget = parse_budget(macs if isinstance(macs, str) else f"{macs:f}")
+        name, macs = select_member(name, {"macs": budget}).member.name, None
     if macs is not None:
         if weights is not None:
             raise UsageError("macs chooses weights from a front; leave weights out")

@@ -14,7 +14,6 @@ import torch
 from huggingface_hub import ModelCard
 
 import alphanet_zoo as az
-from alphanet_export.select import select_member
 from alphanet_zoo.cli.arguments import existing_network
 from alphanet_zoo.cli.export import main as export
 from alphanet_zoo.errors import AlphaNetError, UsageError
@@ -29,6 +28,7 @@ from alphanet_zoo.zoo import families, shipped
 from alphanet_zoo.zoo.files import load_net, save_net
 from alphanet_zoo.zoo.open import open_net
 from alphanet_zoo.zoo.registry import create_model
+from alphanet_zoo.zoo.select import select_member
 from alphanet_zoo.zoo.shipped import SIZE_LIMIT, write_family
 
 NAMES = [f"alphanet_c10_{size}" for size in ("xs", "s", "m", "l", "xl")]

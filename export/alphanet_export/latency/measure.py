@@ -1,24 +1,30 @@
-"""Measures every distinct part of a space and some whole subnets, interleaved and repeated."""
+"""Measures models, and every distinct part of a space with some whole subnets, interleaved and repeated."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alphanet_export.formats import FORMATS
 from alphanet_export.latency.engines import PACKAGES, Engine, engine_of
 from alphanet_export.verify.environment import current_environment
 from alphanet_zoo.search.device import LatencyModel, Part, distinct_parts, fit_model, parts_of
+from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.space.shapes import net_shape
 from alphanet_zoo.space.space import SearchSpace
 
 FITTED, CHECKED = 20, 30
 """Random whole subnets that the corrections are fitted to, and others that the errors are measured on."""
 WARM_UP = 2
+MODEL_SECONDS = 1.0
+"""Time to measure a model for, at least."""
 
 Network = tuple[Part, ...]
 
@@ -104,3 +110,37 @@ def _least_ms(run: Callable[[], object], runs: int) -> float:
         run()
         times.append(time.perf_counter() - begin)
     return 1e3 * min(times)
+
+
+def model_latency(
+    member: FamilyMember,
+    form: str = "onnx",
+    *,
+    threads: int | None = None,
+    img_size: int | None = None,
+    embed_preprocessing: bool = False,
+) -> float:
+    """Median latency of a member on this machine in milliseconds, for one image, in the runtime of a format.
+
+    The weights are random: the time of a convolutional network does not depend on them.
+
+    Args:
+        member: The model.
+        form: A key of `alphanet_export.formats.FORMATS` whose runtime is on this machine.
+        threads: Threads within an operator. None: the physical cores that this process may use.
+        img_size: See `alphanet_export.export.export`.
+        embed_preprocessing: See `alphanet_export.export.export`.
+
+    Raises:
+        UsageError: The format does not support the options.
+        AlphaNetError: The file cannot be written or run.
+    """
+    from alphanet_export.build import open_source
+    from alphanet_export.export import export_source
+    from alphanet_export.verify.measure.latency import measure_latency
+
+    with tempfile.TemporaryDirectory(prefix="alphanet-latency-") as folder:
+        path = FORMATS[form].path(Path(folder) / member.name)
+        export_source(open_source("random", member.name), {form: path}, img_size=img_size,
+                      embed_preprocessing=embed_preprocessing, verify=False)  # fmt: skip
+        return measure_latency(path, threads=threads, seconds=MODEL_SECONDS).median_ms

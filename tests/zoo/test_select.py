@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from alphanet_export.select import measured_latency, member_macs, member_params, select_member
+import alphanet_zoo as az
+from alphanet_export.latency.measure import model_latency
 from alphanet_zoo.cli.arguments import parse_macs
 from alphanet_zoo.cli.main import main
 from alphanet_zoo.errors import TargetError, UsageError
 from alphanet_zoo.space import presets
 from alphanet_zoo.space.presets import ALPHANET_TINY, FamilyMember
 from alphanet_zoo.zoo.families import families
+from alphanet_zoo.zoo.select import member_macs, member_params, select_member
 
 
 def chosen(budget: str, family: str = "imagenet") -> str:
@@ -122,5 +124,19 @@ def test_export_measures_the_models_of_a_family(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow
 def test_a_larger_model_takes_longer() -> None:
-    xs, xl = (measured_latency(member, threads=1) for member in (families()["cifar10"][0], families()["cifar10"][-1]))
+    xs, xl = (model_latency(member, threads=1) for member in (families()["cifar10"][0], families()["cifar10"][-1]))
     assert xs < xl
+
+
+def test_create_model_chooses_from_a_family() -> None:
+    net = az.create_model("cifar10", pretrained=True, macs="40M")
+    assert net.pretrained_cfg["architecture"] == "alphanet_c10_m" and not net.training
+    assert az.create_model("cifar10", macs=16.8e6).arch == families()["cifar10"][0].arch  # A number is exact.
+    assert az.create_model("imagenet", macs="444M", num_classes=3).num_classes == 3
+    with pytest.raises(TargetError, match="the smallest is alphanet_c10_xs"):
+        az.create_model("cifar10", macs=16e6)
+    for value in ("many", -1.0, float("nan")):
+        with pytest.raises(ValueError, match="not a positive number"):
+            az.create_model("cifar10", macs=value)
+    with pytest.raises(UsageError, match=r"pass a family \(imagenet, cifar10\)"):
+        az.create_model("alphanet_c10_m", macs="40M")

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from alphanet_export.formats import FORMATS
 from alphanet_zoo.errors import TargetError
 from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, cost_text
 from alphanet_zoo.space.cost import count_macs, count_params, macs_text
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.zoo.families import families
 from alphanet_zoo.zoo.names import family_members
-
-LATENCY_SECONDS = 1.0
-"""Time to measure the latency of a model for, at least."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +52,9 @@ def select_member(
     Args:
         family: A key of `alphanet_zoo.zoo.families.families`.
         counts: Budgets of multiply-accumulates (``macs``) and parameters (``params``), each with the value of one unit
-            in its last written digit; see `alphanet_zoo.cli.arguments.parse_macs`.
+            in its last written digit; see `alphanet_zoo.units.parse_budget`.
         latency_ms: Maximum latency in milliseconds; requires ``measure``.
-        measure: The latency of a member in milliseconds, such as `measured_latency`.
+        measure: The latency of a member in milliseconds, such as `alphanet_export.latency.measure.model_latency`.
 
     Raises:
         UsageError: The family does not exist.
@@ -136,37 +130,3 @@ def _units(cost: float, digit: float) -> int:
 def _text(name: str, cost: float) -> str:
     """A count for people."""
     return macs_text(cost) if name == MACS else cost_text(name, cost)
-
-
-def measured_latency(
-    member: FamilyMember,
-    form: str = "onnx",
-    *,
-    threads: int | None = None,
-    img_size: int | None = None,
-    embed_preprocessing: bool = False,
-) -> float:
-    """Median latency of a member on this machine in milliseconds, for one image, in the runtime of a format.
-
-    The weights are random: the time of a convolutional network does not depend on them.
-
-    Args:
-        member: The model.
-        form: A key of `alphanet_export.formats.FORMATS` whose runtime is on this machine.
-        threads: Threads within an operator. None: the physical cores that this process may use.
-        img_size: See `alphanet_export.export.export`.
-        embed_preprocessing: See `alphanet_export.export.export`.
-
-    Raises:
-        UsageError: The format does not support the options.
-        AlphaNetError: The file cannot be written or run.
-    """
-    from alphanet_export.build import open_source
-    from alphanet_export.export import export_source
-    from alphanet_export.verify.measure.latency import measure_latency
-
-    with tempfile.TemporaryDirectory(prefix="alphanet-latency-") as folder:
-        path = FORMATS[form].path(Path(folder) / member.name)
-        export_source(open_source("random", member.name), {form: path}, img_size=img_size,
-                      embed_preprocessing=embed_preprocessing, verify=False)  # fmt: skip
-        return measure_latency(path, threads=threads, seconds=LATENCY_SECONDS).median_ms
