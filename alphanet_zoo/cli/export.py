@@ -98,6 +98,7 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
 def _selected(args: argparse.Namespace, network: str | None) -> Selection:
     """The model of a family within the budgets."""
     from alphanet_export.latency.measure import model_latency
+    from alphanet_zoo.search.limits import LATENCY, cost_text
     from alphanet_zoo.zoo.select import select_member
 
     counts = {} if args.flops is None else {"macs": args.flops}
@@ -111,7 +112,10 @@ def _selected(args: argparse.Namespace, network: str | None) -> Selection:
     def measure(member: FamilyMember) -> float:
         latency = model_latency(member, form, threads=args.threads, img_size=args.img_size,
                                    embed_preprocessing=args.embed_preprocessing)  # fmt: skip
-        note(args.prog, f"note: {member.name} takes {latency:.3g} ms per image here ({FORMATS[form].title}, median)")
+        note(
+            args.prog,
+            f"note: {member.name} takes {cost_text(LATENCY, latency)} per image here ({FORMATS[form].title}, median)",
+        )
         return latency
 
     try:
