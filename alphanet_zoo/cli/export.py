@@ -97,31 +97,28 @@ def _chosen(args: argparse.Namespace) -> tuple[str | None, str | NamedArch | Non
 
 def _selected(args: argparse.Namespace, network: str | None) -> Selection:
     """The model of a family within the budgets."""
-    from alphanet_export.latency.measure import model_latency
-    from alphanet_zoo.search.limits import LATENCY, cost_text
+    from alphanet_zoo.search.limits import LATENCY, MACS, PARAMS, cost_text
     from alphanet_zoo.zoo.select import select_member
 
-    counts = {} if args.flops is None else {"macs": args.flops}
-    if args.max_params is not None:
-        counts["params"] = (args.max_params[0], 1.0)  # Exact.
     if network is not None and (Path(network) / FRONT_NAME).is_file():
         raise UsageError(f"{network} is a folder of alphanet search; pass the supernet that was searched, and "
                          f"--front {Path(network) / FRONT_NAME}")  # fmt: skip
-    form = wanted_formats(args)[0]
+    counts = {} if args.flops is None else {MACS: args.flops}
+    if args.max_params is not None:
+        counts[PARAMS] = (args.max_params[0], 1.0)  # Exact.
 
     def measure(member: FamilyMember) -> float:
+        from alphanet_export.latency.measure import model_latency
+
+        form = wanted_formats(args)[0]
         latency = model_latency(member, form, threads=args.threads, img_size=args.img_size,
-                                   embed_preprocessing=args.embed_preprocessing)  # fmt: skip
-        note(
-            args.prog,
-            f"note: {member.name} takes {cost_text(LATENCY, latency)} per image here ({FORMATS[form].title}, median)",
-        )
+                                embed_preprocessing=args.embed_preprocessing)  # fmt: skip
+        text = cost_text(LATENCY, latency)
+        note(args.prog, f"note: {member.name} takes {text} per image here ({FORMATS[form].title}, median)")
         return latency
 
     try:
-        return select_member(
-            args.family or "imagenet", counts, latency_ms=args.latency_ms, measure=measure
-        )  # fmt: skip
+        return select_member(args.family or "imagenet", counts, latency_ms=args.latency_ms, measure=measure)
     except TargetError as error:
         if network in (None, "random"):
             raise

@@ -62,12 +62,8 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
     group.add_argument("--latency-ms", type=parse_ms, metavar="MS",
                        help="the most accurate model of --family within this time per image, measured on this machine "
                             "in the runtime of the first format; with --front, by the predicted times")  # fmt: skip
-    group.add_argument(
-        "--max-params",
-        type=parse_macs,
-        metavar="N",
-        help="the most accurate model of --family with at most this many parameters: 2M",
-    )
+    group.add_argument("--max-params", type=parse_macs, metavar="N",
+                       help="the most accurate model of --family with at most this many parameters: 2M")  # fmt: skip
     group.add_argument("--threads", type=positive_int, metavar="N",
                        help="with --latency-ms: threads to measure with (default: the physical cores)")  # fmt: skip
     what.add_argument(
@@ -86,11 +82,8 @@ def make_parser(prog: str = "alphanet-export") -> CommandParser:
 def _add_weights(parser: CommandParser) -> None:
     """Adds the options of weights and batch-norm statistics."""
     add = parser.add_argument_group("weights and batch-norm statistics").add_argument
-    add(
-        "--family",
-        metavar="NAME",
-        help="the family that --flops, --max-params and --latency-ms choose from (default: imagenet)",
-    )
+    add("--family", metavar="NAME",
+        help="the family that --flops, --max-params and --latency-ms choose from (default: imagenet)")  # fmt: skip
     add("--weights", metavar="PATH|REPO|random",
         help="a .safetensors file, a save_pretrained folder, a training run, a Hub repository, or random weights for "
              "measuring time (default: the published weights)")  # fmt: skip
@@ -238,7 +231,7 @@ def _check_family_budgets(args: argparse.Namespace, budgets: Sequence[str], give
         raise UsageError(f"{_flag(budgets[-1])} chooses a model of --family, or with --front FILE a subnet of your "
                          "network; pass --front, a front of alphanet search")  # fmt: skip
     if args.latency_ms is not None:
-        form = next(iter(wanted_formats(args)))
+        form = wanted_formats(args)[0]
         if not FORMATS[form].runs_here:
             raise UsageError(f"--latency-ms requires a format that runs on this machine, not {form}; put another "
                              "first, such as --format onnx, or use --flops")  # fmt: skip

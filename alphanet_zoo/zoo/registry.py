@@ -16,6 +16,7 @@ from alphanet_zoo.nn.family import Network
 from alphanet_zoo.nn.features import FeatureExtractor
 from alphanet_zoo.nn.init import fill_live
 from alphanet_zoo.nn.model import AlphaNet
+from alphanet_zoo.search.limits import MACS
 from alphanet_zoo.space.presets import FamilyMember
 from alphanet_zoo.units import parse_budget
 from alphanet_zoo.zoo.families import families, shipped_family_of
@@ -119,12 +120,13 @@ def create_model(
     refuse_unknown("create_model", unknown, list(inspect.signature(create_model).parameters)[:-1])
     if out_indices is not None and not features_only:
         raise UsageError("out_indices requires features_only=True")
-    if macs is not None and is_name(name) and not os.path.exists(name):
-        raise UsageError(f"{name} is a model's name, and macs chooses a model; pass a family "
-                         f"({', '.join(families())}), or leave macs out")  # fmt: skip
-    if macs is not None and name in families() and not os.path.exists(name):
-        budget = parse_budget(macs if isinstance(macs, str) else f"{macs:f}")
-        name, macs = select_member(name, {"macs": budget}).member.name, None
+    if macs is not None and not os.path.exists(name):
+        if is_name(name):
+            raise UsageError(f"{name} is a model's name, and macs chooses a model; pass a family "
+                             f"({', '.join(families())}), or leave macs out")  # fmt: skip
+        if name in families():
+            budget = parse_budget(macs if isinstance(macs, str) else f"{macs:f}")
+            name, macs = select_member(name, {MACS: budget}).member.name, None
     if macs is not None:
         if weights is not None:
             raise UsageError("macs chooses weights from a front; leave weights out")

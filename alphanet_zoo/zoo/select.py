@@ -65,10 +65,9 @@ def select_member(
     if not within:
         hint = next((f"; pass --family {other} for a model that fits" for other, its in families().items()
                      if any(_within(member, counts) for member in its)), "")  # fmt: skip
-        smallest = " and ".join(_text(name, min(map(_COUNTS[name], members))) for name in counts)
-        asked = " and ".join(_text(name, budget) for name, (budget, _) in counts.items())
         raise TargetError(
-            f"no model of the family {family} fits in {asked}; the smallest is {members[0].name} with {smallest}{hint}"
+            f"no model of the family {family} fits in {_budgets_text(counts)}; the smallest is {members[0].name} with "
+            f"{_costs_text(members[0], counts)}{hint}"
         )
     within.sort(key=lambda member: (member.top1 or 0.0, member_macs(member)), reverse=True)
     if latency_ms is not None:
@@ -97,21 +96,12 @@ def _note(
     family: str, largest: FamilyMember, chosen: FamilyMember, counts: Mapping[str, tuple[float, float]]
 ) -> str | None:
     """A remark if every budget is above the largest model."""
-    above = [
-        (name, budget) for name, (budget, digit) in counts.items()
-        if _units(budget, digit) > _units(_COUNTS[name](largest), digit)
-    ]  # fmt: skip
-    if not counts or len(above) < len(counts):
+    above = [_units(budget, digit) > _units(_COUNTS[name](largest), digit) for name, (budget, digit) in counts.items()]
+    if not counts or not all(above):
         return None
-    budgets, costs = (
-        " and ".join(texts)
-        for texts in zip(
-            *((_text(name, budget), _text(name, _COUNTS[name](largest))) for name, budget in above), strict=True
-        )  # fmt: skip
-    )
     return (
-        f"the budget of {budgets} is above the largest model of the family {family}, {largest.name} with {costs}; "
-        f"{chosen.name} is used"
+        f"the budget of {_budgets_text(counts)} is above the largest model of the family {family}, {largest.name} with "
+        f"{_costs_text(largest, counts)}; {chosen.name} is used"
     )
 
 
@@ -130,3 +120,13 @@ def _units(cost: float, digit: float) -> int:
 def _text(name: str, cost: float) -> str:
     """A count for people."""
     return macs_text(cost) if name == MACS else cost_text(name, cost)
+
+
+def _budgets_text(counts: Mapping[str, tuple[float, float]]) -> str:
+    """The budgets for people."""
+    return " and ".join(_text(name, budget) for name, (budget, _) in counts.items())
+
+
+def _costs_text(member: FamilyMember, counts: Mapping[str, tuple[float, float]]) -> str:
+    """The counts of a member for people."""
+    return " and ".join(_text(name, _COUNTS[name](member)) for name in counts)
